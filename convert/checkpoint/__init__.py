@@ -1,0 +1,56 @@
+"""The room that opens a model directory and says where every tensor's bytes lie; it never holds them.
+
+    directory ── parts ──▶ which files          model*.safetensors, pytorch_model*.bin, one bare state dict
+              ── read  ──▶ where tensors lie    safetensors_file: a header; torch_file: a zip directory and a pickle
+              ── merge ──▶ Checkpoint           index: no tensor twice, none missing; wrapped_names: plain names
+
+A checkpoint is hostile input: whatever is wrong with it is a CheckpointError that names the file, in bounded memory and
+time, and nothing in it is ever run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+
+from convert.checkpoint.index import check_weight_map, merge
+from convert.checkpoint.json_file import read_json
+from convert.checkpoint.parts import Parts, WeightFormat, choose_parts
+from convert.checkpoint.regular_file import shown
+from convert.checkpoint.safetensors_file import read_safetensors
+from convert.checkpoint.source import Checkpoint, StoredType, TensorSource, WeightFile
+from convert.checkpoint.torch_file import read_torch_file
+from convert.checkpoint.wrapped_names import unwrap_names
+from convert.errors import CheckpointError
+
+__all__ = ["Checkpoint", "StoredType", "TensorSource", "WeightFile", "open_checkpoint", "read_json"]
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Open a model directory, or the one file of weights that the path names: then its directory, with that file.
+
+    Reads headers only; a safetensors checkpoint does not import torch.
+    Raises CheckpointError for weights that are missing, broken, inconsistent or hostile; UnsupportedError for tensors
+    of a kind that this version does not read.
+    """
+    parts = choose_parts(Path(directory))
+    files, notes = _read(parts)
+    sources = merge(files)
+    if parts.index is not None and parts.weight_map is not None:
+        check_weight_map(parts.weight_map, sources, index=parts.index)
+    if not sources:
+        raise CheckpointError(f"{shown(parts.directory)} has no tensors in its weights")
+    tensors, more_notes = unwrap_names(sources)
+    return Checkpoint(
+        directory=parts.directory,
+        tensors=MappingProxyType(tensors),
+        files=tuple(WeightFile(path, path.stat().st_size) for path in parts.paths),
+        notes=(*parts.notes, *notes, *more_notes),
+    )
+
+
+def _read(parts: Parts) -> tuple[list[tuple[TensorSource, ...]], tuple[str, ...]]:
+    if parts.weight_format is WeightFormat.SAFETENSORS:
+        return [read_safetensors(path) for path in parts.paths], ()
+    files = [read_torch_file(path) for path in parts.paths]
+    return [file.sources for file in files], tuple(note for file in files for note in file.notes)

@@ -1,0 +1,76 @@
+"""What to say to someone whose directory has no weights that can be read: it is nearly always one of a few mistakes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from convert.checkpoint.regular_file import shown, shown_list
+from convert.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+_LOOKED_FOR: Final = "`model*.safetensors`, `pytorch_model*.bin` or one `.pt`, `.pth` or `.ckpt`"
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# What is there instead → what to do; the first row that fits is told.
+_INSTEAD: Final[tuple[tuple[Callable[[str], bool], str, str], ...]] = (
+    (
+        lambda name: name in {"adapter_model.safetensors", "adapter_model.bin"},
+        "it has a LoRA adapter",
+        "merge it into its base model first: peft's `merge_and_unload()`, then `save_pretrained()`",
+    ),
+    (
+        lambda name: name.endswith(".gguf"),
+        "it has a GGUF",
+        "an F32, F16 or BF16 GGUF is quantized with `convert quantize`",
+    ),
+    (
+        lambda name: re.fullmatch(r"consolidated.*\.pth", name) is not None,
+        "it has Meta's original format",
+        "convert it with transformers' `convert_llama_weights_to_hf.py`, or download the repository's other form",
+    ),
+    (
+        lambda name: re.fullmatch(r"consolidated.*\.safetensors", name) is not None,
+        "it has Mistral's original format",
+        "download the form for transformers: `model*.safetensors` and config.json",
+    ),
+    (
+        lambda name: name.endswith((".msgpack", ".h5")) or name.startswith("tf_model"),
+        "it has Flax or TensorFlow weights",
+        "load them in transformers with `from_flax=True` or `from_tf=True`, then `save_pretrained()`",
+    ),
+    (
+        lambda name: name.endswith((".safetensors", ".bin", "optimizer.pt")) and name != "training_args.bin",
+        "it has weights under other names",
+        "name the file instead of the directory, or rename it to `model.safetensors` or `pytorch_model.bin`",
+    ),
+    (
+        lambda name: name.startswith(("checkpoint-", "global_step", "snapshots")),
+        "it has directories of checkpoints",
+        "name one of them",
+    ),
+)
+
+
+def missing_path(path: Path) -> CheckpointError:
+    """Say that a path does not exist; a hub id is not a path."""
+    hint = None
+    if _HUB_ID.fullmatch(str(path)):
+        hint = f"if that is a model on the Hugging Face hub, download it first: `hf download {path} --local-dir DIR`"
+    return CheckpointError(f"{shown(path)} does not exist", hint=hint)
+
+
+def no_weights(directory: Path, names: Sequence[str]) -> CheckpointError:
+    """Say what was looked for, and what is there instead.
+
+    names: what the directory has, sorted.
+    """
+    if not names:
+        return CheckpointError(f"{shown(directory)} is empty, wanted a model directory")
+    for fits, what, hint in _INSTEAD:
+        if found := [name for name in names if fits(name)]:
+            message = f"{shown(directory)} has no weights, looked for {_LOOKED_FOR}; {what}: {shown_list(found)}"
+            return CheckpointError(message, hint=hint)
+    return CheckpointError(f"{shown(directory)} has no weights, looked for {_LOOKED_FOR}")

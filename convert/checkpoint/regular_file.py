@@ -1,0 +1,78 @@
+"""The border with the disk: opening a checkpoint's files without hanging, and naming them without harm.
+
+A checkpoint may hold a FIFO, a device or a directory where a file should be, and names with terminal escapes in them.
+Everything this room opens is opened here, everything hostile that it quotes is quoted here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import PurePath
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from convert.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_SHOWN_CHARS: Final = 120
+LFS_POINTER_START: Final = b"version https://git-lfs"
+_LFS_HINT: Final = "run `git lfs install` and `git lfs pull` in the checkpoint, or download it with `hf download`"
+
+
+def shown(text: object) -> str:
+    """Quote a name from a hostile file: in backticks, unprintable characters escaped, cut to a readable length.
+
+    A Path is not cut: the system bounds it, and its last part matters most.
+    """
+    cut = str(text)
+    if len(cut) > MAX_SHOWN_CHARS and not isinstance(text, PurePath):
+        cut = cut[: MAX_SHOWN_CHARS - 1] + "…"
+    escaped = (char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)
+    return f"`{''.join(escaped)}`"
+
+
+def shown_list(names: list[str], *, most: int = 8) -> str:
+    """Quote several names, and count those that there is no room for."""
+    listed = ", ".join(shown(name) for name in names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Never blocks: a FIFO is opened without waiting for its writer, then refused for what it is.
+    Raises CheckpointError if the file is missing, unreadable, or not a regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise CheckpointError(f"{shown(path)} does not exist") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CheckpointError(f"{shown(path)} cannot be opened: {reason}") from error
+    try:
+        _require_regular(descriptor, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def file_nbytes(file: BinaryIO) -> int:
+    """Size of an open file in bytes."""
+    return os.fstat(file.fileno()).st_size
+
+
+def refuse_lfs_pointer(head: bytes, path: Path) -> None:
+    """Raise CheckpointError if a file's first bytes are those of a git-lfs pointer, left by a clone without git-lfs."""
+    if head.startswith(LFS_POINTER_START):
+        raise CheckpointError(f"{shown(path)} is a git-lfs pointer, not the file itself", hint=_LFS_HINT)
+
+
+def _require_regular(descriptor: int, path: Path) -> None:
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise CheckpointError(f"{shown(path)} is {kind}, wanted a regular file")

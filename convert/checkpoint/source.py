@@ -1,0 +1,110 @@
+"""What a checkpoint is, once opened: names, types, shapes and places of tensors. It never holds their bytes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+class StoredType(Enum):
+    """How a checkpoint stores a number, spelled as safetensors spells it; always little endian."""
+
+    F64 = "F64"
+    F32 = "F32"
+    F16 = "F16"
+    BF16 = "BF16"
+    F8_E4M3 = "F8_E4M3"
+    F8_E5M2 = "F8_E5M2"
+    F8_E4M3FNUZ = "F8_E4M3FNUZ"
+    F8_E5M2FNUZ = "F8_E5M2FNUZ"
+    F8_E8M0 = "F8_E8M0"
+    I64 = "I64"
+    I32 = "I32"
+    I16 = "I16"
+    I8 = "I8"
+    U64 = "U64"
+    U32 = "U32"
+    U16 = "U16"
+    U8 = "U8"
+    BOOL = "BOOL"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes one number takes."""
+        return _ITEMSIZES[self]
+
+
+_ITEMSIZES: Final = {
+    StoredType.F64: 8,
+    StoredType.F32: 4,
+    StoredType.F16: 2,
+    StoredType.BF16: 2,
+    StoredType.F8_E4M3: 1,
+    StoredType.F8_E5M2: 1,
+    StoredType.F8_E4M3FNUZ: 1,
+    StoredType.F8_E5M2FNUZ: 1,
+    StoredType.F8_E8M0: 1,
+    StoredType.I64: 8,
+    StoredType.I32: 4,
+    StoredType.I16: 2,
+    StoredType.I8: 1,
+    StoredType.U64: 8,
+    StoredType.U32: 4,
+    StoredType.U16: 2,
+    StoredType.U8: 1,
+    StoredType.BOOL: 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSource:
+    """Where one tensor's bytes lie: `nbytes` bytes from `offset` in `path`, contiguous, C order, little endian.
+
+    The bytes were inside the file when it was opened.
+    """
+
+    name: str
+    path: Path
+    offset: int
+    dtype: StoredType
+    shape: tuple[int, ...]
+
+    @property
+    def n_elements(self) -> int:
+        """Numbers in the tensor: 1 for a scalar, 0 if a dimension is 0."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the tensor takes in its file."""
+        return self.n_elements * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """A file that tensors are read from, and its size when it was opened."""
+
+    path: Path
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model directory, opened.
+
+    tensors: by name, in the order llama.cpp's converter meets them: files sorted by name; within a safetensors file
+        sorted by tensor name, within a torch file as saved.
+    files: the files the tensors lie in.
+    notes: what was decided without being asked: files passed over, prefixes removed; a line each, for the plan to show.
+    """
+
+    directory: Path
+    tensors: Mapping[str, TensorSource]
+    files: tuple[WeightFile, ...] = ()
+    notes: tuple[str, ...] = ()

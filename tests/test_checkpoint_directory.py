@@ -1,0 +1,412 @@
+"""Which files of a model directory are read, in which order, and what is said when they cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from convert.checkpoint import Checkpoint, WeightFile, open_checkpoint
+from convert.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ONE = torch.ones(1)
+S1, S2, S3 = (f"model-{n:05d}-of-00003.safetensors" for n in (1, 2, 3))
+INDEX = "model.safetensors.index.json"
+
+
+def put(directory: Path, files: dict[str, Any]) -> Path:
+    """Write files by their suffix: a list of tensor names as weights, a dict as JSON, bytes as they are."""
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif isinstance(content, dict):
+            path.write_text(json.dumps(content))
+        elif name.endswith(".safetensors"):
+            save_file({tensor: ONE.clone() for tensor in content}, path)
+        else:
+            torch.save({tensor: ONE.clone() for tensor in content}, path)
+    return directory
+
+
+def index(**weight_map: object) -> dict[str, object]:
+    return {"metadata": {"total_size": 12}, "weight_map": weight_map}
+
+
+def placed(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    return [(name, source.path.name) for name, source in checkpoint.tensors.items()]
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    return caught.value.message.replace(str(path), "DIR")
+
+
+def hint(path: Path) -> str | None:
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    return caught.value.hint
+
+
+# --- what is read, in which order -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"model.safetensors": ["b", "a"]}, [("a", "model.safetensors"), ("b", "model.safetensors")]),
+        ({"pytorch_model.bin": ["b", "a"]}, [("b", "pytorch_model.bin"), ("a", "pytorch_model.bin")]),
+        ({"llama.pt": ["b", "a"], "config.json": {}}, [("b", "llama.pt"), ("a", "llama.pt")]),
+        ({"llama.pth": ["w"]}, [("w", "llama.pth")]),
+        ({"epoch=3.ckpt": ["w"]}, [("w", "epoch=3.ckpt")]),
+        ({S2: ["a"], S1: ["c", "b"], S3: ["d"]}, [("b", S1), ("c", S1), ("a", S2), ("d", S3)]),
+        (
+            {S2: ["a"], S1: ["b"], S3: ["d"], INDEX: index(a=S2, d=S3, b=S1)},
+            [("b", S1), ("a", S2), ("d", S3)],
+        ),
+        (
+            {"pytorch_model-00002-of-00002.bin": ["a"], "pytorch_model-00001-of-00002.bin": ["c", "b"]},
+            [
+                ("c", "pytorch_model-00001-of-00002.bin"),
+                ("b", "pytorch_model-00001-of-00002.bin"),
+                ("a", "pytorch_model-00002-of-00002.bin"),
+            ],
+        ),
+        (
+            {
+                "pytorch_model-z.bin": ["a"],
+                "b.bin": ["b"],
+                "pytorch_model.bin.index.json": index(a="pytorch_model-z.bin", b="b.bin"),
+            },
+            [("b", "b.bin"), ("a", "pytorch_model-z.bin")],
+        ),
+        ({"parts/x.safetensors": ["w"], INDEX: index(w="parts/x.safetensors")}, [("w", "x.safetensors")]),
+    ],
+)
+def test_tensors_are_in_the_reference_s_order(
+    tmp_path: Path, files: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    checkpoint = open_checkpoint(put(tmp_path, files))
+    assert (checkpoint.directory, placed(checkpoint), checkpoint.notes) == (tmp_path, expected, ())
+
+
+@pytest.mark.parametrize(
+    ("files", "taken", "note"),
+    [
+        (
+            {"model.safetensors": ["w"], "pytorch_model.bin": ["v"], "x.pt": ["u"]},
+            "model.safetensors",
+            "reads `model.safetensors`, passes over `pytorch_model.bin`, `x.pt`",
+        ),
+        (
+            {"pytorch_model.bin": ["v"], "x.pt": ["u"], "other.safetensors": ["w"]},
+            "pytorch_model.bin",
+            "reads `pytorch_model.bin`, passes over `other.safetensors`, `x.pt`",
+        ),
+        (
+            {"model.safetensors": ["w"], "model-old.safetensors": ["w"], INDEX: index(w="model.safetensors")},
+            "model.safetensors",
+            "reads `model.safetensors`, passes over `model-old.safetensors`",
+        ),
+    ],
+)
+def test_files_that_are_passed_over_are_noted(tmp_path: Path, files: dict[str, Any], taken: str, note: str) -> None:
+    checkpoint = open_checkpoint(put(tmp_path, files))
+    assert [file.path.name for file in checkpoint.files] == [taken]
+    assert checkpoint.notes == (note,)
+
+
+def test_what_a_trainer_leaves_is_neither_weights_nor_worth_a_note(tmp_path: Path) -> None:
+    left = dict.fromkeys(("optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_0.pth", "training_args.bin"), b"")
+    checkpoint = open_checkpoint(put(tmp_path, {**left, "model.pt": ["w"], "adapter_model.safetensors": ["x"]}))
+    assert (placed(checkpoint), checkpoint.notes) == ([("w", "model.pt")], ())
+
+
+def test_the_files_and_their_sizes_are_told(tmp_path: Path) -> None:
+    put(tmp_path, {S1: ["a"], S2: ["b"], S3: ["c"]})
+    expected = tuple(WeightFile(tmp_path / name, (tmp_path / name).stat().st_size) for name in (S1, S2, S3))
+    assert open_checkpoint(tmp_path).files == expected
+
+
+@pytest.mark.parametrize("name", ["my.safetensors", "my.pt", "my.pth", "my.bin", "my.ckpt"])
+def test_a_file_may_be_named_instead_of_its_directory(tmp_path: Path, name: str) -> None:
+    put(tmp_path, {name: ["w"], "model.safetensors": ["v"]})
+    checkpoint = open_checkpoint(tmp_path / name)
+    assert (checkpoint.directory, placed(checkpoint)) == (tmp_path, [("w", name)])
+    assert checkpoint.notes == (f"reads `{name}` alone, since it was named",)
+
+
+def test_tensors_that_only_some_architectures_need_are_kept(tmp_path: Path) -> None:
+    names = ["l.attention.bias", "l.attention.masked_bias", "l.rotary_emb.inv_freq"]
+    assert list(open_checkpoint(put(tmp_path, {"model.safetensors": names})).tensors) == names
+
+
+# --- the index --------------------------------------------------------------------------------------------------------
+
+OUT = "a path out of the checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, f"`DIR/{INDEX}` has no `weight_map` from tensor names to file names"),
+        ({"weight_map": {}}, f"`DIR/{INDEX}` has no `weight_map` from tensor names to file names"),
+        ({"weight_map": ["a"]}, f"`DIR/{INDEX}` has no `weight_map` from tensor names to file names"),
+        (index(a=3), f"`DIR/{INDEX}` maps `a` to `3`, wanted a file name"),
+        (index(a="../model.safetensors"), f"`DIR/{INDEX}` maps `a` to `../model.safetensors`, {OUT}"),
+        (index(a="x/../../model.safetensors"), f"`DIR/{INDEX}` maps `a` to `x/../../model.safetensors`, {OUT}"),
+        (index(a="/etc/x.safetensors"), f"`DIR/{INDEX}` maps `a` to `/etc/x.safetensors`, {OUT}"),
+        (index(a="model.bin"), f"`DIR/{INDEX}` maps `a` to `model.bin`, wanted a name that ends in `.safetensors`"),
+        (
+            index(a="x\0.safetensors"),
+            f"`DIR/{INDEX}` maps `a` to `x\\x00.safetensors`, wanted a name that ends in `.safetensors`",
+        ),
+        (b"[1]", f"`DIR/{INDEX}` holds a list at its top, wanted an object"),
+        (b'{"weight_map": {"a": "x", "a": "y"}}', f"`DIR/{INDEX}` has the key `a` twice"),
+    ],
+)
+def test_a_broken_index_is_refused(tmp_path: Path, content: object, message: str) -> None:
+    assert refusal(put(tmp_path, {INDEX: content, "model.safetensors": ["a"]})) == message
+
+
+def test_all_missing_shards_are_listed_at_once(tmp_path: Path) -> None:
+    put(tmp_path, {S2: ["b"], INDEX: index(a=S1, b=S2, c=S3)})
+    assert refusal(tmp_path) == f"`DIR` lacks 2 of 3 files that `{INDEX}` names: `{S1}`, `{S3}`"
+
+
+def test_a_name_too_long_to_be_a_file_is_missing(tmp_path: Path) -> None:
+    put(tmp_path, {INDEX: index(a="x" * 4000 + ".safetensors")})
+    assert refusal(tmp_path) == f"`DIR` lacks 1 of 1 files that `{INDEX}` names: `{'x' * 119}…`"
+
+
+def test_shards_missing_by_their_own_numbering_are_listed(tmp_path: Path) -> None:
+    put(tmp_path, {S2: ["b"]})
+    assert refusal(tmp_path) == f"`DIR` lacks 2 of 3 files that the shards' numbering names: `{S1}`, `{S3}`"
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        (
+            {"a": S1, "b": S2, "x": S2, "c": S3},
+            f"`DIR/{INDEX}` names 1 tensors that are not in their files: `x`, looked for in `{S2}`",
+        ),
+        (
+            {"a": S1, "c": S3, "x": S2},
+            f"`DIR/{INDEX}` names 1 tensors that are not in their files: `x`, looked for in `{S2}`",
+        ),
+        ({"a": S1, "b": S2}, None),
+        (
+            {"a": S1, "b": S1, "c": S3},
+            f"`DIR/{INDEX}` names 1 tensors that are not in their files: `b`, looked for in `{S1}`",
+        ),
+        ({"a": S2, "b": S1, "c": S3}, f"`DIR/{INDEX}` puts `a` in `{S2}`, it is in `{S1}`"),
+    ],
+)
+def test_an_index_and_its_files_must_tell_the_same(
+    tmp_path: Path, weight_map: dict[str, str], message: str | None
+) -> None:
+    put(tmp_path, {S1: ["a"], S2: ["b"], S3: ["c"], INDEX: index(**weight_map)})
+    if message is None:
+        assert [name for name, _ in placed(open_checkpoint(tmp_path))] == list(weight_map)
+    else:
+        assert refusal(tmp_path) == message
+
+
+def test_a_tensor_that_the_index_does_not_name_is_an_error(tmp_path: Path) -> None:
+    put(tmp_path, {S1: ["a", "z"], INDEX: index(a=S1)})
+    expected = f"`DIR/{INDEX}` does not name 1 tensors that its files have: `z`, found in `{S1}`"
+    assert refusal(tmp_path) == expected
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_a_tensor_in_two_files_is_an_error(tmp_path: Path, *, with_index: bool) -> None:
+    first, second = "model-a.safetensors", "model-b.safetensors"
+    put(tmp_path, {first: ["a", "w"], second: ["w"]})
+    if with_index:
+        put(tmp_path, {INDEX: index(a=first, w=second)})
+    assert refusal(tmp_path) == f"tensor `w` is in `DIR/{first}` and in `DIR/{second}`, wanted once"
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def hub_cache(root: Path) -> Path:
+    """Make a repository of a Hugging Face cache: a snapshot whose files link to blobs.  Returns the snapshot."""
+    repository = root / "models--org--name"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    put(repository / "blobs", {"hash.safetensors": ["w"]})
+    (snapshot / "model.safetensors").symlink_to("../../blobs/hash.safetensors")
+    return snapshot
+
+
+def test_a_snapshot_of_a_hub_cache_is_read_through_its_links(tmp_path: Path) -> None:
+    assert placed(open_checkpoint(hub_cache(tmp_path))) == [("w", "model.safetensors")]
+
+
+def test_an_indexed_snapshot_is_read_through_a_link_to_it(tmp_path: Path) -> None:
+    put(hub_cache(tmp_path), {INDEX: index(w="model.safetensors")})
+    (tmp_path / "mine").symlink_to(tmp_path / "models--org--name" / "snapshots" / "abc")
+    assert placed(open_checkpoint(tmp_path / "mine")) == [("w", "model.safetensors")]
+
+
+def test_a_link_within_the_directory_is_followed(tmp_path: Path) -> None:
+    put(tmp_path, {"weights/w.safetensors": ["w"]})
+    (tmp_path / "model.safetensors").symlink_to("weights/w.safetensors")
+    assert placed(open_checkpoint(tmp_path)) == [("w", "model.safetensors")]
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+@pytest.mark.parametrize("place", ["a plain directory", "a snapshot of another repository"])
+def test_a_link_out_of_the_checkpoint_is_refused(tmp_path: Path, place: str, *, with_index: bool) -> None:
+    target = put(tmp_path / "elsewhere", {"w.safetensors": ["w"]}) / "w.safetensors"
+    directory = hub_cache(tmp_path) if "snapshot" in place else put(tmp_path / "here", {"config.json": {}})
+    (directory / "model.safetensors").unlink(missing_ok=True)
+    (directory / "model.safetensors").symlink_to(target)
+    if with_index:
+        put(directory, {INDEX: index(w="model.safetensors")})
+    assert refusal(directory) == f"`DIR/model.safetensors` is a link out of the checkpoint, to `{target}`"
+
+
+def test_a_directory_called_snapshots_is_no_cache_without_blobs(tmp_path: Path) -> None:
+    snapshot = hub_cache(tmp_path)
+    (tmp_path / "models--org--name" / "blobs").rename(tmp_path / "models--org--name" / "other")
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors").symlink_to("../../other/hash.safetensors")
+    assert "`DIR/model.safetensors` is a link out of the checkpoint" in refusal(snapshot)
+
+
+def test_a_linked_file_that_the_user_names_is_read(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere", {"w.safetensors": ["w"]})
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "w.safetensors").symlink_to("../elsewhere/w.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "here" / "w.safetensors")
+    assert checkpoint.directory == tmp_path / "here"
+
+
+@pytest.mark.parametrize("target", ["model.safetensors", "nothing.safetensors"])
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, target: str) -> None:
+    (tmp_path / "model.safetensors").symlink_to(target)
+    assert refusal(tmp_path).startswith("`DIR/model.safetensors` ")
+
+
+# --- nothing to read --------------------------------------------------------------------------------------------------
+
+LOOKED_FOR = "looked for `model*.safetensors`, `pytorch_model*.bin` or one `.pt`, `.pth` or `.ckpt`"
+
+
+@pytest.mark.parametrize(
+    ("files", "message", "hint_has"),
+    [
+        ({}, "`DIR` is empty, wanted a model directory", None),
+        ({"config.json": {}}, f"`DIR` has no weights, {LOOKED_FOR}", None),
+        (
+            {"adapter_model.safetensors": ["w"], "adapter_config.json": {}},
+            f"`DIR` has no weights, {LOOKED_FOR}; it has a LoRA adapter: `adapter_model.safetensors`",
+            "merge_and_unload",
+        ),
+        (
+            {"m.gguf": b""},
+            f"`DIR` has no weights, {LOOKED_FOR}; it has a GGUF: `m.gguf`",
+            "convert quantize",
+        ),
+        (
+            {"consolidated.00.pth": b"", "consolidated.01.pth": b"", "params.json": {}},
+            (
+                f"`DIR` has no weights, {LOOKED_FOR}; it has Meta's original format: "
+                "`consolidated.00.pth`, `consolidated.01.pth`"
+            ),
+            "convert_llama_weights_to_hf.py",
+        ),
+        (
+            {"consolidated.safetensors": ["w"], "params.json": {}},
+            f"`DIR` has no weights, {LOOKED_FOR}; it has Mistral's original format: `consolidated.safetensors`",
+            "model*.safetensors",
+        ),
+        (
+            {"flax.msgpack": b"", "tf_model.h5": b""},
+            f"`DIR` has no weights, {LOOKED_FOR}; it has Flax or TensorFlow weights: `flax.msgpack`, `tf_model.h5`",
+            "from_flax=True",
+        ),
+        (
+            {"llama.safetensors": ["w"], "training_args.bin": b""},
+            f"`DIR` has no weights, {LOOKED_FOR}; it has weights under other names: `llama.safetensors`",
+            "name the file",
+        ),
+        (
+            {"checkpoint-500/model.safetensors": ["w"]},
+            f"`DIR` has no weights, {LOOKED_FOR}; it has directories of checkpoints: `checkpoint-500`",
+            "name one of them",
+        ),
+        (
+            {"a.pt": ["w"], "b.pth": ["w"]},
+            "`DIR` has several files that may be the model: `a.pt`, `b.pth`",
+            "name the file",
+        ),
+        ({"model.safetensors": []}, "`DIR` has no tensors in its weights", None),
+    ],
+)
+def test_a_directory_without_weights_says_what_is_there_instead(
+    tmp_path: Path, files: dict[str, Any], message: str, hint_has: str | None
+) -> None:
+    put(tmp_path, files)
+    assert refusal(tmp_path) == message
+    assert (hint_has or "") in (hint(tmp_path) or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.gguf", "`DIR` is a GGUF, wanted a checkpoint"),
+        (
+            "config.json",
+            "`DIR` is not a model directory, nor a file of weights: `.safetensors`, `.bin`, `.pt`, `.pth`, `.ckpt`",
+        ),
+        (S2, "`DIR` is one of 3 shards"),
+    ],
+)
+def test_a_file_that_is_not_a_models_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    put(tmp_path, {name: b""})
+    assert refusal(tmp_path / name) == message
+
+
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "nothing") == "`DIR` does not exist"
+    assert hint(tmp_path / "nothing") is None
+
+
+def test_a_path_that_the_system_refuses_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / ("x" * 5000)) in {"`DIR` cannot be read: File name too long", "`DIR` does not exist"}
+
+
+def test_a_hub_id_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = type(tmp_path)("meta-llama/Llama-3.2-1B")
+    assert refusal(relative) == "`DIR` does not exist"
+    assert "`hf download meta-llama/Llama-3.2-1B --local-dir DIR`" in str(hint(relative))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "x.pt"])
+def test_a_fifo_in_place_of_weights_is_refused_without_waiting(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert refusal(tmp_path) == f"`DIR/{name}` is a pipe or a device, wanted a regular file"
+
+
+@pytest.mark.shared
+def test_a_real_model_is_opened_as_its_producers_library_opens_it(shared_fixtures: Path) -> None:
+    checkpoint = open_checkpoint(shared_fixtures / "stories260K")
+    with safe_open(shared_fixtures / "stories260K" / "model.safetensors", framework="np") as library:
+        expected = {name: tuple(library.get_slice(name).get_shape()) for name in sorted(library.keys())}
+    assert list(checkpoint.tensors) == list(expected)
+    assert {name: source.shape for name, source in checkpoint.tensors.items()} == expected
