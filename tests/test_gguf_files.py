@@ -1,0 +1,180 @@
+"""GGUF headers: what we write is what the gguf package writes, and a hostile file is an error."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as T
+from gguf import GGUFReader, GGUFValueType, GGUFWriter
+
+from convert.errors import CheckpointError, ConvertError, ShapeError, UnsupportedError
+from convert.gguf_file import KeyValue, encode_key_value, encoded_entry, layout
+from convert.gguf_reader import read_gguf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """Return a small GGUF file made by the gguf package."""
+    path = tmp_path / "small.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_token_list([b"a", "\u00e9".encode(), b"\xff\xfe", b""])
+    writer.add_token_scores([0.0, -1.5, 2.0, 3.0])
+    writer.add_bool("a.flag", val=True)
+    writer.add_array("a.words", ["x"])
+    writer.add_float64("a.double", 0.1)
+    writer.add_tensor("blk.0.w.weight", np.arange(64, dtype=np.float16).reshape(2, 32))
+    writer.add_tensor("norm.weight", np.arange(3, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_our_layout_is_the_gguf_packages(written: Path) -> None:
+    file = read_gguf(written)
+    tensors = [(tensor.name, tensor.shape, tensor.type) for tensor in file.tensors]
+    header, infos, nbytes = layout(tensors, [encoded_entry(entry) for entry, _ in file.entries])
+    assert written.read_bytes()[: len(header)] == header
+    assert infos == file.tensors
+    assert nbytes == written.stat().st_size
+
+
+def test_the_reader_agrees_with_the_gguf_packages_reader(written: Path) -> None:
+    file, reference = read_gguf(written), GGUFReader(written)
+    raw_key = "tokenizer.ggml.tokens"  # not all UTF-8, which the package's reader cannot show
+    fields = {
+        key: field.contents()
+        for key, field in reference.fields.items()
+        if not key.startswith("GGUF.") and key != raw_key
+    }
+    raw = reference.fields[raw_key]
+    fields[raw_key] = [bytes(raw.parts[index]) for index in raw.data]
+    ours = {key: list(value) if isinstance(value, tuple) else value for key, value in file.metadata.items()}
+    ours["a.words"] = ["x"]  # the package decodes, we keep bytes
+    assert ours == fields
+    places = [(str(tensor.name), tensor.data_offset, tensor.n_bytes) for tensor in reference.tensors]
+    assert [(tensor.name, tensor.offset, tensor.nbytes) for tensor in file.tensors] == places
+
+
+def test_an_entry_read_and_encoded_again_is_the_same_bytes(written: Path) -> None:
+    for entry, encoded in read_gguf(written).entries:
+        assert encode_key_value(entry) == encoded, entry.key
+
+
+def test_rows_that_do_not_fill_blocks_cannot_be_laid_out() -> None:
+    with pytest.raises(ShapeError, match="Q4_0 takes rows of a multiple of 32, got 48"):
+        layout([("x", (2, 48), T.Q4_0)], [])
+
+
+def _replace(data: bytes, old: bytes, new: bytes) -> bytes:
+    assert old in data
+    return data.replace(old, new, 1)
+
+
+def _counts(n_tensors: int, n_entries: int) -> Callable[[bytes], bytes]:
+    return lambda data: data[:8] + struct.pack("<QQ", n_tensors, n_entries) + data[24:]
+
+
+NORM_SHAPE = b"norm.weight" + struct.pack("<IQ", 1, 3)
+WEIGHT_INFO = b"blk.0.w.weight" + struct.pack("<IQQIQ", 2, 32, 2, T.F16, 0)
+
+HOSTILE: dict[str, tuple[Callable[[bytes], bytes], type[ConvertError], str]] = {
+    "empty": (lambda _: b"", CheckpointError, "the magic needs 4 bytes"),
+    "not gguf": (lambda data: b"PK\3\4" + data[4:], CheckpointError, "starts with"),
+    "version 1": (lambda data: data[:4] + struct.pack("<I", 1) + data[8:], UnsupportedError, "version 1"),
+    "big endian": (lambda data: data[:4] + struct.pack(">I", 3) + data[8:], UnsupportedError, "big endian"),
+    "too many tensors": (_counts(1 << 60, 8), CheckpointError, "claims"),
+    "too many entries": (_counts(2, 1 << 60), CheckpointError, "claims"),
+    "truncated header": (lambda data: data[:200], CheckpointError, "needs"),
+    "truncated data": (lambda data: data[:-64], CheckpointError, "ends at"),
+    "a key of 2**63 bytes": (
+        lambda data: data[:24] + struct.pack("<Q", 1 << 63) + data[32:],
+        CheckpointError,
+        "a metadata key has",
+    ),
+    "a key twice": (
+        lambda data: _replace(data, b"tokenizer.ggml.scores", b"tokenizer.ggml.tokens"),
+        CheckpointError,
+        "stands twice",
+    ),
+    "an unknown value type": (
+        lambda data: _replace(data, b"a.flag" + struct.pack("<I", 7), b"a.flag" + struct.pack("<I", 99)),
+        CheckpointError,
+        "unknown value type 99",
+    ),
+    "an array of 2**62 items": (
+        lambda data: _replace(
+            data, b"scores" + struct.pack("<IIQ", 9, 6, 4), b"scores" + struct.pack("<IIQ", 9, 6, 1 << 62)
+        ),
+        CheckpointError,
+        "is an array of",
+    ),
+    "an array of arrays": (
+        lambda data: _replace(data, b"a.words" + struct.pack("<II", 9, 8), b"a.words" + struct.pack("<II", 9, 9)),
+        CheckpointError,
+        "is an array of",
+    ),
+    "five dimensions": (
+        lambda data: _replace(data, NORM_SHAPE, b"norm.weight" + struct.pack("<IQ", 5, 3)),
+        CheckpointError,
+        "has 5 dimensions",
+    ),
+    "a huge shape": (
+        lambda data: _replace(data, NORM_SHAPE, b"norm.weight" + struct.pack("<IQ", 1, 1 << 61)),
+        CheckpointError,
+        "ends at",
+    ),
+    "an unknown tensor type": (
+        lambda data: _replace(data, WEIGHT_INFO, WEIGHT_INFO[:-12] + struct.pack("<IQ", 999, 0)),
+        UnsupportedError,
+        "unknown type 999",
+    ),
+    "an offset out of line": (
+        lambda data: _replace(data, WEIGHT_INFO, WEIGHT_INFO[:-8] + struct.pack("<Q", 7)),
+        CheckpointError,
+        "not a multiple of 32",
+    ),
+    "overlapping tensors": (
+        lambda data: _replace(data, NORM_SHAPE + struct.pack("<IQ", 0, 128), NORM_SHAPE + struct.pack("<IQ", 0, 96)),
+        CheckpointError,
+        "overlaps",
+    ),
+    "a name twice": (
+        lambda data: _replace(data, struct.pack("<Q", 11) + b"norm.weight", struct.pack("<Q", 14) + b"blk.0.w.weight"),
+        CheckpointError,
+        "same name",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_a_clear_error(name: str, written: Path, tmp_path: Path) -> None:
+    change, error, says = HOSTILE[name]
+    path = tmp_path / "hostile.gguf"
+    path.write_bytes(change(written.read_bytes()))
+    with pytest.raises(error) as caught:
+        read_gguf(path)
+    assert says in caught.value.message
+    assert str(path) in caught.value.message
+
+
+def test_a_directory_is_not_a_gguf_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a file"):
+        read_gguf(tmp_path)
+
+
+def test_an_alignment_that_is_no_power_of_two_is_refused(tmp_path: Path) -> None:
+    header, _, _ = layout([], [encoded_entry(KeyValue("general.alignment", 48, GGUFValueType.UINT32))])
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(header)
+    with pytest.raises(CheckpointError, match="not a power of two"):
+        read_gguf(path)
