@@ -1,0 +1,201 @@
+"""Checkpoint tensors meet GGUF tensors: tested from names and shapes alone, with no weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert.architecture import OutputTensor, find_architecture, map_tensors
+from convert.architecture.llama import llama3_rope_factors
+from convert.errors import PlanError
+from convert.model_config import ModelConfig, RopeParameters, parse_model_config
+from convert.transform import InterleaveHalves
+
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "vocab_size": 320,
+}
+MIXTRAL = LLAMA | {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 2}
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _block(layer: int) -> Shapes:
+    prefix = f"model.layers.{layer}."
+    return {
+        f"{prefix}input_layernorm.weight": (64,),
+        f"{prefix}mlp.down_proj.weight": (64, 96),
+        f"{prefix}mlp.gate_proj.weight": (96, 64),
+        f"{prefix}mlp.up_proj.weight": (96, 64),
+        f"{prefix}post_attention_layernorm.weight": (64,),
+        f"{prefix}self_attn.k_proj.weight": (32, 64),
+        f"{prefix}self_attn.o_proj.weight": (64, 64),
+        f"{prefix}self_attn.q_proj.weight": (64, 64),
+        f"{prefix}self_attn.v_proj.weight": (32, 64),
+    }
+
+
+def _llama_shapes() -> Shapes:
+    ends = {"lm_head.weight": (320, 64), "model.embed_tokens.weight": (320, 64), "model.norm.weight": (64,)}
+    return ends | _block(0) | _block(1)
+
+
+def _mixtral_shapes() -> Shapes:
+    shapes = {name: shape for name, shape in _llama_shapes().items() if ".mlp." not in name}
+    for layer in range(2):
+        prefix = f"model.layers.{layer}.block_sparse_moe."
+        shapes[f"{prefix}gate.weight"] = (2, 64)
+        for expert in range(2):
+            experts = {"w1": (96, 64), "w2": (64, 96), "w3": (96, 64)}
+            shapes |= {f"{prefix}experts.{expert}.{part}.weight": shape for part, shape in experts.items()}
+    return shapes
+
+
+def _map(raw: dict[str, Any], shapes: Shapes) -> dict[str, OutputTensor]:
+    config = parse_model_config(raw)
+    mapped = map_tensors(find_architecture(config.architecture), config, shapes)
+    return {tensor.name: tensor for tensor in mapped}
+
+
+def _config(**values: object) -> ModelConfig:
+    return parse_model_config(LLAMA | values)
+
+
+def test_tensors_keep_the_checkpoints_order() -> None:
+    assert list(_map(LLAMA, _llama_shapes()))[:6] == [
+        "output.weight",
+        "token_embd.weight",
+        "output_norm.weight",
+        "blk.0.attn_norm.weight",
+        "blk.0.ffn_down.weight",
+        "blk.0.ffn_gate.weight",
+    ]
+
+
+def test_queries_and_keys_are_interleaved_head_by_head_and_nothing_else_is() -> None:
+    mapped = _map(LLAMA, _llama_shapes())
+    moved = {name for name, tensor in mapped.items() if tensor.transform == InterleaveHalves(16)}
+    assert moved == {f"blk.{layer}.attn_{part}.weight" for layer in (0, 1) for part in "qk"}
+
+
+def test_experts_are_stacked_where_the_last_of_their_block_stands() -> None:
+    mapped = _map(MIXTRAL, _mixtral_shapes())
+    names = [name for name in mapped if name.startswith("blk.0.ffn")]
+    assert names == [
+        "blk.0.ffn_norm.weight",
+        "blk.0.ffn_gate_inp.weight",
+        "blk.0.ffn_gate_exps.weight",
+        "blk.0.ffn_down_exps.weight",
+        "blk.0.ffn_up_exps.weight",
+    ]
+    down = mapped["blk.0.ffn_down_exps.weight"]
+    assert down.shape == (2, 64, 96)
+    assert down.sources == tuple(f"model.layers.0.block_sparse_moe.experts.{expert}.w2.weight" for expert in (0, 1))
+
+
+def test_a_tied_model_needs_no_output_matrix() -> None:
+    shapes = _llama_shapes()
+    del shapes["lm_head.weight"]
+    assert "output.weight" not in _map(LLAMA | {"tie_word_embeddings": True}, shapes)
+    with pytest.raises(PlanError, match=r"lacks 1 tensors that the model needs: `output\.weight`"):
+        _map(LLAMA, shapes)
+
+
+def test_old_rotary_buffers_are_ignored() -> None:
+    shapes = _llama_shapes() | {"model.layers.0.self_attn.rotary_emb.inv_freq": (8,)}
+    assert list(_map(LLAMA, shapes)) == list(_map(LLAMA, _llama_shapes()))
+
+
+def test_a_tensor_nobody_maps_is_an_error() -> None:
+    with pytest.raises(PlanError, match=r"1 tensors have no place in a LlamaForCausalLM of 2 layers: `model\.extra"):
+        _map(LLAMA, _llama_shapes() | {"model.extra.weight": (1,)})
+
+
+def test_a_layer_beyond_the_configs_is_an_error() -> None:
+    with pytest.raises(PlanError, match="9 tensors have no place"):
+        _map(LLAMA, _llama_shapes() | _block(2))
+
+
+def test_two_sources_for_one_output_are_an_error_that_names_both() -> None:
+    shapes = _llama_shapes() | {"layers.0.attention.wq.weight": (64, 64)}
+    with pytest.raises(
+        PlanError, match=r"self_attn\.q_proj\.weight` and `layers\.0\.attention\.wq\.weight` both become"
+    ):
+        _map(LLAMA, shapes)
+
+
+def test_a_missing_layer_is_an_error_that_names_the_tensors() -> None:
+    with pytest.raises(PlanError, match=r"lacks 9 tensors .*`blk\.2\.attn_norm\.weight`"):
+        _map(LLAMA | {"num_hidden_layers": 3}, _llama_shapes())
+
+
+def test_a_missing_expert_is_an_error() -> None:
+    shapes = _mixtral_shapes()
+    del shapes["model.layers.1.block_sparse_moe.experts.1.w2.weight"]
+    with pytest.raises(PlanError, match=r"blk\.1\.ffn_down_exps\.weight\[1\]"):
+        _map(MIXTRAL, shapes)
+
+
+def test_more_experts_than_the_config_says_are_an_error() -> None:
+    shapes = _mixtral_shapes() | {"model.layers.0.block_sparse_moe.experts.2.w2.weight": (64, 96)}
+    with pytest.raises(PlanError, match="no place"):
+        _map(MIXTRAL, shapes)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "wanted"),
+    [
+        ("model.embed_tokens.weight", (321, 64), "(320, 64)"),
+        ("model.layers.0.self_attn.k_proj.weight", (64, 64), "(32, 64)"),
+        ("model.layers.1.mlp.down_proj.weight", (96, 64), "(64, 96)"),
+        ("model.norm.weight", (1, 64), "(64,)"),
+    ],
+)
+def test_a_shape_that_contradicts_the_config_names_both(name: str, shape: tuple[int, ...], wanted: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        _map(LLAMA, _llama_shapes() | {name: shape})
+    assert name in caught.value.message
+    assert str(shape) in caught.value.message
+    assert f"config.json says {wanted}" in caught.value.message
+
+
+# Llama 3.1, 3.2 and 3.3 scale by 8 or 32 from 8192 at head sizes 64 and 128; the others are fine-tunes' freedom.
+@pytest.mark.parametrize("theta", [500000.0, 10000.0, 1000000.0])
+@pytest.mark.parametrize("head_dim", [16, 32, 64, 128])
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+@pytest.mark.parametrize("length", [8192, 4096])
+def test_llama3_rope_factors_are_those_of_torch(theta: float, head_dim: int, factor: float, length: int) -> None:
+    import torch
+
+    rope = RopeParameters(theta, "llama3", {"factor": factor, "original_max_position_embeddings": length})
+    frequencies = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
+    expected = []
+    for frequency in frequencies:
+        wavelength = 2 * np.pi / frequency
+        share = (length / wavelength - 1.0) / 3.0
+        mixed = 1 / ((1 - share) / factor + share)
+        expected.append(1.0 if wavelength < length / 4 else factor if wavelength > length else float(mixed))
+    assert llama3_rope_factors(rope, head_dim).tolist() == np.array(expected, np.float32).tolist()
+
+
+def test_the_llama3_factors_stand_first_in_the_file() -> None:
+    scaling = {"rope_type": "llama3", "factor": 8.0}
+    mapped = _map(LLAMA | {"rope_scaling": scaling}, _llama_shapes())
+    first = next(iter(mapped.values()))
+    assert (first.name, first.shape, len(first.data or b"")) == ("rope_freqs.weight", (8,), 32)
+
+
+def test_an_explicit_head_dim_sizes_the_attention() -> None:
+    config = _config(head_dim=32)
+    expected = find_architecture(config.architecture).expected_tensors(config)
+    assert expected["blk.0.attn_q.weight"].shape == (128, 64)
+    assert expected["blk.0.attn_k.weight"].shape == (64, 64)
+    assert expected["blk.0.attn_output.weight"].shape == (64, 128)
