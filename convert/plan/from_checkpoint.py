@@ -1,0 +1,150 @@
+"""Plan the conversion of a checkpoint directory: the float file and its quantizations in one read."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Final
+
+from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFWriter, Keys
+
+from convert.architecture import Architecture, OutputTensor, find_architecture, map_tensors
+from convert.authorship import write_authorship
+from convert.checkpoint import Checkpoint, StoredType, TensorSource, open_checkpoint
+from convert.errors import CheckpointError, UnsupportedError
+from convert.gguf_file import ALIGNMENT, Entry, KeyValue, encoded_entry
+from convert.model_config import ModelConfig, read_model_config
+from convert.plan.assemble import assemble
+from convert.plan.data import ByteRange, Plan, PlannedInput, RequestedOutput, RequestedTensor
+from convert.plan.requantize import quantized_output, with_file_type
+from convert.quant_mix import ModelFacts, OutputType, converter_choice
+from convert.tokenizer import read_vocabulary, vocabulary_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+_QUANTIZATION_VERSION: Final = 2  # GGML_QNT_VERSION
+
+_METADATA_SUFFIXES: Final = (".json", ".model", ".txt", ".jinja", ".md")
+
+_STORED: Final[Mapping[StoredType, GGMLQuantizationType]] = {
+    StoredType.F32: GGMLQuantizationType.F32,
+    StoredType.F16: GGMLQuantizationType.F16,
+    StoredType.BF16: GGMLQuantizationType.BF16,
+}
+
+
+def plan_checkpoint(model: Path, outputs: Mapping[OutputType, Path], *, pre_tokenizer: str | None = None) -> Plan:
+    """Plan the files that a checkpoint becomes.
+
+    model: the directory (or the weight file in it). outputs: for each type, the path of its file.
+    Raises CheckpointError, UnsupportedError or PlanError; nothing is written.
+    """
+    checkpoint = open_checkpoint(model)
+    config = read_model_config(checkpoint.directory)
+    architecture = find_architecture(config.architecture)
+    _check_supported(architecture, config)
+    shapes = {name: source.shape for name, source in checkpoint.tensors.items()}
+    mapped = map_tensors(architecture, config, shapes)
+    inputs = tuple(_planned_input(tensor, checkpoint.tensors) for tensor in mapped)
+    entries = _metadata(architecture, config, checkpoint, mapped, pre_tokenizer)
+    requests = [_request(path, output_type, entries, mapped) for output_type, path in outputs.items()]
+    planned, tasks = assemble(inputs, requests)
+    return Plan(
+        source=checkpoint.directory,
+        architecture=config.architecture,
+        n_parameters=sum(prod(tensor.shape) for tensor in mapped if tensor.data is None),
+        source_nbytes=sum(source.nbytes for tensor in inputs for source in tensor.sources),
+        newest=_newest(checkpoint),
+        outputs=planned,
+        tasks=tasks,
+        through_f16=True,
+        notes=checkpoint.notes + _notes(config),
+    )
+
+
+def _check_supported(architecture: Architecture, config: ModelConfig) -> None:
+    if config.quantization is not None:
+        raise UnsupportedError(
+            f"the checkpoint is quantized with `{config.quantization}`",
+            hint="float32, float16 and bfloat16 checkpoints are read; get the 16-bit one, or save a dequantized copy",
+        )
+    architecture.check(config)
+
+
+def _planned_input(tensor: OutputTensor, stored: Mapping[str, TensorSource]) -> PlannedInput:
+    if tensor.data is not None:
+        return PlannedInput(tensor.name, tensor.shape, GGMLQuantizationType.F32, (), data=tensor.data)
+    sources = [stored[name] for name in tensor.sources]
+    ranges = tuple(ByteRange(source.name, source.path, source.offset, source.nbytes) for source in sources)
+    return PlannedInput(tensor.name, tensor.shape, _float_type(sources), ranges, tensor.transform)
+
+
+def _float_type(sources: Sequence[TensorSource]) -> GGMLQuantizationType:
+    types = {source.dtype for source in sources}
+    for source in sources:
+        if source.dtype not in _STORED:
+            raise CheckpointError(
+                f"tensor `{source.name}` is stored as {source.dtype.value}; F32, F16 and BF16 are read",
+                hint="a packed or quantized checkpoint without its quantization_config cannot be decoded",
+            )
+    if len(types) > 1:
+        raise CheckpointError(f"the experts of `{sources[0].name}` are stored in several types")
+    return _STORED[sources[0].dtype]
+
+
+def _metadata(
+    architecture: Architecture,
+    config: ModelConfig,
+    checkpoint: Checkpoint,
+    tensors: Sequence[OutputTensor],
+    pre_tokenizer: str | None,
+) -> tuple[Entry, ...]:
+    writer = GGUFWriter(None, MODEL_ARCH_NAMES[architecture.gguf_arch])
+    for tensor in tensors:  # the writer counts parameters for the size label
+        writer.add_tensor_info(tensor.name, tensor.shape, None, 0, raw_dtype=GGMLQuantizationType.F32)
+    writer.add_type(GGUFType.MODEL)
+    write_authorship(writer, checkpoint.directory)
+    architecture.write_parameters(writer, config)
+    writer.add_quantization_version(_QUANTIZATION_VERSION)
+    vocabulary = read_vocabulary(checkpoint.directory, vocab_size=config.vocab_size, pre_tokenizer=pre_tokenizer)
+    written = (KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items())
+    entries = {entry.key: entry for entry in written}
+    entries |= {entry.key: entry for entry in vocabulary_metadata(vocabulary)}
+    return tuple(map(encoded_entry, entries.values()))
+
+
+def _request(
+    path: Path, output_type: OutputType, entries: Sequence[Entry], tensors: Sequence[OutputTensor]
+) -> RequestedOutput:
+    if output_type.is_quantized:
+        float_file = _request(path, OutputType.F16, entries, tensors)
+        facts = _facts(entries, tensors)
+        return quantized_output(path, output_type, float_file, facts)
+    requested = tuple(
+        RequestedTensor(
+            tensor.name,
+            tensor.shape,
+            converter_choice(always_f32=tensor.always_f32, shape=tensor.shape, wanted=output_type.tensor_type),
+        )
+        for tensor in tensors
+    )
+    return RequestedOutput(path, output_type, with_file_type(entries, output_type), requested, ALIGNMENT)
+
+
+def _facts(entries: Sequence[Entry], tensors: Sequence[OutputTensor]) -> ModelFacts:
+    values = {entry.key: entry.value for entry, _ in entries}
+    arch = values[Keys.General.ARCHITECTURE]
+    n_experts = values.get(Keys.LLM.EXPERT_COUNT.format(arch=arch), 0)
+    return ModelFacts.of(arch, n_experts, {tensor.name for tensor in tensors})
+
+
+def _notes(config: ModelConfig) -> tuple[str, ...]:
+    if config.rope.type == "dynamic":
+        return ("dynamic rope scaling has no place in GGUF: the model runs at its original context length",)
+    return ()
+
+
+def _newest(checkpoint: Checkpoint) -> float:
+    beside = (path for path in checkpoint.directory.iterdir() if path.suffix in _METADATA_SUFFIXES and path.is_file())
+    return max(path.stat().st_mtime for path in (*(file.path for file in checkpoint.files), *beside))
