@@ -1,0 +1,192 @@
+"""From a plan to published files: workers, interruption, and the account of what was done."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from convert.errors import OutputError, UsageError
+from convert.plan import Output, Plan, Target, Task
+from convert.stream.encode import SliceEncoder, SourceFiles
+from convert.stream.publish import OutputState, PartialFile, check_room, open_partial, output_states
+from convert.stream.slices import Slice, cut
+
+Progress = Callable[[int], None]  # called with the bytes written since the last call, from any thread
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenOutput:
+    """What became of one output: `written` is False for a file that was there already, equal to the plan."""
+
+    path: Path
+    nbytes: int
+    written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was done, and how long it took."""
+
+    outputs: tuple[WrittenOutput, ...]
+    seconds: float
+
+
+def available_cpus() -> int:
+    """Count the processors that this process may use: affinity, and a container's quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, _quota()))
+
+
+def _quota() -> int:
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return -(-int(limit) // int(period))
+    except (OSError, ValueError):  # no such limit, or "max"
+        return 1 << 16
+
+
+def carry_out(
+    plan: Plan,
+    *,
+    force: bool = False,
+    jobs: int | None = None,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Make the files that a plan describes.
+
+    force: replace files that exist and differ. jobs: workers, by default one a processor that may be used.
+    allow_nonfinite: NaN, infinity and float16 overflow go into the files instead of ending the work.
+    Raises OutputError, WeightsError or CheckpointError; then, and when interrupted, nothing is published.
+    """
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"the number of jobs is {jobs}, wanted at least 1")
+    started = time.monotonic()
+    wanted = _wanted(plan, force=force)
+    check_room(list(wanted.values()))
+    if wanted:
+        work = _Work(plan, wanted, allow_nonfinite=allow_nonfinite, progress=progress or (lambda _: None))
+        work.run(jobs or available_cpus())
+    outputs = tuple(
+        WrittenOutput(output.path, output.nbytes, index in wanted) for index, output in enumerate(plan.outputs)
+    )
+    return Report(outputs, time.monotonic() - started)
+
+
+def _wanted(plan: Plan, *, force: bool) -> dict[int, Output]:
+    states = output_states(plan)
+    others = [output.path for output, state in zip(plan.outputs, states, strict=True) if state is OutputState.OTHER]
+    if others and not force:
+        listed = ", ".join(f"`{path}`" for path in others)
+        raise OutputError(
+            f"{listed} already there, and not what this run would make (or older than its source)",
+            hint="--force replaces; or choose another directory or --name",
+        )
+    return {
+        index: output for index, output in enumerate(plan.outputs) if force or states[index] is not OutputState.SAME
+    }
+
+
+class _Work:
+    """One run's shared state: the slices still to do, the files under way, the first thing that went wrong."""
+
+    def __init__(self, plan: Plan, wanted: dict[int, Output], *, allow_nonfinite: bool, progress: Progress) -> None:
+        self._plan = plan
+        self._wanted: Final = wanted
+        self._tasks = _tasks_for(plan.tasks, frozenset(wanted))
+        self._allow_nonfinite = allow_nonfinite
+        self._progress = progress
+        self._slices: Iterator[Slice] = (piece for task in self._tasks for piece in cut(task))
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._written = 0
+        self._files: dict[int, PartialFile] = {}
+
+    def run(self, jobs: int) -> None:
+        sources = SourceFiles(self._tasks)
+        try:
+            for index, output in self._wanted.items():
+                self._files[index] = open_partial(output)
+            self._in_parallel(jobs, lambda: self._encode_slices(sources))
+            self._check_complete()
+            self._in_parallel(len(self._files), self._flush_files(iter(self._files.values())))
+            for file in self._files.values():
+                file.publish()
+        finally:
+            self._stop.set()
+            for file in self._files.values():
+                file.discard()
+                file.close()
+            sources.close()
+
+    def _in_parallel(self, n_threads: int, work: Callable[[], None]) -> None:
+        """Run work on several threads; an interruption reaches the caller at once, the threads stop at a slice."""
+        threads = [threading.Thread(target=self._guarded, args=(work,), daemon=True) for _ in range(n_threads)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            self._stop.set()
+            for file in self._files.values():
+                file.abandon()
+            for thread in threads:
+                thread.join()
+            raise
+        if self._failure is not None:
+            raise self._failure
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
+            with self._lock:
+                self._failure = self._failure or error
+            self._stop.set()
+
+    def _encode_slices(self, sources: SourceFiles) -> None:
+        encoder = SliceEncoder(
+            self._tasks, sources, through_f16=self._plan.through_f16, allow_nonfinite=self._allow_nonfinite
+        )
+        while not self._stop.is_set():
+            with self._lock:
+                piece = next(self._slices, None)
+            if piece is None:
+                return
+            written = encoder.carry(piece, self._files)
+            with self._lock:
+                self._written += written
+            self._progress(written)
+
+    def _flush_files(self, files: Iterator[PartialFile]) -> Callable[[], None]:
+        def flush() -> None:
+            with self._lock:
+                file = next(files)
+            file.flush()
+
+        return flush
+
+    def _check_complete(self) -> None:
+        planned = sum(tensor.nbytes for output in self._wanted.values() for tensor in output.tensors)
+        assert self._written == planned, f"wrote {self._written} bytes of tensors, planned {planned}"  # noqa: S101
+
+
+def _tasks_for(tasks: Sequence[Task], wanted: frozenset[int]) -> tuple[Task, ...]:
+    """Keep what goes to the outputs that are to be made."""
+    kept = []
+    for task in tasks:
+        targets = []
+        for target in task.targets:
+            places = tuple(place for place in target.places if place[0] in wanted)
+            if places:
+                targets.append(Target(target.type, places))
+        if targets:
+            kept.append(replace(task, targets=tuple(targets)))
+    return tuple(kept)

@@ -1,0 +1,120 @@
+"""One worker's hands: read a slice, move its rows, encode it for every target, write it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from convert.codec import encode_rows, encode_rows_allowing_nonfinite
+from convert.errors import CheckpointError
+from convert.quant_mix import FLOAT_TYPES
+from convert.stream.bad_values import describe_bad_values
+from convert.stream.slices import Slice, buffer_sizes, row_nbytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from gguf import GGMLQuantizationType
+    from numpy.typing import NDArray
+
+    from convert.plan import ByteRange, Target, Task
+    from convert.stream.publish import PartialFile
+
+
+class SourceFiles:
+    """The checkpoint's files, each opened once and read at offsets from any thread."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._fds: Final[dict[Path, int]] = {}
+        for task in tasks:
+            for source in task.tensor.sources:
+                if source.path not in self._fds:
+                    self._fds[source.path] = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read_into(self, source: ByteRange, offset: int, out: NDArray[np.uint8]) -> None:
+        """Fill `out` from a place in a tensor; CheckpointError if the file has become shorter."""
+        view = out.data
+        position = source.offset + offset
+        while view:
+            count = os.preadv(self._fds[source.path], [view], position)
+            if count == 0:
+                raise CheckpointError(f"`{source.path}` ended while `{source.name}` was read; did it change?")
+            view, position = view[count:], position + count
+
+    def close(self) -> None:
+        """Close them all."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+
+class SliceEncoder:
+    """Buffers for one worker, made once, and what it does with a slice.
+
+    through_f16: quantized targets are made from the values rounded to float16.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], sources: SourceFiles, *, through_f16: bool, allow_nonfinite: bool
+    ) -> None:
+        nbytes, encoded = buffer_sizes(tasks)
+        self._sources = sources
+        self._through_f16 = through_f16
+        self._allow_nonfinite = allow_nonfinite
+        self._read = np.empty(nbytes, np.uint8)
+        self._moved = np.empty(nbytes, np.uint8)
+        self._encoded: Mapping[GGMLQuantizationType, NDArray[np.uint8]] = {
+            tensor_type: np.empty(size, np.uint8) for tensor_type, size in encoded.items()
+        }
+
+    def carry(self, piece: Slice, files: Mapping[int, PartialFile]) -> int:
+        """Carry one slice from its source to every output; returns the bytes written."""
+        rows = self._load(piece)
+        tensor_type = piece.task.tensor.type
+        to_encode = [target for target in piece.task.targets if target.type is not tensor_type]
+        outs = [self._encoded[target.type][: _nbytes(piece, target)] for target in to_encode]
+        if tensor_type in FLOAT_TYPES:
+            self._encode(piece, rows, list(zip((target.type for target in to_encode), outs, strict=True)))
+        written = sum(_write(piece, target, out, files) for target, out in zip(to_encode, outs, strict=True))
+        as_it_is = [target for target in piece.task.targets if target.type is tensor_type]
+        return written + sum(_write(piece, target, rows, files) for target in as_it_is)
+
+    def _load(self, piece: Slice) -> NDArray[np.uint8]:
+        tensor = piece.task.tensor
+        if piece.source is None:
+            return np.frombuffer(tensor.data or b"", np.uint8)
+        nbytes = row_nbytes(tensor.type, piece.n_cols)
+        read = self._read[: piece.nbytes]
+        self._sources.read_into(tensor.sources[piece.source], piece.source_row * nbytes, read)
+        shape = (piece.n_rows, nbytes)
+        moved = tensor.transform.apply(read.reshape(shape), self._moved[: piece.nbytes].reshape(shape))
+        return moved.reshape(-1)
+
+    def _encode(
+        self, piece: Slice, rows: NDArray[np.uint8], targets: list[tuple[GGMLQuantizationType, NDArray[np.uint8]]]
+    ) -> None:
+        through_f16 = self._through_f16 and any(kind not in FLOAT_TYPES for kind, _ in targets)
+        tensor_type = piece.task.tensor.type
+        bad = encode_rows(rows, tensor_type, n_cols=piece.n_cols, through_f16=through_f16, targets=targets)
+        if not (bad.n_nonfinite or bad.n_overflow):
+            return
+        if not self._allow_nonfinite:
+            checks_f16 = through_f16 or any(target.type.name == "F16" for target in piece.task.targets)
+            raise describe_bad_values(piece, self._sources, checks_f16=checks_f16)
+        encode_rows_allowing_nonfinite(rows, tensor_type, n_cols=piece.n_cols, through_f16=through_f16, targets=targets)
+
+
+def _nbytes(piece: Slice, target: Target) -> int:
+    return row_nbytes(target.type, piece.n_cols) * piece.n_rows
+
+
+def _write(piece: Slice, target: Target, data: NDArray[np.uint8], files: Mapping[int, PartialFile]) -> int:
+    start = row_nbytes(target.type, piece.n_cols) * piece.output_row
+    written = 0
+    for output, offset in target.places:
+        if output in files:
+            files[output].write(data.data, offset + start)
+            written += len(data)
+    return written

@@ -1,0 +1,192 @@
+"""Files that appear whole or not at all.
+
+An output is written to a hidden sibling, locked while it is written, flushed to disk, and renamed.
+Killed at any moment, no final name holds a partial file; what is left behind is the sibling, whose
+name is known, and the next run takes it over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from convert.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from convert.plan import Output, Plan
+
+
+class OutputState(Enum):
+    """What stands under an output's final name before the work."""
+
+    ABSENT = "absent"
+    SAME = "complete and equal to the plan"
+    OTHER = "another file"
+
+
+def output_states(plan: Plan) -> tuple[OutputState, ...]:
+    """Look at what exists: a file of the planned length and header, not older than its source, is the same."""
+    return tuple(_state(output, plan.newest) for output in plan.outputs)
+
+
+def _state(output: Output, newest: float) -> OutputState:
+    try:
+        status = output.path.stat()
+    except FileNotFoundError:
+        return OutputState.ABSENT
+    except OSError as error:
+        raise _output_error(output.path, error) from error
+    if not output.path.is_file() or status.st_size != output.nbytes or status.st_mtime < newest:
+        return OutputState.OTHER
+    with output.path.open("rb") as file:
+        return OutputState.SAME if file.read(len(output.header)) == output.header else OutputState.OTHER
+
+
+@dataclass(slots=True)
+class PartialFile:
+    """An output under way: a locked, preallocated sibling of its final name."""
+
+    final: Path
+    partial: Path
+    fd: int
+    is_published: bool = False
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write at an offset, from any thread."""
+        try:
+            while data:
+                written = os.pwrite(self.fd, data, offset)
+                data, offset = data[written:], offset + written
+        except OSError as error:
+            raise _output_error(self.final, error) from error
+
+    def flush(self) -> None:
+        """Wait until the file is on disk."""
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            raise _output_error(self.final, error) from error
+
+    def abandon(self) -> None:
+        """Drop what was written, so that a flush under way ends at once."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.fd, 0)
+
+    def publish(self) -> None:
+        """Give the flushed file its final name."""
+        try:
+            self.partial.replace(self.final)
+            self.is_published = True
+            _sync_directory(self.final.parent)
+        except OSError as error:
+            raise _output_error(self.final, error) from error
+
+    def close(self) -> None:
+        """Release the file and its lock."""
+        os.close(self.fd)
+
+    def discard(self) -> None:
+        """Remove the sibling, unless it has become the output."""
+        if not self.is_published:
+            with contextlib.suppress(FileNotFoundError):
+                self.partial.unlink()
+
+
+def open_partial(output: Output) -> PartialFile:
+    """Create, lock and preallocate an output's sibling, taking over what a killed run left.
+
+    Raises OutputError if another run is writing it, or the directory or disk does not allow it.
+    """
+    file = _open_locked(output.path)
+    try:
+        os.ftruncate(file.fd, 0)
+        _reserve(file.fd, output.nbytes)
+        file.write(memoryview(output.header), 0)
+    except OSError as error:
+        file.discard()
+        file.close()
+        raise _output_error(output.path, error) from error
+    return file
+
+
+def _open_locked(final: Path) -> PartialFile:
+    partial = final.with_name(f".{final.name}.partial")
+    while True:
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise _output_error(final, error) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise OutputError(f"another run is writing `{final}`") from None
+        # Between open and lock another run may have renamed this very file to its final name.
+        if _is_same_file(fd, partial):
+            return PartialFile(final, partial, fd)
+        os.close(fd)
+
+
+def _is_same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def check_room(outputs: Sequence[Output]) -> None:
+    """Raise OutputError unless each disk has room for all outputs that go to it."""
+    needed: dict[int, tuple[Path, int]] = {}
+    for output in outputs:
+        directory = existing_parent(output.path)
+        device = directory.stat().st_dev
+        needed[device] = directory, needed.get(device, (directory, 0))[1] + output.nbytes
+    for directory, nbytes in needed.values():
+        free = shutil.disk_usage(directory).free
+        if free < nbytes:
+            raise OutputError(
+                f"the outputs need {nbytes} bytes, `{directory}` has {free} free",
+                hint="choose fewer types with --types, or another directory",
+            )
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the nearest directory above a path that exists."""
+    return next((parent for parent in path.absolute().parents if parent.is_dir()), path.absolute().parent)
+
+
+def _reserve(fd: int, nbytes: int) -> None:
+    """Set the length, reserving the blocks where the file system can: a full disk shows now, not midway."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, nbytes)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    os.ftruncate(fd, nbytes)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"the disk is full while writing `{path}`", hint="nothing was left behind; make room and run again"
+        )
+    return OutputError(f"`{path}` cannot be written: {error.strerror}")
