@@ -1,0 +1,45 @@
+"""PyTorch and Hugging Face checkpoints to GGUF files, byte for byte what llama.cpp makes of them.
+
+Everything the commands do is a function here; modules are loaded when a name is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from convert.conversion import convert_all, convert_one, plan_all, plan_one, plan_quantize, quantize
+    from convert.errors import ConvertError
+    from convert.inspection import inspect
+    from convert.stream import carry_out
+
+__all__ = [
+    "ConvertError",
+    "carry_out",
+    "convert_all",
+    "convert_one",
+    "inspect",
+    "plan_all",
+    "plan_one",
+    "plan_quantize",
+    "quantize",
+]
+
+_ROOMS: Final = {
+    "ConvertError": "errors",
+    "carry_out": "stream",
+    "convert_all": "conversion",
+    "convert_one": "conversion",
+    "inspect": "inspection",
+    "plan_all": "conversion",
+    "plan_one": "conversion",
+    "plan_quantize": "conversion",
+    "quantize": "conversion",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name is
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'convert' has no attribute {name!r}")
+    return getattr(import_module(f"convert.{_ROOMS[name]}"), name)

@@ -1,0 +1,71 @@
+"""The command line: parse, call a function, print; heavy modules are imported only inside a command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from convert.cli.commands import cli
+from convert.errors import ConvertError, UsageError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["cli", "main"]
+
+_INTERRUPTED = 130
+_TERMINATED = 143
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit; see `convert.errors` for the exit codes."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        result = cli.main(prog_name=_program_name(), standalone_mode=False)
+    except ConvertError as error:
+        return _fail(error)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        return _fail(
+            UsageError(error.format_message(), hint=f"see `{context.command_path} --help`" if context else None)
+        )
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; nothing was published", err=True)
+        return _INTERRUPTED
+    except _Terminated:
+        click.echo("terminated; nothing was published", err=True)
+        return _TERMINATED
+    except BrokenPipeError:
+        # The reader of our stdout has gone, as `head` does; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _fail(error: ConvertError) -> int:
+    from convert.console import show_error  # noqa: PLC0415 - rich, only when needed
+
+    show_error(error)
+    return error.exit_code
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    del signum, frame
+    raise _Terminated
+
+
+def _program_name() -> str:
+    name = os.path.basename(sys.argv[0])  # noqa: PTH119 - argv, not a path to open
+    return "python -m convert" if name == "__main__.py" else name

@@ -1,0 +1,139 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convert.plan import Plan
+
+_PATH = click.Path(path_type=Path)
+_TYPES_HELP = "Comma-separated: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0."
+
+
+def _writing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every command that writes has."""
+    options = (
+        click.option("--force", is_flag=True, help="Replace files that exist and differ from the plan."),
+        click.option(
+            "-j", "--jobs", type=int, metavar="N", help="Workers; by default one a processor that may be used."
+        ),
+        click.option(
+            "--allow-nonfinite",
+            is_flag=True,
+            help="Write NaN, infinity and float16 overflow instead of ending in an error.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Print the whole plan and write nothing."),
+        click.option("--json", "as_json", is_flag=True, help="With --dry-run: the plan as JSON."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every command that reads a checkpoint has."""
+    help_text = "What `tokenizer.ggml.pre` is to be, where the tokenizer is not recognised."
+    return click.option("--pre-tokenizer", metavar="NAME", help=help_text)(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="gguf-convert", prog_name="convert")
+def cli() -> None:
+    """Convert PyTorch and Hugging Face checkpoints to GGUF files that run anywhere.
+
+    The files are byte for byte what llama.cpp's own converter and llama-quantize make.
+    """
+
+
+@cli.command("all", short_help="A checkpoint to f16, q4_0, q4_1, q5_0, q5_1 and q8_0, in one read.")
+@click.argument("model", type=_PATH)
+@click.argument("outdir", type=_PATH)
+@click.option("--types", default="f16,q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=_TYPES_HELP)
+@click.option("--discard-f16", is_flag=True, help="Leave the f16 file out; the others do not need it.")
+@click.option("--name", metavar="NAME", help="Base name of the files; by default the directory's.")
+@_checkpoint_options
+@_writing_options
+def all_types(
+    model: Path, outdir: Path, types: str, discard_f16: bool, name: str | None, pre_tokenizer: str | None, **run: Any
+) -> None:
+    r"""Convert the checkpoint MODEL to OUTDIR/NAME-TYPE.gguf, all types in one read.
+
+    MODEL is a directory with config.json, weights (safetensors or PyTorch files) and tokenizer.
+
+    \b
+      convert all ./my-finetuned-llama quantized/
+      convert all ./my-finetuned-llama quantized/ --types q4_0,q8_0
+    """
+    from convert.conversion import plan_all  # noqa: PLC0415 - NumPy and gguf, only when needed
+
+    plan = plan_all(model, outdir, types=types, discard_f16=discard_f16, name=name, pre_tokenizer=pre_tokenizer)
+    _carry_out(plan, **run)
+
+
+@cli.command("gguf", short_help="A checkpoint to one GGUF file.")
+@click.argument("model", type=_PATH)
+@click.argument("out", type=_PATH, metavar="OUT.gguf")
+@click.option("--type", "kind", default="f16", show_default=True, help=_TYPES_HELP.replace("Comma-separated", "One of"))
+@_checkpoint_options
+@_writing_options
+def one_type(model: Path, out: Path, kind: str, pre_tokenizer: str | None, **run: Any) -> None:
+    """Convert the checkpoint MODEL to the file OUT.gguf."""
+    from convert.conversion import plan_one  # noqa: PLC0415
+
+    _carry_out(plan_one(model, out, type=kind, pre_tokenizer=pre_tokenizer), **run)
+
+
+@cli.command("quantize", short_help="An f32, f16 or bf16 GGUF file to other types.")
+@click.argument("source", type=_PATH, metavar="IN.gguf")
+@click.argument("outdir", type=_PATH)
+@click.option("--types", default="q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=_TYPES_HELP)
+@click.option("--name", metavar="NAME", help="Base name of the files; by default the input's, without its type.")
+@_writing_options
+def quantize(source: Path, outdir: Path, types: str, name: str | None, **run: Any) -> None:
+    """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read."""
+    from convert.conversion import plan_quantize  # noqa: PLC0415
+
+    _carry_out(plan_quantize(source, outdir, types=types, name=name), **run)
+
+
+@cli.command("inspect", short_help="What a checkpoint directory or a GGUF file holds.")
+@click.argument("path", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+@click.option("--tensors/--no-tensors", default=True, show_default=True, help="List every tensor.")
+def inspect_path(path: Path, as_json: bool, tensors: bool) -> None:
+    """Show architecture, parameters, sizes by type, metadata and tensors; no weight is read."""
+    import json  # noqa: PLC0415
+
+    from convert.console import show_inspection  # noqa: PLC0415
+    from convert.inspection import inspect  # noqa: PLC0415
+
+    inspection = inspect(path)
+    if as_json:
+        click.echo(json.dumps(inspection.as_json(), indent=2, ensure_ascii=False))
+    else:
+        show_inspection(inspection, with_tensors=tensors)
+
+
+def _carry_out(
+    plan: Plan, *, force: bool, jobs: int | None, allow_nonfinite: bool, dry_run: bool, as_json: bool
+) -> None:
+    from convert import console, stream  # noqa: PLC0415
+
+    if as_json and not dry_run:
+        raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
+    if dry_run:
+        if as_json:
+            click.echo(console.plan_as_json(plan))
+        else:
+            console.show_whole_plan(plan)
+        return
+    console.show_plan(plan, console.stderr())
+    with console.byte_progress(plan.nbytes) as progress:
+        report = stream.carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
+    console.show_report(report)

@@ -1,0 +1,206 @@
+"""How plans, progress, results and errors look in a terminal.
+
+stdout is for what one may pipe (a dry run, `inspect`, JSON); everything else goes to stderr.
+Readable without colour; NO_COLOR is honoured (by rich).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from convert import stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from convert.errors import ConvertError
+    from convert.inspection import Inspection
+    from convert.plan import Output, Plan
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def size(nbytes: float) -> str:
+    """Write a length for people: `2.20 GB`; powers of 1000, as disks are sold."""
+    unit = 0
+    while nbytes >= 1000 and unit < len(_UNITS) - 1:  # noqa: PLR2004
+        nbytes /= 1000
+        unit += 1
+    return f"{nbytes:.0f} B" if unit == 0 else f"{nbytes:.3g} {_UNITS[unit]}"
+
+
+def count(number: int) -> str:
+    """Write a number of parameters for people: `1.10 B`."""
+    for limit, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if number >= limit:
+            return f"{number / limit:.3g} {unit}"
+    return str(number)
+
+
+def stderr() -> Console:
+    """Return the console that people read."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def stdout() -> Console:
+    """Return the console that programs may read."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def show_error(error: ConvertError) -> None:
+    """Print `error: …`, a blank line, `hint: …`."""
+    console = stderr()
+    console.print(f"[bold red]error:[/] {escape(error.message)}")
+    if error.hint:
+        console.print(f"\n[bold]hint:[/] {escape(error.hint)}")
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print the plan in a few lines: source, architecture, outputs, total size, disk."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(
+        "source", escape(f"{plan.source}  ({size(plan.source_nbytes)}, {count(plan.n_parameters)} parameters)")
+    )
+    grid.add_row("model", escape(plan.architecture))
+    for index, output in enumerate(plan.outputs):
+        grid.add_row("outputs" if index == 0 else "", f"{escape(str(output.path))}  [dim]{size(output.nbytes)}[/]")
+    grid.add_row("disk", escape(_disk(plan)))
+    for note in plan.notes:
+        grid.add_row("note", escape(note))
+    console.print(grid)
+
+
+def _disk(plan: Plan) -> str:
+    directory = stream.existing_parent(plan.outputs[0].path)
+    return f"{size(plan.nbytes)} to write, {size(shutil.disk_usage(directory).free)} free"
+
+
+def show_whole_plan(plan: Plan) -> None:
+    """Print everything that a run would do: exact lengths, disk, and each deviation in type with its reason."""
+    console = stdout()
+    show_plan(plan, console)
+    console.print(f"\n{plan.nbytes} bytes in all")
+    for output in plan.outputs:
+        console.print(f"\n{escape(str(output.path))}  {output.nbytes} bytes, {len(output.tensors)} tensors")
+        table = Table.grid(padding=(0, 2))
+        for pattern, (n_tensors, type_name, reason) in _grouped_reasons(output).items():
+            table.add_row("", escape(pattern), f"{n_tensors}x", type_name, reason)
+        console.print(table)
+
+
+def _grouped_reasons(output: Output) -> dict[str, tuple[int, str, str]]:
+    grouped: dict[str, tuple[int, str, str]] = {}
+    for tensor in output.tensors:
+        reason = output.reasons.get(tensor.name)
+        if reason is not None:
+            pattern = re.sub(r"^blk\.\d+\.", "blk.*.", tensor.name)
+            n_tensors = grouped.get(pattern, (0, "", ""))[0]
+            grouped[pattern] = (n_tensors + 1, tensor.type.name, reason)
+    return grouped
+
+
+def plan_as_json(plan: Plan) -> str:
+    """Give the whole plan as JSON: every output and every tensor's type, offset and length."""
+    outputs = [
+        {
+            "path": str(output.path),
+            "type": output.type.name,
+            "nbytes": output.nbytes,
+            "tensors": [
+                {
+                    "name": tensor.name,
+                    "shape": tensor.shape,
+                    "type": tensor.type.name,
+                    "offset": tensor.offset,
+                    "nbytes": tensor.nbytes,
+                    "reason": output.reasons.get(tensor.name),
+                }
+                for tensor in output.tensors
+            ],
+        }
+        for output in plan.outputs
+    ]
+    document = {
+        "source": str(plan.source),
+        "architecture": plan.architecture,
+        "n_parameters": plan.n_parameters,
+        "source_nbytes": plan.source_nbytes,
+        "nbytes": plan.nbytes,
+        "notes": plan.notes,
+        "outputs": outputs,
+    }
+    return json.dumps(document, indent=2)
+
+
+@contextmanager
+def byte_progress(total: int) -> Iterator[stream.Progress]:
+    """Show a bar of bytes while the work goes on; only on a terminal."""
+    console = stderr()
+    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("writing", total=total)
+        yield lambda nbytes: progress.advance(task, nbytes)
+
+
+def show_report(report: stream.Report) -> None:
+    """Print each file with its size, and the time."""
+    console = stderr()
+    grid = Table.grid(padding=(0, 2))
+    for output in report.outputs:
+        state = "" if output.written else "kept: complete, and equal to the plan"
+        grid.add_row(escape(str(output.path)), size(output.nbytes), state)
+    console.print(grid)
+    written = [output.nbytes for output in report.outputs if output.written]
+    console.print(f"{len(written)} files, {size(sum(written))}, in {report.seconds:.1f} s")
+
+
+def show_inspection(inspection: Inspection, *, with_tensors: bool) -> None:
+    """Print what a checkpoint or a GGUF file holds."""
+    console = stdout()
+    console.print(_inspection_summary(inspection))
+    if inspection.metadata:
+        console.print("\nmetadata")
+        console.print(_two_columns((key, _one_line(value)) for key, value in inspection.metadata.items()))
+    if with_tensors:
+        console.print(f"\n{len(inspection.tensors)} tensors (shape, type, bytes)")
+        table = Table.grid(padding=(0, 2))
+        for tensor in inspection.tensors:
+            shape = " x ".join(map(str, tensor.shape)) or "scalar"
+            table.add_row(f"  {escape(tensor.name)}", shape, tensor.type, str(tensor.nbytes))
+        console.print(table)
+
+
+def _inspection_summary(inspection: Inspection) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(inspection.kind, escape(inspection.path))
+    grid.add_row("architecture", escape(inspection.architecture))
+    grid.add_row("parameters", f"{count(inspection.n_parameters)} ({inspection.n_parameters})")
+    grid.add_row("stored", ", ".join(f"{kind} {size(nbytes)} ({nbytes})" for kind, nbytes in inspection.stored.items()))
+    for index, (kind, nbytes) in enumerate(inspection.outputs.items()):
+        grid.add_row("as GGUF" if index == 0 else "", f"{kind:5} {size(nbytes)} ({nbytes})")
+    if inspection.problem:
+        grid.add_row("cannot be converted", escape(inspection.problem))
+    return grid
+
+
+def _two_columns(rows: Iterable[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for left, right in rows:
+        grid.add_row(f"  {escape(left)}", escape(right))
+    return grid
+
+
+def _one_line(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text.replace("\n", "\\n")
+    limit = 100
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"

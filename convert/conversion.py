@@ -1,0 +1,176 @@
+"""What the commands do, as functions: plan, then carry out.
+
+Every function here that writes has a `plan_…` twin that decides everything and writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from convert.errors import UsageError
+from convert.plan import Plan, plan_checkpoint, plan_gguf
+from convert.quant_mix import OutputType
+from convert.stream import Progress, Report, carry_out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PathLike = str | os.PathLike[str]
+
+DEFAULT_TYPES: Final = (
+    OutputType.F16, OutputType.Q4_0, OutputType.Q4_1, OutputType.Q5_0, OutputType.Q5_1, OutputType.Q8_0,
+)  # fmt: skip
+QUANTIZED_TYPES: Final = tuple(kind for kind in DEFAULT_TYPES if kind.is_quantized)
+
+
+def parse_types(text: str | Iterable[str | OutputType]) -> tuple[OutputType, ...]:
+    """Read types such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case, without repeats.
+
+    Raises UsageError that lists the known types.
+    """
+    names = text.split(",") if isinstance(text, str) else text
+    types = tuple(dict.fromkeys(name if isinstance(name, OutputType) else _parse_type(name) for name in names))
+    if not types:
+        raise UsageError("no output type is left", hint=f"known are {_known_types()}")
+    return types
+
+
+def plan_all(
+    model: PathLike,
+    outdir: PathLike,
+    *,
+    types: str | Iterable[str | OutputType] = DEFAULT_TYPES,
+    name: str | None = None,
+    discard_f16: bool = False,
+    pre_tokenizer: str | None = None,
+) -> Plan:
+    """Plan `OUTDIR/NAME-TYPE.gguf` for each type of a checkpoint.
+
+    model: a directory as transformers saves it, or a weight file beside its `config.json`.
+    name: the files' base name, by default the directory's. discard_f16: leave the F16 file out.
+    pre_tokenizer: what `tokenizer.ggml.pre` is to be, where it is not recognised.
+    Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
+    """
+    chosen = parse_types(types)
+    if discard_f16:
+        chosen = parse_types(kind for kind in chosen if kind is not OutputType.F16)
+    directory = model_directory(model)
+    base = _checked_name(directory.name if name is None else name)
+    paths = {kind: Path(outdir) / f"{base}-{kind.name}.gguf" for kind in chosen}
+    return plan_checkpoint(_absolute(model), paths, pre_tokenizer=pre_tokenizer)
+
+
+def plan_one(
+    model: PathLike,
+    out: PathLike,
+    *,
+    type: str | OutputType = OutputType.F16,
+    pre_tokenizer: str | None = None,
+) -> Plan:
+    """Plan one GGUF file of a checkpoint, at the path given; see `plan_all`."""
+    (kind,) = parse_types([type])
+    return plan_checkpoint(_absolute(model), {kind: Path(out)}, pre_tokenizer=pre_tokenizer)
+
+
+def plan_quantize(
+    source: PathLike,
+    outdir: PathLike,
+    *,
+    types: str | Iterable[str | OutputType] = QUANTIZED_TYPES,
+    name: str | None = None,
+) -> Plan:
+    """Plan `OUTDIR/NAME-TYPE.gguf` for each type of a float GGUF file.
+
+    source: an F32, F16 or BF16 GGUF. name: by default the file's, without its type.
+    Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
+    """
+    path = Path(source)
+    base = _checked_name(
+        re.sub(r"[-._](f32|f16|bf16|fp16|fp32)$", "", path.stem, flags=re.IGNORECASE) if name is None else name
+    )
+    paths = {kind: Path(outdir) / f"{base}-{kind.name}.gguf" for kind in parse_types(types)}
+    for out in paths.values():
+        if out.exists() and path.exists() and out.samefile(path):
+            raise UsageError(f"the output `{out}` is the input itself", hint="choose another directory, or --name")
+    return plan_gguf(path, paths)
+
+
+def convert_all(
+    model: PathLike,
+    outdir: PathLike,
+    *,
+    types: str | Iterable[str | OutputType] = DEFAULT_TYPES,
+    name: str | None = None,
+    discard_f16: bool = False,
+    pre_tokenizer: str | None = None,
+    force: bool = False,
+    jobs: int | None = None,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Convert a checkpoint to GGUF files of several types in one read; see `plan_all` and `carry_out`."""
+    plan = plan_all(model, outdir, types=types, name=name, discard_f16=discard_f16, pre_tokenizer=pre_tokenizer)
+    return carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
+
+
+def convert_one(
+    model: PathLike,
+    out: PathLike,
+    *,
+    type: str | OutputType = OutputType.F16,
+    pre_tokenizer: str | None = None,
+    force: bool = False,
+    jobs: int | None = None,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Convert a checkpoint to one GGUF file; see `plan_one` and `carry_out`."""
+    plan = plan_one(model, out, type=type, pre_tokenizer=pre_tokenizer)
+    return carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
+
+
+def quantize(
+    source: PathLike,
+    outdir: PathLike,
+    *,
+    types: str | Iterable[str | OutputType] = QUANTIZED_TYPES,
+    name: str | None = None,
+    force: bool = False,
+    jobs: int | None = None,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Quantize a float GGUF file to several types in one read; see `plan_quantize` and `carry_out`."""
+    plan = plan_quantize(source, outdir, types=types, name=name)
+    return carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
+
+
+def model_directory(model: PathLike) -> Path:
+    """Return the directory of a model given as a directory or as a weight file in it; links are kept."""
+    path = _absolute(model)
+    return path.parent if path.is_file() else path
+
+
+def _absolute(path: PathLike) -> Path:
+    # Not resolved: the directory's own name goes into the metadata, not that of a link's target.
+    return Path(os.path.abspath(path))
+
+
+def _parse_type(name: str) -> OutputType:
+    try:
+        return OutputType[name.strip().upper()]
+    except KeyError:
+        raise UsageError(f"unknown type `{name.strip()}`", hint=f"known are {_known_types()}") from None
+
+
+def _known_types() -> str:
+    return ", ".join(kind.name.lower() for kind in OutputType)
+
+
+def _checked_name(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise UsageError(f"`{name}` cannot be the base name of files", hint="give one with --name")
+    return name
