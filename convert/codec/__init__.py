@@ -1,0 +1,29 @@
+"""The numbers: blocks of quantized weights, encoded fast by compiled kernels and defined readably in NumPy.
+
+contract    what a codec is
+reference   every codec in NumPy (q6_k apart): the definition
+kernels/    the same in C, for each instruction set
+compiled    finds and loads them
+encoding    encodes a slice for several outputs at once: what the rest of the house calls
+numpy_rows  the same without kernels
+"""
+
+from __future__ import annotations
+
+from convert.codec.compiled import available_levels, kernel_level
+from convert.codec.contract import FLOAT_TYPES, BadValues, Codec, KernelsMissingWarning
+from convert.codec.encoding import encode_rows, encode_rows_allowing_nonfinite, row_nbytes
+from convert.codec.reference import CODECS
+
+__all__ = [
+    "CODECS",
+    "FLOAT_TYPES",
+    "BadValues",
+    "Codec",
+    "KernelsMissingWarning",
+    "available_levels",
+    "encode_rows",
+    "encode_rows_allowing_nonfinite",
+    "kernel_level",
+    "row_nbytes",
+]

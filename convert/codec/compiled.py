@@ -1,0 +1,152 @@
+"""Finds, checks and loads the compiled kernels (`_kernels.so`, built from kernels/ by CMakeLists.txt).
+
+The library is looked for beside this module, then in the installed distribution: a checkout's package shadows the
+installed one, and has no library of its own. It holds the digest of the sources it was built from; one that differs
+from the sources beside this module is stale, and not used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from convert.codec.contract import KernelsMissingWarning
+from convert.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LEVEL_VARIABLE: Final = "CONVERT_KERNELS"
+NUMPY_LEVEL: Final = "numpy"
+_LEVELS: Final = ("avx512", "avx2", "neon", "baseline", NUMPY_LEVEL)
+_DISTRIBUTION: Final = "gguf-convert"
+_LIBRARY: Final = "_kernels.so"
+_HERE: Final = Path(__file__).parent
+
+
+class Target(ctypes.Structure):
+    """kernels.h, encode_target."""
+
+    _fields_ = (("type", ctypes.c_int32), ("out", ctypes.c_void_p))
+
+
+class Request(ctypes.Structure):
+    """kernels.h, encode_request."""
+
+    _fields_ = (
+        ("source", ctypes.c_void_p),
+        ("n_values", ctypes.c_int64),
+        ("source_type", ctypes.c_int32),
+        ("through_f16", ctypes.c_int32),
+        ("n_targets", ctypes.c_int64),
+        ("targets", ctypes.POINTER(Target)),
+        ("n_nonfinite", ctypes.c_int64),
+        ("n_overflow", ctypes.c_int64),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """A loaded library, and the instruction-set levels this machine can run, the best first."""
+
+    library: ctypes.CDLL
+    levels: tuple[str, ...]
+
+    def encode(self, level: str, request: Request) -> None:
+        """Carry out the request, without the interpreter's lock; its results are in its last two fields."""
+        unknown = self.library.convert_kernels_encode(level.encode(), ctypes.byref(request))
+        if unknown:
+            raise UsageError(f"the kernels have no level `{level}`")
+
+
+def sources_digest(directory: Path) -> str:
+    """SHA-256 over the sources' own SHA-256s in hexadecimal, sorted by file name, as CMakeLists.txt computes it."""
+    sources = sorted(path for path in directory.iterdir() if path.suffix in {".c", ".h"})
+    digests = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in sources)
+    return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def _candidates() -> Iterator[Path]:
+    yield _HERE / _LIBRARY
+    try:
+        installed = metadata.distribution(_DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return
+    yield Path(str(installed.locate_file(f"convert/codec/{_LIBRARY}")))
+
+
+def _open(path: Path) -> ctypes.CDLL | None:
+    """Load the library at `path`; None if there is none, if it cannot be loaded here, or if it is stale."""
+    try:
+        library = ctypes.CDLL(str(path))
+        digest = library.convert_kernels_digest
+        level = library.convert_kernels_level
+        encode = library.convert_kernels_encode
+    except (OSError, AttributeError):
+        return None
+    digest.argtypes, digest.restype = (), ctypes.c_char_p
+    level.argtypes, level.restype = (ctypes.c_int32,), ctypes.c_char_p
+    encode.argtypes, encode.restype = (ctypes.c_char_p, ctypes.POINTER(Request)), ctypes.c_int32
+    sources = _HERE / "kernels"
+    if sources.is_dir() and digest().decode() != sources_digest(sources):
+        return None
+    return library
+
+
+def _levels_of(library: ctypes.CDLL) -> Iterator[str]:
+    index = 0
+    while name := library.convert_kernels_level(index):
+        yield name.decode()
+        index += 1
+
+
+@cache
+def load_kernels() -> Kernels | None:
+    """Load the compiled kernels; None if there are none for this machine and these sources."""
+    for path in _candidates():
+        library = _open(path)
+        if library is not None:
+            return Kernels(library, tuple(_levels_of(library)))
+    return None
+
+
+def available_levels() -> tuple[str, ...]:
+    """List what `CONVERT_KERNELS` may ask for on this machine, the best first; "numpy" is always there, and last."""
+    kernels = load_kernels()
+    return (*(kernels.levels if kernels else ()), NUMPY_LEVEL)
+
+
+@cache
+def _warn_of_missing_kernels() -> None:
+    warnings.warn(
+        f"the compiled kernels are missing or older than their sources, so NumPy quantizes, many times slower; "
+        f"to build them, install a C compiler and run `pip install .` again ({LEVEL_VARIABLE}=numpy silences this)",
+        KernelsMissingWarning,
+        stacklevel=3,
+    )
+
+
+def kernel_level() -> str:
+    """Name the instruction-set level that encodes: "avx512", "avx2", "neon", "baseline" or "numpy".
+
+    It is the machine's best, or what the environment variable CONVERT_KERNELS names.
+    Warns once (KernelsMissingWarning) if there is no compiled library and NumPy was not asked for.
+    Raises UsageError if the variable names a level that is unknown, or that this machine does not have.
+    """
+    asked = os.environ.get(LEVEL_VARIABLE, "")
+    levels = available_levels()
+    if not asked:
+        if levels[0] == NUMPY_LEVEL:
+            _warn_of_missing_kernels()
+        return levels[0]
+    if asked not in levels:
+        problem = "is not available here" if asked in _LEVELS else "is not known"
+        raise UsageError(f"{LEVEL_VARIABLE} is `{asked}`, which {problem}", hint=f"available: {', '.join(levels)}")
+    return asked

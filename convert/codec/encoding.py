@@ -1,0 +1,190 @@
+"""Encodes one slice of a tensor for several outputs in one pass: the fast path, and the one for bad weights.
+
+    source bytes ──▶ x float32 ──▶ F32, F16, BF16 targets
+                         └─ through float16, or not ──▶ quantized targets
+
+llama.cpp makes its quantized files from the F16 file, so identity with it means `through_f16=True`: what is quantized
+is float32(float16(x)).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from convert.codec.compiled import Kernels, Request, Target, kernel_level, load_kernels
+from convert.codec.contract import FLOAT_TYPES, BadValues, F32Array, U8Array
+from convert.codec.numpy_rows import (
+    RowGroup,
+    Targets,
+    count_bad_values,
+    encode_group,
+    row_groups,
+    through_float16,
+)
+from convert.codec.reference import CODECS
+from convert.errors import ShapeError, UnsupportedError
+
+# Where a block's float16 scales and minimum lie, in bytes from its start.
+_SCALE_OFFSETS: Final = {
+    GGMLQuantizationType.Q4_0: (0,),
+    GGMLQuantizationType.Q4_1: (0, 2),
+    GGMLQuantizationType.Q5_0: (0,),
+    GGMLQuantizationType.Q5_1: (0, 2),
+    GGMLQuantizationType.Q8_0: (0,),
+    GGMLQuantizationType.Q6_K: (208,),
+}
+_F16_NAN: Final = np.array([0x00, 0x7E], np.uint8)  # 0x7E00, little endian
+
+
+def row_nbytes(tensor_type: GGMLQuantizationType, n_cols: int) -> int:
+    """Size in bytes of a row of `n_cols` weights.
+
+    Raises UnsupportedError if there is no codec for the type, ShapeError if n_cols is not whole blocks.
+    """
+    codec = CODECS.get(tensor_type)
+    if codec is None:
+        raise UnsupportedError(f"{tensor_type.name} is not a type this version can encode")
+    return codec.row_nbytes(n_cols)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """The arguments of one call, their sizes checked."""
+
+    source: U8Array
+    source_type: GGMLQuantizationType
+    n_cols: int
+    through_f16: bool
+    targets: Targets
+
+    def __post_init__(self) -> None:
+        if self.source_type not in FLOAT_TYPES:
+            raise UnsupportedError(f"a source is F32, F16 or BF16, not {self.source_type.name}")
+        if self.n_cols < 1:
+            raise ShapeError(f"a row has {self.n_cols} columns")
+        n_rows = self.source.size // row_nbytes(self.source_type, self.n_cols)
+        for tensor_type, buffer in ((self.source_type, self.source), *self.targets):
+            _check_buffer(tensor_type, buffer, n_rows, row_nbytes(tensor_type, self.n_cols))
+        if not all(out.flags.writeable for _, out in self.targets):
+            raise ShapeError("a target's buffer is read-only")
+
+    @property
+    def float16_matters(self) -> bool:
+        return self.through_f16 or any(tensor_type is GGMLQuantizationType.F16 for tensor_type, _ in self.targets)
+
+    @property
+    def float_targets(self) -> Targets:
+        return [target for target in self.targets if target[0] in FLOAT_TYPES]
+
+    @property
+    def quantized_targets(self) -> Targets:
+        return [target for target in self.targets if target[0] not in FLOAT_TYPES]
+
+
+def _check_buffer(tensor_type: GGMLQuantizationType, buffer: U8Array, n_rows: int, row_size: int) -> None:
+    if buffer.dtype != np.uint8 or buffer.ndim != 1 or not buffer.flags.c_contiguous:
+        raise ShapeError(f"a {tensor_type.name} buffer is {buffer.dtype} {buffer.shape}, not contiguous uint8 (n,)")
+    if buffer.size != n_rows * row_size:
+        raise ShapeError(f"a {tensor_type.name} buffer has {buffer.size} bytes, {n_rows} rows have {n_rows * row_size}")
+
+
+def encode_rows(
+    source: U8Array,
+    source_type: GGMLQuantizationType,
+    *,
+    n_cols: int,
+    through_f16: bool,
+    targets: Targets,
+) -> BadValues:
+    """Encode a slice for every target in one pass over its values.
+
+    source: uint8 (n,), the raw bytes of n_rows * n_cols values, in C order, of any alignment.
+    source_type: F32, F16 or BF16.
+    n_cols: the row's length, a multiple of every target's block size.
+    through_f16: quantized targets are computed from float32(float16(x)), not from x.
+    targets: a type and the uint8 (n_rows * row_nbytes,) buffer to fill, for each output.
+    Returns how many source values are bad. If any is not finite, quantized targets hold no particular bytes.
+    F16 and BF16 round to nearest, ties to even; an F16 source goes to an F16 target unchanged.
+    Thread-safe; one call into the kernels, without the interpreter's lock and without allocation.
+    Raises ShapeError for a length that does not fit, UnsupportedError for a type without a codec.
+    """
+    work = _Slice(source, source_type, n_cols, through_f16, targets)
+    kernels, level = load_kernels(), kernel_level()
+    if kernels is None or level not in kernels.levels:
+        return _encode_with_numpy(work)
+    return _encode_with_kernels(work, kernels, level)
+
+
+def _encode_with_kernels(work: _Slice, kernels: Kernels, level: str) -> BadValues:
+    listed = (Target * len(work.targets))(*(Target(kind, out.ctypes.data) for kind, out in work.targets))
+    request = Request(
+        source=work.source.ctypes.data,
+        n_values=work.source.size // CODECS[work.source_type].type_size,
+        source_type=int(work.source_type),
+        through_f16=work.through_f16,
+        n_targets=len(work.targets),
+        targets=ctypes.cast(listed, ctypes.POINTER(Target)),
+    )
+    kernels.encode(level, request)
+    return BadValues(request.n_nonfinite, request.n_overflow)
+
+
+def _encode_with_numpy(work: _Slice) -> BadValues:
+    bad = BadValues(0, 0)
+    for group in row_groups(work.source, work.source_type, work.n_cols):
+        bad += count_bad_values(group.values, float16_matters=work.float16_matters)
+        encode_group(group, group.values, work.source, work.source_type, work.float_targets)
+        encode_group(group, _to_quantize(work, group), work.source, work.source_type, work.quantized_targets)
+    return bad
+
+
+def _to_quantize(work: _Slice, group: RowGroup) -> F32Array:
+    return through_float16(group.values) if work.through_f16 else group.values
+
+
+def encode_rows_allowing_nonfinite(
+    source: U8Array,
+    source_type: GGMLQuantizationType,
+    *,
+    n_cols: int,
+    through_f16: bool,
+    targets: Targets,
+) -> BadValues:
+    """Encode a slice that holds bad values, for `--allow-nonfinite`; rare, so in NumPy.
+
+    Arguments and result as for encode_rows. Float targets hold NaN and infinities as NumPy converts them. In a
+    quantized target, a block with a value that is not finite (after float16, where weights go through it) has a float16
+    NaN as scale, and as minimum, and otherwise the bytes of a block of zeros: all of it decodes to NaN. Other blocks
+    are as usual.
+    """
+    work = _Slice(source, source_type, n_cols, through_f16, targets)
+    bad = BadValues(0, 0)
+    for group in row_groups(source, source_type, n_cols):
+        bad += count_bad_values(group.values, float16_matters=work.float16_matters)
+        encode_group(group, group.values, source, source_type, work.float_targets)
+        for tensor_type, out in work.quantized_targets:
+            _encode_poisoned(_to_quantize(work, group), tensor_type, group.part_of(out, tensor_type))
+    return bad
+
+
+def _encode_poisoned(values: F32Array, tensor_type: GGMLQuantizationType, out: U8Array) -> None:
+    codec = CODECS[tensor_type]
+    blocks = values.reshape(-1, codec.block_size)
+    finite = np.isfinite(blocks).all(axis=1, keepdims=True)
+    clean = np.where(finite, blocks, np.float32(0))
+    encode_rows(
+        clean.reshape(-1).view(np.uint8),
+        GGMLQuantizationType.F32,
+        n_cols=codec.block_size,
+        through_f16=False,
+        targets=[(tensor_type, out)],
+    )
+    encoded = out.reshape(-1, codec.type_size)
+    for offset in _SCALE_OFFSETS[tensor_type]:
+        scale = encoded[:, offset : offset + 2]
+        scale[:] = np.where(finite, scale, _F16_NAN)

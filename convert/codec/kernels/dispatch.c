@@ -1,0 +1,73 @@
+/* Picks an instruction set. Every function here is part of the library's interface. */
+#include "kernels.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#define EXPORT __attribute__((visibility("default")))
+
+typedef struct {
+    const char *name;
+    encode_function *encode;
+} level;
+
+/* The levels this library holds, the best first. */
+static const level levels[] = {
+#ifdef HAVE_AVX512
+    {"avx512", encode_avx512},
+#endif
+#ifdef HAVE_AVX2
+    {"avx2", encode_avx2},
+#endif
+#ifdef HAVE_NEON
+    {"neon", encode_neon},
+#endif
+#ifdef HAVE_BASELINE
+    {"baseline", encode_baseline},
+#endif
+    {NULL, NULL},
+};
+
+#if defined(__x86_64__)
+/* F16C has no name in older compilers' __builtin_cpu_supports: leaf 1, ecx, bit 29. */
+static int machine_has_f16c(void) {
+    unsigned int eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx >> 29 & 1);
+}
+#endif
+
+static int machine_has(const char *name) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (strcmp(name, "avx2") == 0) return __builtin_cpu_supports("avx2") && machine_has_f16c();
+    if (strcmp(name, "avx512") == 0)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#endif
+    return name != NULL;
+}
+
+/* Name of the index-th best level that this machine can run, NULL after the last. */
+EXPORT const char *convert_kernels_level(int32_t index) {
+    for (const level *l = levels; l->name != NULL; l++)
+        if (machine_has(l->name) && index-- == 0) return l->name;
+    return NULL;
+}
+
+/* SHA-256 of the sources this library was built from, as CMakeLists.txt computed it. */
+EXPORT const char *convert_kernels_digest(void) { return KERNELS_DIGEST; }
+
+/* Encodes at the named level; returns 0, or 1 if the library does not hold it. */
+EXPORT int32_t convert_kernels_encode(const char *level_name, encode_request *request) {
+    for (const level *l = levels; l->name != NULL; l++) {
+        if (strcmp(l->name, level_name) == 0) {
+            l->encode(request);
+            return 0;
+        }
+    }
+    return 1;
+}

@@ -1,0 +1,144 @@
+"""The codecs in NumPy: slow, readable, and the definition that the compiled kernels are held to.
+
+Decoding is the `gguf` package's throughout. So is encoding to BF16. Its other quantizers differ from ggml at the
+edges, so they are written here:
+
+    Q4_0, Q5_0   a block of zeros that begins with -0 gets scale +0 from gguf, -0 from ggml
+    Q4_1, Q5_1   of a minimum that is both -0 and +0, gguf may store either, ggml the first
+    all five     a scale below 2^-128, whose inverse is infinite: gguf casts NaN to an integer (undefined, with a
+                 warning); ggml on x86-64 stores quants 0
+
+Source: ggml-quants.c, quantize_row_{q4_0,q4_1,q5_0,q5_1,q8_0}_ref @ 0c1e570. Every line below is one float32 operation.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from gguf import GGMLQuantizationType, quants
+
+from convert.codec import q6_k
+from convert.codec.contract import Codec, F32Array, U8Array, sizes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+def _inverse(scale: F32Array) -> F32Array:
+    inverse: F32Array = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    return inverse
+
+
+def _truncate_to_bytes(values: F32Array) -> U8Array:
+    """Drop the fraction; keep the low byte. What int32 cannot hold, NaN included, is 0, as on x86-64."""
+    in_range = np.abs(values) < 2.0**31
+    return np.where(in_range, values, 0).astype(np.int32).astype(np.uint8)
+
+
+def _f16_bytes(values: F32Array) -> U8Array:
+    return values.astype("<f2").view(np.uint8)
+
+
+def _nibbles(quants_of_block: U8Array) -> U8Array:
+    """Byte j: the low four bits of quant j, then those of quant j + 16."""
+    halves = quants_of_block.reshape(-1, 2, 16) & 15
+    return (halves[:, 0] | halves[:, 1] << 4).astype(np.uint8)
+
+
+def _fifth_bits(quants_of_block: U8Array) -> U8Array:
+    """Bit j of 32: bit 4 of quant j."""
+    return np.packbits(quants_of_block >> 4, axis=1, bitorder="little")
+
+
+def _scale_by_peak(blocks: F32Array, divisor: int) -> F32Array:
+    """Scale = peak / divisor, where the peak is the first weight of largest magnitude, with its sign."""
+    index = np.abs(blocks).argmax(axis=1, keepdims=True)
+    peak = np.take_along_axis(blocks, index, axis=1)
+    peak = np.where(peak == 0, np.float32(0), peak)  # Parity: ggml begins with +0, and no -0 is larger
+    scale: F32Array = peak / np.float32(divisor)
+    return scale
+
+
+def _scale_by_range(blocks: F32Array, steps: int) -> tuple[F32Array, F32Array]:
+    """Scale = (highest - lowest) / steps, and the lowest, the first of equals."""
+    lowest = np.take_along_axis(blocks, blocks.argmin(axis=1, keepdims=True), axis=1)
+    highest = np.take_along_axis(blocks, blocks.argmax(axis=1, keepdims=True), axis=1)
+    scale: F32Array = (highest - lowest) / np.float32(steps)
+    return scale, lowest
+
+
+def _encode_q4_0(blocks: F32Array) -> U8Array:
+    """Float16 scale, nibbles; peak maps to quant 0; truncates x / scale + 8.5, at most 15."""
+    scale = _scale_by_peak(blocks, -8)
+    q = np.minimum(_truncate_to_bytes(blocks * _inverse(scale) + np.float32(8.5)), 15)
+    return np.concatenate([_f16_bytes(scale), _nibbles(q)], axis=1)
+
+
+def _encode_q4_1(blocks: F32Array) -> U8Array:
+    """Float16 scale, float16 minimum, nibbles; truncates (x - minimum) / scale + 0.5."""
+    scale, lowest = _scale_by_range(blocks, 15)
+    q = np.minimum(_truncate_to_bytes((blocks - lowest) * _inverse(scale) + np.float32(0.5)), 15)
+    return np.concatenate([_f16_bytes(scale), _f16_bytes(lowest), _nibbles(q)], axis=1)
+
+
+def _encode_q5_0(blocks: F32Array) -> U8Array:
+    """Float16 scale, 32 fifth bits, nibbles; peak maps to quant 0; truncates x / scale + 16.5, at most 31."""
+    scale = _scale_by_peak(blocks, -16)
+    q = np.minimum(_truncate_to_bytes(blocks * _inverse(scale) + np.float32(16.5)), 31)
+    return np.concatenate([_f16_bytes(scale), _fifth_bits(q), _nibbles(q)], axis=1)
+
+
+def _encode_q5_1(blocks: F32Array) -> U8Array:
+    """Float16 scale, float16 minimum, 32 fifth bits, nibbles; truncates (x - minimum) / scale + 0.5."""
+    scale, lowest = _scale_by_range(blocks, 31)
+    q = _truncate_to_bytes((blocks - lowest) * _inverse(scale) + np.float32(0.5))
+    return np.concatenate([_f16_bytes(scale), _f16_bytes(lowest), _fifth_bits(q), _nibbles(q)], axis=1)
+
+
+def _encode_q8_0(blocks: F32Array) -> U8Array:
+    """Float16 scale, 32 signed bytes; rounds half away from zero."""
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+    scaled = blocks * _inverse(scale)
+    whole = np.trunc(scaled)
+    away = np.copysign(np.abs(scaled - whole) >= np.float32(0.5), scaled).astype(np.float32)
+    return np.concatenate([_f16_bytes(scale), _truncate_to_bytes(whole + away)], axis=1)
+
+
+def _encode_f32(blocks: F32Array) -> U8Array:
+    return blocks.astype("<f4").view(np.uint8)
+
+
+def _encode_with_gguf(tensor_type: GGMLQuantizationType, blocks: F32Array) -> U8Array:
+    encoded: U8Array = quants.quantize(blocks, tensor_type)
+    return encoded.view(np.uint8)
+
+
+def _decode_with_gguf(tensor_type: GGMLQuantizationType, blocks: U8Array) -> F32Array:
+    decoded: F32Array = quants.dequantize(blocks, tensor_type)
+    return decoded
+
+
+def _codec(tensor_type: GGMLQuantizationType, encode_blocks: Callable[[F32Array], U8Array]) -> Codec:
+    block_size, type_size = sizes_of(tensor_type)
+    return Codec(tensor_type, block_size, type_size, encode_blocks, partial(_decode_with_gguf, tensor_type))
+
+
+_TABLE: Final = (
+    _codec(GGMLQuantizationType.F32, _encode_f32),
+    _codec(GGMLQuantizationType.F16, _f16_bytes),
+    _codec(GGMLQuantizationType.BF16, partial(_encode_with_gguf, GGMLQuantizationType.BF16)),
+    _codec(GGMLQuantizationType.Q4_0, _encode_q4_0),
+    _codec(GGMLQuantizationType.Q4_1, _encode_q4_1),
+    _codec(GGMLQuantizationType.Q5_0, _encode_q5_0),
+    _codec(GGMLQuantizationType.Q5_1, _encode_q5_1),
+    _codec(GGMLQuantizationType.Q8_0, _encode_q8_0),
+    _codec(GGMLQuantizationType.Q6_K, q6_k.encode_super_blocks),
+)
+
+CODECS: Final[Mapping[GGMLQuantizationType, Codec]] = MappingProxyType({codec.type: codec for codec in _TABLE})
+
+if len(CODECS) != len(_TABLE):
+    raise RuntimeError("two codecs have one type")
