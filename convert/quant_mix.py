@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
+from convert.codec import FLOAT_TYPES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _Type = GGMLQuantizationType
-FLOAT_TYPES: Final = (_Type.F32, _Type.F16, _Type.BF16)
 
 
 class OutputType(Enum):

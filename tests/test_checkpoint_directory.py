@@ -383,7 +383,7 @@ def test_a_file_that_is_not_a_models_is_refused(tmp_path: Path, name: str, messa
 
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "nothing") == "`DIR` does not exist"
-    assert hint(tmp_path / "nothing") is None
+    assert str(hint(tmp_path / "nothing")).startswith("a checkpoint is a directory with config.json")
 
 
 def test_a_path_that_the_system_refuses_is_refused(tmp_path: Path) -> None:

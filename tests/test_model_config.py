@@ -173,7 +173,9 @@ def test_an_unknown_architecture_is_told_what_is_supported() -> None:
     with pytest.raises(UnsupportedError) as caught:
         find_architecture("GPT2LMHeadModel")
     assert caught.value.message == "unsupported architecture `GPT2LMHeadModel`"
-    assert caught.value.hint == "supported are LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM"
+    assert (
+        caught.value.hint == "supported are LlamaForCausalLM, LLaMAForCausalLM, MistralForCausalLM, MixtralForCausalLM"
+    )
 
 
 @pytest.mark.parametrize("scaling", [{"type": "longrope"}, {"rope_type": "su", "factor": 2.0}])

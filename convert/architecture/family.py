@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gguf import MODEL_ARCH, GGUFWriter
 
+    from convert.checkpoint import TensorSource
     from convert.model_config import ModelConfig
 
 Shape = tuple[int, ...]
@@ -74,6 +75,7 @@ class OutputTensor:
 class Architecture:
     """One row of the table.
 
+    unfuse: gives, for tensors that hold several of the model's, the parts under their usual names.
     ignored: suffixes of checkpoint tensors that GGUF has no use for.
     check: raises UnsupportedError for a config that the row cannot carry.
     write_parameters: adds the architecture's own metadata, in the reference's order, to gguf's writer.
@@ -82,6 +84,7 @@ class Architecture:
 
     hf_names: tuple[str, ...]
     gguf_arch: MODEL_ARCH
+    unfuse: Callable[[ModelConfig, Mapping[str, TensorSource]], Mapping[str, TensorSource]]
     ignored: tuple[str, ...]
     check: Callable[[ModelConfig], None]
     write_parameters: Callable[[GGUFWriter, ModelConfig], None]

@@ -5,12 +5,12 @@ Source: conversion/llama.py, LlamaModel, and conversion/base.py, TextModel.set_g
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType, get_tensor_name_map
 
+from convert.architecture.experts import EXPERT_OUTPUTS, expert_part, unfuse_experts
 from convert.architecture.family import Architecture, Constant, ExpectedTensor, SourcePart
 from convert.errors import PlanError, UnsupportedError
 from convert.transform import InterleaveHalves
@@ -27,10 +27,6 @@ _IGNORED: Final = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv
 
 # "dynamic" scaling leaves nothing in the file: llama.cpp runs such a model at its original length.
 _ROPE_TYPES: Final = ("default", "linear", "yarn", "llama3", "dynamic")
-
-# Mixtral's w1, w2, w3; the order is that of the reference's file.
-_EXPERT_OUTPUTS: Final[Mapping[str, str]] = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}
-_EXPERT_NAME: Final = re.compile(r"model\.layers\.(\d+)\.block_sparse_moe\.experts\.(\d+)\.(w[123])\.weight")
 
 
 def _check(config: ModelConfig) -> None:
@@ -141,7 +137,7 @@ def _expert_ffn(config: ModelConfig, layer: int) -> dict[str, ExpectedTensor]:
     shapes = {"w1": (inner, hidden), "w2": (hidden, inner), "w3": (inner, hidden)}
     experts = {
         f"{output}.weight": ExpectedTensor((n_experts, *shapes[part]), stack=n_experts, group=f"experts of {layer}")
-        for part, output in _EXPERT_OUTPUTS.items()
+        for part, output in EXPERT_OUTPUTS.items()
     }
     return {"ffn_gate_inp.weight": ExpectedTensor((n_experts, hidden), always_f32=True)} | experts
 
@@ -151,7 +147,7 @@ def _locate(config: ModelConfig) -> Callable[[str], SourcePart | None]:
     expected = _expected_tensors(config)
 
     def locate(name: str) -> SourcePart | None:
-        part = _expert_part(name)
+        part = expert_part(name)
         if part is None:
             part = SourcePart(name_map.get_name(name, try_suffixes=(".weight", ".bias")) or "")
         if part.output not in expected or part.index >= (expected[part.output].stack or 1):
@@ -159,14 +155,6 @@ def _locate(config: ModelConfig) -> Callable[[str], SourcePart | None]:
         return part
 
     return locate
-
-
-def _expert_part(name: str) -> SourcePart | None:
-    match = _EXPERT_NAME.fullmatch(name)
-    if match is None:
-        return None
-    layer, index, part = match.groups()
-    return SourcePart(f"blk.{int(layer)}.{_EXPERT_OUTPUTS[part]}.weight", int(index))
 
 
 def _constants(config: ModelConfig) -> Sequence[Constant]:
@@ -202,8 +190,9 @@ def llama3_rope_factors(rope: RopeParameters, head_dim: int) -> NDArray[np.float
 
 
 LLAMA: Final = Architecture(
-    hf_names=("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
+    hf_names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
     gguf_arch=MODEL_ARCH.LLAMA,
+    unfuse=unfuse_experts,
     ignored=_IGNORED,
     check=_check,
     write_parameters=_write_parameters,

@@ -56,7 +56,7 @@ _INSTEAD: Final[tuple[tuple[Callable[[str], bool], str, str], ...]] = (
 
 def missing_path(path: Path) -> CheckpointError:
     """Say that a path does not exist; a hub id is not a path."""
-    hint = None
+    hint = "a checkpoint is a directory with config.json, weights and tokenizer, as transformers saves it"
     if _HUB_ID.fullmatch(str(path)):
         hint = f"if that is a model on the Hugging Face hub, download it first: `hf download {path} --local-dir DIR`"
     return CheckpointError(f"{shown(path)} does not exist", hint=hint)

@@ -66,6 +66,7 @@ _ITEMSIZES: Final = {
 class TensorSource:
     """Where one tensor's bytes lie: `nbytes` bytes from `offset` in `path`, contiguous, C order, little endian.
 
+    is_transposed: a matrix whose bytes are those of its transpose, in C order, as `torch.save` leaves a `.T`.
     The bytes were inside the file when it was opened.
     """
 
@@ -74,6 +75,7 @@ class TensorSource:
     offset: int
     dtype: StoredType
     shape: tuple[int, ...]
+    is_transposed: bool = False
 
     @property
     def n_elements(self) -> int:

@@ -1,7 +1,7 @@
 """Where the tensors of a torch file lie: `torch.load` builds them on the meta device, so that no weight is read.
 
-torch says at which byte each storage begins (`_checkpoint_offset`); that must be what the zip's own directory says, and
-every tensor a contiguous window of its storage.
+torch says at which byte each storage begins (`_checkpoint_offset`); that must be what the zip's own directory says,
+and every tensor a contiguous window of its storage, or the transpose of one.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ def read_torch_file(path: Path) -> TorchFile:
     """Read where the tensors of a state dict lie; the dict may be the whole file, or under one of WRAPPERS in it.
 
     Loads with `weights_only=True`, `mmap=True` and the meta device: no code of the file runs, no weight is read.
-    Raises CheckpointError for a file that is broken or would run code, a dict without tensors, and a tensor that is not
-    a contiguous window of its storage; UnsupportedError for tensors that are not plain numbers.
+    Raises CheckpointError for a file that is broken or would run code, a dict without tensors, and a tensor that is
+    neither a contiguous window of its storage nor the transpose of one; UnsupportedError for tensors that are not
+    plain numbers.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a damaged file makes torch and pickletools warn of all kinds of things
@@ -155,11 +156,12 @@ def _source(name: str, tensor: torch.Tensor, path: Path, storages: Mapping[int, 
     if storages.get(begin) != storage.nbytes():
         directory = f"its directory has {storages[begin]}" if begin in storages else "where its directory has none"
         raise CheckpointError(f"{where} is stored in {storage.nbytes()} bytes at byte {begin}, {directory}")
-    if not tensor.is_contiguous():
+    is_transposed = tensor.ndim == 2 and not tensor.is_contiguous() and tensor.T.is_contiguous()  # noqa: PLR2004
+    if not (tensor.is_contiguous() or is_transposed):
         shape, stride = tuple(tensor.shape), tensor.stride()
         raise CheckpointError(f"{where}, shape {shape}, is not contiguous: its strides are {stride}", hint=_SAVE_PLAIN)
     first, shape = int(tensor.storage_offset()) * dtype.itemsize, tuple(int(n) for n in tensor.shape)
-    source = TensorSource(name=name, path=path, offset=begin + first, dtype=dtype, shape=shape)
+    source = TensorSource(name, path, begin + first, dtype, shape, is_transposed)
     if first + source.nbytes > storage.nbytes():
         raise CheckpointError(f"{where} reaches to byte {first + source.nbytes} of {storage.nbytes()} stored")
     return source

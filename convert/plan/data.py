@@ -21,12 +21,16 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """One tensor's bytes in a file, contiguous; `name` is what errors call it."""
+    """One tensor's bytes in a file, contiguous; `name` is what errors call it.
+
+    is_transposed: the bytes are those of the matrix's transpose.
+    """
 
     name: str
     path: Path
     offset: int
     nbytes: int
+    is_transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,9 @@ def plan_checkpoint(model: Path, outputs: Mapping[OutputType, Path], *, pre_toke
     config = read_model_config(checkpoint.directory)
     architecture = find_architecture(config.architecture)
     _check_supported(architecture, config)
-    shapes = {name: source.shape for name, source in checkpoint.tensors.items()}
-    mapped = map_tensors(architecture, config, shapes)
-    inputs = tuple(_planned_input(tensor, checkpoint.tensors) for tensor in mapped)
+    stored = architecture.unfuse(config, checkpoint.tensors)
+    mapped = map_tensors(architecture, config, {name: source.shape for name, source in stored.items()})
+    inputs = tuple(_planned_input(tensor, stored) for tensor in mapped)
     entries = _metadata(architecture, config, checkpoint, mapped, pre_tokenizer)
     requests = [_request(path, output_type, entries, mapped) for output_type, path in outputs.items()]
     planned, tasks = assemble(inputs, requests)
@@ -76,7 +76,9 @@ def _planned_input(tensor: OutputTensor, stored: Mapping[str, TensorSource]) -> 
     if tensor.data is not None:
         return PlannedInput(tensor.name, tensor.shape, GGMLQuantizationType.F32, (), data=tensor.data)
     sources = [stored[name] for name in tensor.sources]
-    ranges = tuple(ByteRange(source.name, source.path, source.offset, source.nbytes) for source in sources)
+    ranges = tuple(
+        ByteRange(source.name, source.path, source.offset, source.nbytes, source.is_transposed) for source in sources
+    )
     return PlannedInput(tensor.name, tensor.shape, _float_type(sources), ranges, tensor.transform)
 
 
