@@ -39,8 +39,10 @@ def describe_bad_values(piece: Slice, sources: SourceFiles, *, checks_f16: bool)
         if first is None and len(wrong):
             first = start + int(wrong[0]), float(values[wrong[0]])
     assert first is not None  # noqa: S101 - the kernel has seen it
-    place = np.unravel_index(first[0], _source_shape(tensor.shape, len(tensor.sources)))
-    return _error(tensor.sources[piece.source].name, n_nonfinite, n_overflow, first[1], tuple(map(int, place)))
+    source, shape = tensor.sources[piece.source], _source_shape(tensor.shape, len(tensor.sources))
+    place = np.unravel_index(first[0], shape[::-1] if source.is_transposed else shape)
+    in_order = place[::-1] if source.is_transposed else place
+    return _error(source.name, n_nonfinite, n_overflow, first[1], tuple(map(int, in_order)))
 
 
 def _error(name: str, n_nonfinite: int, n_overflow: int, value: float, place: tuple[int, ...]) -> WeightsError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from convert.plan import Output, Plan, Target, Task
 from convert.stream.encode import SliceEncoder, SourceFiles
 from convert.stream.publish import OutputState, PartialFile, check_room, open_partial, output_states
 from convert.stream.slices import Slice, cut
+
+_INTERRUPTING: Final = (signal.SIGINT, signal.SIGTERM)
 
 Progress = Callable[[int], None]  # called with the bytes written since the last call, from any thread
 
@@ -109,47 +112,73 @@ class _Work:
         self._files: dict[int, PartialFile] = {}
 
     def run(self, jobs: int) -> None:
+        """Do it all; whatever goes wrong, no partial file stays behind.
+
+        Files are opened and published on threads too: an interruption is raised in the main thread, at any
+        instruction, and must not come between a file's creation and the note that it exists.
+        """
         sources = SourceFiles(self._tasks)
         try:
-            for index, output in self._wanted.items():
-                self._files[index] = open_partial(output)
+            self._in_parallel(1, self._open_files)
             self._in_parallel(jobs, lambda: self._encode_slices(sources))
             self._check_complete()
             self._in_parallel(len(self._files), self._flush_files(iter(self._files.values())))
-            for file in self._files.values():
-                file.publish()
+            self._in_parallel(1, self._publish_files, on_interruption=lambda: None)
         finally:
-            self._stop.set()
             for file in self._files.values():
                 file.discard()
                 file.close()
             sources.close()
 
-    def _in_parallel(self, n_threads: int, work: Callable[[], None]) -> None:
-        """Run work on several threads; an interruption reaches the caller at once, the threads stop at a slice."""
-        threads = [threading.Thread(target=self._guarded, args=(work,), daemon=True) for _ in range(n_threads)]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        except BaseException:
-            self._stop.set()
-            for file in self._files.values():
-                file.abandon()
-            for thread in threads:
-                thread.join()
-            raise
+    def _open_files(self) -> None:
+        for index, output in self._wanted.items():
+            if self._stop.is_set():
+                return
+            self._files[index] = open_partial(output)
+
+    def _publish_files(self) -> None:
+        for file in self._files.values():
+            file.publish()
+
+    def _abandon(self) -> None:
+        self._stop.set()
+        for file in list(self._files.values()):
+            file.abandon()
+
+    def _in_parallel(
+        self, n_threads: int, work: Callable[[], None], *, on_interruption: Callable[[], None] | None = None
+    ) -> None:
+        """Run work on several threads; an interruption makes them stop, and is raised when they have."""
+        ended = [threading.Event() for _ in range(n_threads)]
+        interruption: BaseException | None = None
+        # Blocked, no signal comes between two threads' starts; and the threads inherit that, so it comes here.
+        # Not Thread.join: interrupted, it takes a running thread for ended (CPython issue 89437, until 3.13).
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTING)
+        for event in ended:
+            threading.Thread(target=self._guarded, args=(work, event), daemon=True).start()
+        while not all(event.is_set() for event in ended):
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                for event in ended:
+                    event.wait()
+            except BaseException as error:  # noqa: BLE001, PERF203 - raised below; a second must not cut the first short
+                interruption = interruption or error
+                (on_interruption or self._abandon)()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if interruption is not None:
+            raise interruption
         if self._failure is not None:
             raise self._failure
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _guarded(self, work: Callable[[], None], ended: threading.Event) -> None:
         try:
             work()
         except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
             with self._lock:
                 self._failure = self._failure or error
             self._stop.set()
+        finally:
+            ended.set()
 
     def _encode_slices(self, sources: SourceFiles) -> None:
         encoder = SliceEncoder(

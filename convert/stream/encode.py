@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from convert.codec import encode_rows, encode_rows_allowing_nonfinite
+from convert.codec import FLOAT_TYPES, encode_rows, encode_rows_allowing_nonfinite
 from convert.errors import CheckpointError
-from convert.quant_mix import FLOAT_TYPES
 from convert.stream.bad_values import describe_bad_values
 from convert.stream.slices import Slice, buffer_sizes, row_nbytes
 
@@ -50,6 +49,17 @@ class SourceFiles:
             os.close(self._fds.popitem()[1])
 
 
+def read_columns(source: ByteRange, first: int, out: NDArray[np.uint8]) -> None:
+    """Read rows of a matrix that lies transposed in its file: there they are columns.
+
+    out: uint8 (n_rows, n_cols, itemsize). Maps the tensor for this one read; such checkpoints are rare.
+    """
+    n_rows, n_cols, itemsize = out.shape
+    shape = (n_cols, source.nbytes // (n_cols * itemsize), itemsize)
+    stored = np.memmap(source.path, np.uint8, "r", source.offset, shape)
+    np.copyto(out, stored[:, first : first + n_rows].swapaxes(0, 1))
+
+
 class SliceEncoder:
     """Buffers for one worker, made once, and what it does with a slice.
 
@@ -87,8 +97,12 @@ class SliceEncoder:
             return np.frombuffer(tensor.data or b"", np.uint8)
         nbytes = row_nbytes(tensor.type, piece.n_cols)
         read = self._read[: piece.nbytes]
-        self._sources.read_into(tensor.sources[piece.source], piece.source_row * nbytes, read)
         shape = (piece.n_rows, nbytes)
+        source = tensor.sources[piece.source]
+        if source.is_transposed:
+            read_columns(source, piece.source_row, read.reshape(*shape[:1], piece.n_cols, -1))
+        else:
+            self._sources.read_into(source, piece.source_row * nbytes, read)
         moved = tensor.transform.apply(read.reshape(shape), self._moved[: piece.nbytes].reshape(shape))
         return moved.reshape(-1)
 
