@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from convert.inspection import Inspection
     from convert.plan import Output, Plan
 
+_UNLIMITED = 100_000
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -48,12 +50,27 @@ def count(number: int) -> str:
 
 def stderr() -> Console:
     """Return the console that people read."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return _console(stderr=True)
 
 
 def stdout() -> Console:
     """Return the console that programs may read."""
-    return Console(highlight=False, soft_wrap=True)
+    return _console(stderr=False)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _UNLIMITED  # a file or a pipe has no width to cut a path to
+    return console
+
+
+def _grid() -> Table:
+    """Make a table of aligned columns, whose cells are folded and never cut."""
+    grid = Table.grid(padding=(0, 2))
+    for _ in range(5):
+        grid.add_column(overflow="fold")
+    return grid
 
 
 def show_error(error: ConvertError) -> None:
@@ -64,9 +81,19 @@ def show_error(error: ConvertError) -> None:
         console.print(f"\n[bold]hint:[/] {escape(error.hint)}")
 
 
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Print warnings as `warning: …`, one line each, instead of Python's way."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        yield
+    for warning in caught:
+        stderr().print(f"[bold yellow]warning:[/] {escape(str(warning.message))}")
+
+
 def show_plan(plan: Plan, console: Console) -> None:
     """Print the plan in a few lines: source, architecture, outputs, total size, disk."""
-    grid = Table.grid(padding=(0, 2))
+    grid = _grid()
     grid.add_row(
         "source", escape(f"{plan.source}  ({size(plan.source_nbytes)}, {count(plan.n_parameters)} parameters)")
     )
@@ -91,7 +118,7 @@ def show_whole_plan(plan: Plan) -> None:
     console.print(f"\n{plan.nbytes} bytes in all")
     for output in plan.outputs:
         console.print(f"\n{escape(str(output.path))}  {output.nbytes} bytes, {len(output.tensors)} tensors")
-        table = Table.grid(padding=(0, 2))
+        table = _grid()
         for pattern, (n_tensors, type_name, reason) in _grouped_reasons(output).items():
             table.add_row("", escape(pattern), f"{n_tensors}x", type_name, reason)
         console.print(table)
@@ -154,7 +181,7 @@ def byte_progress(total: int) -> Iterator[stream.Progress]:
 def show_report(report: stream.Report) -> None:
     """Print each file with its size, and the time."""
     console = stderr()
-    grid = Table.grid(padding=(0, 2))
+    grid = _grid()
     for output in report.outputs:
         state = "" if output.written else "kept: complete, and equal to the plan"
         grid.add_row(escape(str(output.path)), size(output.nbytes), state)
@@ -172,7 +199,7 @@ def show_inspection(inspection: Inspection, *, with_tensors: bool) -> None:
         console.print(_two_columns((key, _one_line(value)) for key, value in inspection.metadata.items()))
     if with_tensors:
         console.print(f"\n{len(inspection.tensors)} tensors (shape, type, bytes)")
-        table = Table.grid(padding=(0, 2))
+        table = _grid()
         for tensor in inspection.tensors:
             shape = " x ".join(map(str, tensor.shape)) or "scalar"
             table.add_row(f"  {escape(tensor.name)}", shape, tensor.type, str(tensor.nbytes))
@@ -180,7 +207,7 @@ def show_inspection(inspection: Inspection, *, with_tensors: bool) -> None:
 
 
 def _inspection_summary(inspection: Inspection) -> Table:
-    grid = Table.grid(padding=(0, 2))
+    grid = _grid()
     grid.add_row(inspection.kind, escape(inspection.path))
     grid.add_row("architecture", escape(inspection.architecture))
     grid.add_row("parameters", f"{count(inspection.n_parameters)} ({inspection.n_parameters})")
@@ -193,7 +220,7 @@ def _inspection_summary(inspection: Inspection) -> Table:
 
 
 def _two_columns(rows: Iterable[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
+    grid = _grid()
     for left, right in rows:
         grid.add_row(f"  {escape(left)}", escape(right))
     return grid

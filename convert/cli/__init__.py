@@ -42,10 +42,10 @@ def _run() -> int:
             UsageError(error.format_message(), hint=f"see `{context.command_path} --help`" if context else None)
         )
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; nothing was published", err=True)
+        click.echo("interrupted; no partial file is left", err=True)
         return _INTERRUPTED
     except _Terminated:
-        click.echo("terminated; nothing was published", err=True)
+        click.echo("terminated; no partial file is left", err=True)
         return _TERMINATED
     except BrokenPipeError:
         # The reader of our stdout has gone, as `head` does; keep Python from complaining at exit.

@@ -21,7 +21,11 @@ def _writing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--force", is_flag=True, help="Replace files that exist and differ from the plan."),
         click.option(
-            "-j", "--jobs", type=int, metavar="N", help="Workers; by default one a processor that may be used."
+            "-j",
+            "--jobs",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Workers; by default one a processor that may be used.",
         ),
         click.option(
             "--allow-nonfinite",
@@ -124,6 +128,7 @@ def _carry_out(
     plan: Plan, *, force: bool, jobs: int | None, allow_nonfinite: bool, dry_run: bool, as_json: bool
 ) -> None:
     from convert import console, stream  # noqa: PLC0415
+    from convert.codec import kernel_level  # noqa: PLC0415
 
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
@@ -134,6 +139,8 @@ def _carry_out(
             console.show_whole_plan(plan)
         return
     console.show_plan(plan, console.stderr())
+    with console.warnings_shown():
+        kernel_level()
     with console.byte_progress(plan.nbytes) as progress:
         report = stream.carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
     console.show_report(report)

@@ -1,0 +1,211 @@
+"""The command line: what it prints, where, and the code it ends with."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import convert
+
+PROJECT: Final = Path(__file__).parent.parent
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "convert", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_help_lists_the_commands_on_stdout() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    assert {"all", "gguf", "quantize", "inspect"} <= {
+        line.split()[0] for line in result.stdout.splitlines() if line.strip()
+    }
+
+
+@pytest.mark.parametrize("command", [["--help"], ["all", "--help"], ["inspect", "--help"]])
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    program = "\n".join(
+        [
+            "import sys, convert.cli",
+            f"sys.argv = ['convert', *{command!r}]",
+            "try: convert.cli.main()",
+            "finally: print(*sys.modules, file=sys.stderr)",
+        ]
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in result.stderr.split()}
+    assert "click" in loaded
+    assert not loaded & {"torch", "transformers", "bitsandbytes", "numpy", "gguf", "rich"}
+
+
+def test_a_safetensors_conversion_imports_neither_torch_nor_transformers(tiny_llama: Path, tmp_path: Path) -> None:
+    program = f"import convert, sys; convert.convert_all({str(tiny_llama)!r}, {str(tmp_path)!r}); print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in result.stdout.split()}
+    assert "convert" in loaded
+    assert not loaded & {"torch", "transformers", "bitsandbytes"}
+
+
+def test_all_reports_on_stderr_and_keeps_stdout_clean(tiny_llama: Path, tmp_path: Path) -> None:
+    result = run("all", tiny_llama, tmp_path / "out")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "LlamaForCausalLM" in result.stderr
+    assert re.search(r"6 files, .* in \d+\.\d s", result.stderr)
+    for path in (tmp_path / "out").iterdir():
+        assert str(path) in result.stderr
+
+
+def test_a_dry_run_is_the_truth_and_writes_nothing(tiny_llama: Path, tmp_path: Path) -> None:
+    planned = run("all", tiny_llama, tmp_path / "out", "--dry-run", "--json")
+    assert not (tmp_path / "out").exists()
+    assert run("all", tiny_llama, tmp_path / "out").returncode == 0
+    outputs = json.loads(planned.stdout)["outputs"]
+    assert {output["path"]: output["nbytes"] for output in outputs} == {
+        str(path): path.stat().st_size for path in (tmp_path / "out").iterdir()
+    }
+    for output in outputs:
+        written = {tensor.name: tensor for tensor in convert.inspect(output["path"]).tensors}
+        assert {tensor["name"]: (tensor["type"], tensor["nbytes"]) for tensor in output["tensors"]} == {
+            name: (tensor.type, tensor.nbytes) for name, tensor in written.items()
+        }
+
+
+def test_a_dry_run_says_which_types_differ_and_why(tiny_llama: Path, tmp_path: Path) -> None:
+    result = run("all", tiny_llama, tmp_path / "out", "--dry-run", "--types", "q4_0")
+    assert result.returncode == 0
+    assert re.search(r"token_embd\.weight +1x +Q6_K +tied embedding, also the output matrix", result.stdout)
+    assert re.search(r"blk\.\*\.attn_norm\.weight +\d+x +F32 +one dimension", result.stdout)
+    assert re.search(r"\d+ bytes in all", result.stdout)
+
+
+def test_gguf_writes_one_file(tiny_llama: Path, tmp_path: Path) -> None:
+    assert run("gguf", tiny_llama, tmp_path / "one.gguf", "--type", "bf16").returncode == 0
+    assert convert.inspect(tmp_path / "one.gguf").metadata["general.file_type"] == "32 (MOSTLY_BF16)"
+
+
+def test_quantize_makes_of_our_f16_what_all_makes_at_once(tiny_llama: Path, tmp_path: Path) -> None:
+    assert run("all", tiny_llama, tmp_path / "all").returncode == 0
+    f16 = tmp_path / "all" / "tiny-llama-F16.gguf"
+    assert run("quantize", f16, tmp_path / "again").returncode == 0
+    again = sorted((tmp_path / "again").iterdir())
+    assert [path.name for path in again] == [f"tiny-llama-Q{kind}.gguf" for kind in ("4_0", "4_1", "5_0", "5_1", "8_0")]
+    for path in again:
+        assert path.read_bytes() == (tmp_path / "all" / path.name).read_bytes()
+
+
+def test_inspect_shows_a_checkpoint_with_the_size_of_every_type(tiny_llama: Path, tmp_path: Path) -> None:
+    assert (
+        run(
+            "all", tiny_llama, tmp_path / "out", "--types", "f32,f16,bf16,q4_0,q4_1,q5_0,q5_1,q8_0", "--name", "model"
+        ).returncode
+        == 0
+    )
+    shown = json.loads(run("inspect", tiny_llama, "--json").stdout)
+    assert shown["architecture"] == "LlamaForCausalLM"
+    assert shown["outputs"] == {
+        path.stem.removeprefix("model-"): path.stat().st_size for path in (tmp_path / "out").iterdir()
+    }
+
+
+def test_inspect_shows_a_gguf_files_metadata_and_tensors(tiny_llama: Path, tmp_path: Path) -> None:
+    assert run("gguf", tiny_llama, tmp_path / "m.gguf").returncode == 0
+    result = run("inspect", tmp_path / "m.gguf")
+    assert result.returncode == 0
+    assert "llama.embedding_length" in result.stdout
+    assert "blk.0.attn_q.weight" in result.stdout
+
+
+def test_inspect_tells_why_a_checkpoint_cannot_be_converted(tiny_llama: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    for name in ("tokenizer.model", "tokenizer.json"):
+        (model / name).unlink()
+    result = run("inspect", model)
+    assert result.returncode == 0
+    assert "cannot be converted" in result.stdout
+
+
+def test_an_error_is_one_line_then_a_blank_line_then_a_hint(tmp_path: Path) -> None:
+    result = run("all", tmp_path / "nowhere", tmp_path / "out")
+    lines = result.stderr.splitlines()
+    assert result.returncode == 3
+    assert lines[0].startswith("error: ")
+    assert lines[1] == ""
+    assert lines[2].startswith("hint: ")
+    assert len(lines) == 3
+
+
+def _unsupported(model: Path) -> None:
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config.replace("LlamaForCausalLM", "GPT2LMHeadModel"))
+
+
+def _no_config(model: Path) -> None:
+    (model / "config.json").unlink()
+
+
+def _contradiction(model: Path) -> None:
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(re.sub(r'"intermediate_size": \d+', '"intermediate_size": 99', config))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [(_unsupported, 4), (_no_config, 3), (_contradiction, 5)],
+    ids=["architecture", "config", "shapes"],
+)
+def test_each_kind_of_error_has_its_exit_code(spoil: object, code: int, tiny_llama: Path, tmp_path: Path) -> None:
+    assert callable(spoil)
+    model = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    spoil(model)
+    result = run("all", model, tmp_path / "out")
+    assert result.returncode == code, result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["all"],
+        ["all", "MODEL", "out", "--types", "q9_9"],
+        ["all", "MODEL", "out", "--types", "f16", "--discard-f16"],
+        ["all", "MODEL", "out", "--jobs", "0"],
+        ["all", "MODEL", "out", "--json"],
+        ["all", "MODEL", "out", "--pre-tokenizer", "no-such"],
+        ["frobnicate"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2(arguments: list[str], tiny_llama: Path, tmp_path: Path) -> None:
+    result = run(*(str(tiny_llama) if word == "MODEL" else word for word in arguments), cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reader_that_goes_away_is_no_error(tiny_llama: Path) -> None:
+    line = f"{shlex.quote(sys.executable)} -m convert inspect {shlex.quote(str(tiny_llama))} | head -n 1"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+
+
+def _recipes() -> list[list[str]]:
+    text = (PROJECT / "recipes" / "README.md").read_text()
+    return [block.splitlines() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
+
+
+@pytest.mark.parametrize("lines", _recipes(), ids=lambda lines: lines[0])
+def test_every_line_of_a_recipe_runs(lines: list[str], tiny_llama: Path, tmp_path: Path) -> None:
+    for line in lines:
+        program, *words = [str(tiny_llama) if word == "MODEL" else word for word in shlex.split(line)]
+        assert program == "convert"
+        result = run(*words, cwd=tmp_path)
+        assert result.returncode == 0, f"{line}: {result.stderr}"
