@@ -1,0 +1,22 @@
+"""Benchmarks: `python -m tests.bench pipeline` and `python -m tests.bench kernels`.
+
+Every figure is a ratio against the reference measured in the same run: medians of several alternating runs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from . import kernels, pipeline
+
+_BENCHMARKS = {"pipeline": pipeline.main, "kernels": kernels.main}
+
+
+def main() -> None:
+    """Run the benchmark that the first argument names."""
+    if len(sys.argv) < 2 or sys.argv[1] not in _BENCHMARKS:
+        sys.exit(f"usage: python -m tests.bench {{{','.join(_BENCHMARKS)}}} [options]")
+    _BENCHMARKS[sys.argv[1]](sys.argv[2:])
+
+
+main()
