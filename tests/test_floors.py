@@ -21,6 +21,8 @@ FLOORS: Final = (
     {"model_config", "transform", "tokenizer", "authorship", "architecture"},
     {"quant_mix", "plan"},
     {"stream", "verify"},
+    {"process"},
+    {"llama_cpp"},
     {"conversion", "inspection"},
     {"console"},
     {"cli", "__main__"},

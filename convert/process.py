@@ -1,0 +1,301 @@
+"""The one door to other programs: run, listen, keep a log, judge by the exit code, leave no process behind.
+
+    ask     a short question to a program (its version); the answer, whatever the exit code
+    run     a long job: every line to a log file and to a listener; an exit code other than 0 is an error
+    attach  a program that talks to the user itself; its exit code, and the end of what it said on stderr
+
+A program started by `ask` or `run` leads a process group of its own. On an interruption (Ctrl-C, SIGTERM, any exception
+here) and after a timeout the whole group is ended: asked first, killed after `GRACE_S`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Final
+
+from convert.errors import ToolchainError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+GRACE_S: Final = 2.0
+TAIL_LINES: Final = 15
+
+
+class ProgramError(ToolchainError):
+    """A program could not be started, ran out of time, or ended with an exit code other than 0.
+
+    command: its arguments, the program first. exit_code_of_program: negative for a signal, None if it never ended.
+    step: what it was to do. log: the file with all it said, if there is one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        command: Sequence[str],
+        step: str | None = None,
+        exit_code_of_program: int | None = None,
+        log: Path | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.command = tuple(command)
+        self.step = step
+        self.exit_code_of_program = exit_code_of_program
+        self.log = log
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a program said and how it ended; a negative exit code is the signal that killed it."""
+
+    command: tuple[str, ...]
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        """Both streams, for programs that use either."""
+        return f"{self.stdout}\n{self.stderr}".strip()
+
+
+def ask(
+    command: Sequence[str | Path],
+    *,
+    timeout_s: float = 30.0,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Answer:
+    """Run a program to its end and return what it said, whatever its exit code.
+
+    env is added to this process's environment. Raises ProgramError if it cannot be started or outruns `timeout_s`.
+    """
+    words = _words(command)
+    with _started(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, cwd=cwd) as program:
+        try:
+            stdout, stderr = program.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            raise _timed_out(words, timeout_s) from None
+    return Answer(words, program.returncode, _text(stdout), _text(stderr))
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    step: str,
+    log: Path,
+    on_line: Callable[[str], None] | None = None,
+    on_start: Callable[[int], object] | None = None,
+    timeout_s: float | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> None:
+    """Run a long job: its stdout and stderr, merged, go line by line to the end of `log` and to `on_line`.
+
+    The log gets the exact command line first. `on_start` gets the process id, for `end_leftover` after a hard kill.
+    env is added to this process's environment.
+    Raises ProgramError, which names the step, the command line and the log, for any exit code but 0.
+    """
+    words = _words(command)
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    expired = threading.Event()
+    with (
+        log.open("a", encoding="utf-8") as written,
+        _started(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, cwd=cwd) as program,
+        _ended_after(program, timeout_s, expired),
+    ):
+        if on_start is not None:
+            on_start(program.pid)
+        written.write(f"$ {shlex.join(words)}\n")
+        for line in _lines(program):
+            written.write(f"{line}\n")
+            written.flush()
+            tail.append(line)
+            if on_line is not None:
+                on_line(line)
+        exit_code = program.wait()
+        written.write(f"[ended with {exit_code}]\n")
+    if expired.is_set() and timeout_s is not None:
+        raise _timed_out(words, timeout_s, step=step, log=log)
+    if exit_code:
+        raise _failed(words, exit_code, step=step, log=log, tail=tail)
+
+
+def end_leftover(pid: int, *, command_has: str) -> bool:
+    """End the group of a job that an earlier process of ours started and, killed hard, could not end; whether it was.
+
+    A process id may by now be another program's: it must lead a group, and its command line must hold `command_has`.
+    """
+    try:
+        if os.getpgid(pid) != pid or command_has not in ask(["ps", "-ww", "-o", "command=", "-p", str(pid)]).stdout:
+            return False
+        os.killpg(pid, signal.SIGTERM)
+    except (ProcessLookupError, PermissionError, ProgramError):
+        return False
+    end = time.monotonic() + GRACE_S
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < end:
+            os.killpg(pid, 0)
+            time.sleep(GRACE_S / 100)
+        os.killpg(pid, signal.SIGKILL)
+    return True
+
+
+def attach(command: Sequence[str | Path], *, show_stderr: bool) -> tuple[int, str]:
+    """Run a program on this terminal: it reads our stdin and writes our stdout.
+
+    It stays in our process group, so that it may read the terminal; Ctrl-C reaches it from there, and what it makes of
+    that is its own business. Returns its exit code and, unless `show_stderr`, the last lines of its stderr.
+    """
+    words = _words(command)
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    stderr = None if show_stderr else subprocess.PIPE
+    with contextlib.ExitStack() as stack:
+        program = _start(words, {"stderr": stderr})
+        stack.callback(_end_one, program)
+        if threading.current_thread() is threading.main_thread():
+            stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
+        if program.stderr is not None:
+            tail.extend(_text(line).rstrip() for line in program.stderr)
+            program.stderr.close()
+        return program.wait(), "\n".join(tail)
+
+
+def _words(command: Sequence[str | Path]) -> tuple[str, ...]:
+    return tuple(map(str, command))
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", errors="replace")
+
+
+def _lines(program: subprocess.Popen[bytes]) -> Iterator[str]:
+    for raw in program.stdout or ():
+        # A progress line drawn over itself with carriage returns: only what stood there last counts.
+        yield _text(raw).rstrip().rsplit("\r", 1)[-1]
+
+
+@contextlib.contextmanager
+def _started(
+    words: tuple[str, ...],
+    *,
+    stdout: int,
+    stderr: int,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    whole_env = None if env is None else {**os.environ, **env}
+    options = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": stderr, "env": whole_env, "cwd": cwd}
+    program = _start(words, options | {"start_new_session": True})
+    try:
+        yield program
+    finally:
+        _end_group(program)
+        for stream in (program.stdout, program.stderr):
+            _close(stream)
+
+
+def _start(words: tuple[str, ...], options: Mapping[str, object]) -> subprocess.Popen[bytes]:
+    try:
+        # This is the door: words, never a shell; who calls answers for them.
+        return subprocess.Popen(words, **options)  # type: ignore[call-overload,no-any-return]  # noqa: S603
+    except OSError as error:
+        raise ProgramError(
+            f"`{words[0]}` could not be started: {error.strerror}; the command line was `{shlex.join(words)}`",
+            command=words,
+        ) from error
+
+
+def _close(stream: IO[bytes] | None) -> None:
+    if stream is not None:
+        stream.close()
+
+
+@contextlib.contextmanager
+def _ended_after(program: subprocess.Popen[bytes], timeout_s: float | None, expired: threading.Event) -> Iterator[None]:
+    if timeout_s is None:
+        yield
+        return
+
+    def end() -> None:
+        expired.set()
+        _end_group(program)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end_group(program: subprocess.Popen[bytes]) -> None:
+    """End whatever is left of the program's process group.
+
+    Asking comes first also because Ninja gives each compiler a group of its own, and ends them all when asked.
+    """
+    try:
+        if program.poll() is None:
+            _signal_group(program, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.wait(timeout=GRACE_S)
+    finally:  # also when a second Ctrl-C arrives while waiting
+        _signal_group(program, signal.SIGKILL)
+        program.wait()
+
+
+def _signal_group(program: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    # The leader's id is the group's as long as a member lives; an empty group is no error (EPERM: macOS, zombies only).
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(program.pid, number)
+
+
+def _end_one(program: subprocess.Popen[bytes]) -> None:
+    if program.poll() is None:
+        program.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            program.wait(timeout=GRACE_S)
+        program.kill()
+        program.wait()
+
+
+def _failed(words: tuple[str, ...], exit_code: int, *, step: str, log: Path, tail: Sequence[str]) -> ProgramError:
+    how = f"was killed by {_signal_name(-exit_code)}" if exit_code < 0 else f"ended with exit code {exit_code}"
+    end = "\n".join(f"  {line}" for line in tail)
+    return ProgramError(
+        f"{step} failed: `{shlex.join(words)}` {how}; the whole log is `{log}`",
+        command=words,
+        step=step,
+        exit_code_of_program=exit_code,
+        log=log,
+        hint=f"the log ends with\n{end}",
+    )
+
+
+def _timed_out(
+    words: tuple[str, ...], timeout_s: float, *, step: str | None = None, log: Path | None = None
+) -> ProgramError:
+    where = f"; the whole log is `{log}`" if log else ""
+    what = f"{step} failed: " if step else ""
+    return ProgramError(
+        f"{what}`{shlex.join(words)}` did not end within {timeout_s:g} s{where}", command=words, step=step, log=log
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
