@@ -11,6 +11,7 @@ ConvertError                  1
 │   └── ShapeError            5   rows that a codec cannot take
 ├── OutputError               6   disk space, permissions, existing files
 ├── ToolchainError            7   llama.cpp could not be fetched, built or run
+│   └── ProgramError          7   a program ended badly (convert.process)
 ├── RecipeError               8   a recipe file
 └── VerificationError         9   an output is not what it should be
 """

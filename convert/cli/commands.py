@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.cli.llama_cpp_commands import build_llamacpp, doctor, run_gguf
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -55,6 +57,10 @@ def cli() -> None:
     """
 
 
+for _command in (build_llamacpp, run_gguf, doctor):
+    cli.add_command(_command)
+
+
 @cli.command("all", short_help="A checkpoint to f16, q4_0, q4_1, q5_0, q5_1 and q8_0, in one read.")
 @click.argument("model", type=_PATH)
 @click.argument("outdir", type=_PATH)
@@ -66,14 +72,14 @@ def cli() -> None:
 def all_types(
     model: Path, outdir: Path, types: str, discard_f16: bool, name: str | None, pre_tokenizer: str | None, **run: Any
 ) -> None:
-    r"""Convert the checkpoint MODEL to OUTDIR/NAME-TYPE.gguf, all types in one read.
+    """Convert the checkpoint MODEL to OUTDIR/NAME-TYPE.gguf, all types in one read.
 
     MODEL is a directory with config.json, weights (safetensors or PyTorch files) and tokenizer.
 
     \b
       convert all ./my-finetuned-llama quantized/
       convert all ./my-finetuned-llama quantized/ --types q4_0,q8_0
-    """
+    """  # noqa: D301 - Click's mark for "do not wrap"
     from convert.conversion import plan_all  # noqa: PLC0415 - NumPy and gguf, only when needed
 
     plan = plan_all(model, outdir, types=types, discard_f16=discard_f16, name=name, pre_tokenizer=pre_tokenizer)
