@@ -176,6 +176,8 @@ class _Reader:
         if not 1 <= n_dims <= _MAX_DIMS:
             raise self.broken(f"tensor `{name}` has {n_dims} dimensions, 1 to {_MAX_DIMS} are possible")
         shape = tuple(self._unpack("Q", f"the shape of `{name}`") for _ in range(n_dims))[::-1]
+        if 0 in shape:
+            raise self.broken(f"tensor `{name}` has shape {shape}")
         code = self._unpack("I", f"the type of `{name}`")
         try:
             tensor_type = GGMLQuantizationType(code)

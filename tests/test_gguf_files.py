@@ -128,6 +128,11 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], type[ConvertError], str]] = {
         CheckpointError,
         "has 5 dimensions",
     ),
+    "an empty shape": (
+        lambda data: _replace(data, NORM_SHAPE, b"norm.weight" + struct.pack("<IQ", 1, 0)),
+        CheckpointError,
+        "has shape (0,)",
+    ),
     "a huge shape": (
         lambda data: _replace(data, NORM_SHAPE, b"norm.weight" + struct.pack("<IQ", 1, 1 << 61)),
         CheckpointError,

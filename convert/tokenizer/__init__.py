@@ -1,10 +1,12 @@
-"""The tokenizer's files, and the `tokenizer.*` metadata they become.
+"""The tokenizer of a checkpoint directory, as the `tokenizer.*` metadata of a GGUF file.
 
-files              the JSON files, typed at the border
-sentencepiece_model, sentencepiece_json, byte_level   three kinds of vocabulary
-added, special, merges   what stands beside it
-pre_tokenizers     how text is cut before BPE, by llama.cpp's names
-vocabulary         the result: plain data, and its metadata
+    directory ── files ──▶ tokenizer.model  ── sentencepiece_model ──▶┐
+                       ──▶ tokenizer.json   ── llama_hf ─────────────▶├─ Vocabulary ── vocabulary_metadata ──▶ KeyValues
+                       ──▶ vocab and merges ── byte_level_bpe ───────▶┘
+                       ──▶ special_tokens (ids, flags, chat templates)
+
+`tokenizer.model` wins over tokenizer.json, as in the reference.
+Source: conversion/llama.py, LlamaModel.set_vocab @ 0c1e570.
 """
 
 from __future__ import annotations
@@ -12,60 +14,80 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import TokenizerError, UnsupportedError
-from convert.tokenizer.byte_level import read_byte_level
-from convert.tokenizer.files import TokenizerFiles, read_files
-from convert.tokenizer.pre_tokenizers import check_pre_tokenizer
-from convert.tokenizer.sentencepiece_json import is_sentencepiece_like, read_sentencepiece_json
+from convert.checkpoint.regular_file import shown
+from convert.errors import TokenizerError, UnsupportedError, UsageError
+from convert.tokenizer.byte_level_bpe import read_byte_level_bpe
+from convert.tokenizer.files import MAX_TOKENS, TokenizerFiles, entry
+from convert.tokenizer.llama_hf import is_llama_hf, read_llama_hf
+from convert.tokenizer.pre_tokenizer import check_pre_tokenizer_name
 from convert.tokenizer.sentencepiece_model import read_sentencepiece
-from convert.tokenizer.special import INFILL_ROLES, read_special_tokens
-from convert.tokenizer.vocabulary import Vocabulary, vocabulary_metadata
+from convert.tokenizer.special_tokens import CODE_LLAMA_KINDS, read_special_tokens
+from convert.tokenizer.vocabulary import SpecialTokens, Vocabulary, vocabulary_metadata
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Vocabulary", "read_vocabulary", "vocabulary_metadata"]
+__all__ = ["SpecialTokens", "Vocabulary", "read_vocabulary", "vocabulary_metadata"]
 
-# The reference knows CodeLlama, and SmolLM2 and Granite, by the size of their vocabularies.
-_CODE_LLAMA_SIZE: Final = 32016
-_CODE_LLAMA_INFILL: Final = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
-_NO_BOS_SIZE: Final = 49152
+CODE_LLAMA_VOCAB_SIZE: Final = 32016
+CODE_LLAMA_EOT_ID: Final = 32010
+GRANITE_VOCAB_SIZE: Final = 49152  # also SmolLM2's
+
+_LOOKED_FOR: Final = "tokenizer.model, tokenizer.json, or vocab.json with merges.txt"
 
 
 def read_vocabulary(directory: Path, *, vocab_size: int | None, pre_tokenizer: str | None = None) -> Vocabulary:
-    """Read a checkpoint's tokenizer: `tokenizer.model`, else `tokenizer.json`, else `vocab.json` and `merges.txt`.
+    """Read the tokenizer of a Llama, Mistral or Mixtral checkpoint.
 
-    vocab_size: the embeddings' rows. pre_tokenizer: llama.cpp's name, where a byte-level BPE's is not recognised.
-    Raises TokenizerError for files that are missing, broken or have more tokens than the embeddings rows, UsageError
-    for a pre-tokenizer that llama.cpp does not know, UnsupportedError for a tokenizer of another kind.
+    vocab_size: rows of the embeddings; None takes as many as there are tokens. pre_tokenizer: llama.cpp's name for the
+    splitting of a byte-level BPE, instead of the one that is declared.
+    Raises TokenizerError if the files are missing, broken, or contradict the model; UnsupportedError for a kind that
+    is not read; UsageError for a name that llama.cpp does not know or this tokenizer has no use for.
     Source: conversion/llama.py, LlamaModel.set_vocab @ 0c1e570.
     """
     if pre_tokenizer is not None:
-        check_pre_tokenizer(pre_tokenizer)
-    files = read_files(directory)
-    vocabulary = _read(files, vocab_size, pre_tokenizer)
-    prefix = files.tokenizer_config.get("add_prefix_space")
-    infill = read_special_tokens(files, roles=INFILL_ROLES, fixed_ids=_CODE_LLAMA_INFILL)
-    return replace(
-        vocabulary,
-        add_space_prefix=prefix if isinstance(prefix, bool) else None,
-        infill=infill if vocab_size == _CODE_LLAMA_SIZE else None,
-        add_bos=False if vocab_size == _NO_BOS_SIZE else None,
-    )
+        check_pre_tokenizer_name(pre_tokenizer)
+    if vocab_size is not None and not 0 < vocab_size <= MAX_TOKENS:
+        raise TokenizerError(f"config.json says vocab_size {shown(vocab_size)}, wanted 1 to {MAX_TOKENS}")
+    files = TokenizerFiles(directory)
+    vocabulary = _read(files, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
+    prefix = entry(files.config or {}, "add_prefix_space", bool, file="tokenizer_config.json")
+    return replace(vocabulary, add_space_prefix=prefix, late=_late(files, vocab_size))
 
 
-def _read(files: TokenizerFiles, vocab_size: int | None, pre_tokenizer: str | None) -> Vocabulary:
-    directory = files.directory
-    if (directory / "tokenizer.model").is_file():
-        return read_sentencepiece(files, vocab_size)
-    if is_sentencepiece_like(files):
-        return read_sentencepiece_json(files, vocab_size)
-    if files.tokenizer_json is not None or (directory / "vocab.json").is_file():
-        return read_byte_level(files, vocab_size, pre_tokenizer)
-    if (directory / "tekken.json").is_file():
-        hint = "take tokenizer.json and tokenizer_config.json from the model's Hugging Face repository"
-        raise UnsupportedError(f"`{directory}` has only Mistral's own tokenizer file, tekken.json", hint=hint)
-    raise TokenizerError(
-        f"`{directory}` has no tokenizer: looked for tokenizer.model, tokenizer.json, and vocab.json with merges.txt",
-        hint="copy the tokenizer's files from the base model; fine-tuning does not change them unless it added tokens",
-    )
+def _read(files: TokenizerFiles, *, vocab_size: int | None, pre_tokenizer: str | None) -> Vocabulary:
+    _require_files(files)
+    if files.has("tokenizer.model") or is_llama_hf(files):
+        if pre_tokenizer is not None:
+            raise UsageError(
+                f"--pre-tokenizer {pre_tokenizer} is for byte-level BPE, and the tokenizer in {shown(files.directory)}"
+                " is of the sentencepiece kind, which has none"
+            )
+        read = read_sentencepiece if files.has("tokenizer.model") else read_llama_hf
+        return read(files, vocab_size=vocab_size)
+    return read_byte_level_bpe(files, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
+
+
+def _require_files(files: TokenizerFiles) -> None:
+    if files.has("tekken.json") and not files.has("tokenizer.json"):
+        raise UnsupportedError(
+            f"{shown(files.directory)} has its tokenizer as tekken.json only, which is not read",
+            hint="get tokenizer.json from the model's repository on the Hub, or let transformers write it:"
+            " AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+        )
+    if not (files.has("tokenizer.model") or files.has("tokenizer.json") or files.has("vocab.json")):
+        raise TokenizerError(
+            f"no tokenizer in {shown(files.directory)}: looked for {_LOOKED_FOR}",
+            hint="copy the tokenizer files of the model that was fine-tuned into the directory",
+        )
+
+
+def _late(files: TokenizerFiles, vocab_size: int | None) -> SpecialTokens:
+    """Return what the reference adds last: rules that it keys on the vocabulary's size."""
+    if vocab_size == CODE_LLAMA_VOCAB_SIZE:
+        special = read_special_tokens(files, n_tokens=None, kinds=CODE_LLAMA_KINDS)
+        ids = special.ids if "eot" in dict(special.ids) else (*special.ids, ("eot", CODE_LLAMA_EOT_ID))
+        return replace(special, ids=ids)
+    if vocab_size == GRANITE_VOCAB_SIZE:
+        return SpecialTokens(add=(("bos", False),))
+    return SpecialTokens()

@@ -1,129 +1,140 @@
-"""A tokenizer's JSON files, read once and typed at the border: an error names the file and the key."""
+"""The tokenizer's files in a checkpoint directory: read once, typed at the border; errors name file and key."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from convert.checkpoint.json_file import read_json
+from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer, shown
 from convert.errors import CheckpointError, TokenizerError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MAX_TEMPLATE_NBYTES: Final = 4 << 20
-_MAX_TOKENIZER_NBYTES: Final = 256 << 20
+T = TypeVar("T")
+
+MAX_TEXT_NBYTES: Final = 64 << 20
+MAX_TOKENS: Final = 1 << 20  # the largest vocabulary in use has about 262 thousand
+KINDS: Final[dict[type, str]] = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "true or false",
+    int: "an integer",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class AddedToken:
-    """A token beside the model's own vocabulary.
-
-    normalized: whether text is normalized before the token is looked for; it changes how it is stored.
-    """
-
-    id: int
-    content: str
-    special: bool
-    normalized: bool
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TokenizerFiles:
-    """What a directory has of a tokenizer; an absent file is an empty mapping (None for tokenizer.json)."""
+    """A checkpoint directory, seen as a tokenizer. A file that is not there reads as None."""
 
     directory: Path
-    tokenizer_json: Mapping[str, Any] | None
-    tokenizer_config: Mapping[str, Any]
-    model_config: Mapping[str, Any]
-    added_tokens_json: Mapping[str, int]
 
-    def wrong(self, file: str, key: str, wanted: str) -> TokenizerError:
-        """Make the error for a value of the wrong kind."""
-        return TokenizerError(f"`{key}` in `{self.directory / file}` is not {wanted}")
+    @cached_property
+    def tokenizer(self) -> dict[str, Any] | None:
+        """`tokenizer.json`."""
+        return self.json("tokenizer.json")
 
+    @cached_property
+    def config(self) -> dict[str, Any] | None:
+        """`tokenizer_config.json`."""
+        return self.json("tokenizer_config.json")
 
-def read_files(directory: Path) -> TokenizerFiles:
-    """Read the JSON files of a tokenizer; raises TokenizerError for a broken one."""
-    added = _mapping(directory, "added_tokens.json") or {}
-    for content, number in added.items():
-        if not _is_id(number):
-            raise TokenizerError(f"`{directory / 'added_tokens.json'}` gives {content!r:.60} the id {number!r:.40}")
-    return TokenizerFiles(
-        directory,
-        _mapping(directory, "tokenizer.json"),
-        _mapping(directory, "tokenizer_config.json") or {},
-        _mapping(directory, "config.json") or {},
-        added,
-    )
+    @cached_property
+    def model_config(self) -> dict[str, Any] | None:
+        """`config.json`."""
+        return self.json("config.json")
 
+    def has(self, name: str) -> bool:
+        """Whether the directory holds something of that name: a link that leads nowhere counts, and fails when read."""
+        path = self.directory / name
+        return path.is_symlink() or path.exists()
 
-def read_text(path: Path) -> str:
-    """Read a text file of a bounded length, UTF-8."""
-    if path.stat().st_size > _MAX_TEMPLATE_NBYTES:
-        raise TokenizerError(f"`{path}` has {path.stat().st_size} bytes, at most {_MAX_TEMPLATE_NBYTES} make sense")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(f"`{path}` is not UTF-8") from error
+    def json(self, name: str) -> dict[str, Any] | None:
+        """Read a JSON object, or None where the file is missing."""
+        if not self.has(name):
+            return None
+        try:
+            return read_json(self.directory / name)
+        except CheckpointError as error:
+            raise TokenizerError(error.message, hint=error.hint) from error
 
+    def content(self, name: str) -> bytes | None:
+        """Read a file whole, or None where it is missing."""
+        path = self.directory / name
+        if not self.has(name):
+            return None
+        try:
+            with open_regular(path) as file:
+                if (nbytes := file_nbytes(file)) > MAX_TEXT_NBYTES:
+                    raise TokenizerError(f"{shown(path)} has {nbytes} bytes, at most {MAX_TEXT_NBYTES} are read")
+                data = file.read(MAX_TEXT_NBYTES)
+            refuse_lfs_pointer(data, path)
+        except CheckpointError as error:
+            raise TokenizerError(error.message, hint=error.hint) from error
+        except OSError as error:
+            raise TokenizerError(f"{shown(path)} cannot be read: {error.strerror}") from error
+        return data
 
-def parse_added_token(data: object, number: object, where: str) -> AddedToken:
-    """Read an entry of `added_tokens` (tokenizer.json) or `added_tokens_decoder` (tokenizer_config.json)."""
-    if not isinstance(data, Mapping) or not isinstance(data.get("content"), str) or not _is_id(number):
-        raise TokenizerError(f"{where} is not an added token: an id and its `content`")
-    assert isinstance(number, int)  # noqa: S101 - for the type checker
-    special = bool(data.get("special", False))
-    # tokenizers and transformers: a token is normalized unless it is special or says otherwise.
-    return AddedToken(number, data["content"], special, bool(data.get("normalized", not special)))
-
-
-def added_tokens_of(files: TokenizerFiles) -> tuple[AddedToken, ...]:
-    """Return tokenizer.json's added tokens, in file order."""
-    entries = (files.tokenizer_json or {}).get("added_tokens") or []
-    if not isinstance(entries, list):
-        raise files.wrong("tokenizer.json", "added_tokens", "an array")
-    where = f"an entry of `added_tokens` in `{files.directory / 'tokenizer.json'}`"
-    return tuple(
-        parse_added_token(entry, entry.get("id") if isinstance(entry, Mapping) else None, where) for entry in entries
-    )
-
-
-def added_tokens_decoder_of(files: TokenizerFiles) -> tuple[AddedToken, ...]:
-    """Return tokenizer_config.json's added tokens, in file order."""
-    entries = files.tokenizer_config.get("added_tokens_decoder") or {}
-    if not isinstance(entries, Mapping):
-        raise files.wrong("tokenizer_config.json", "added_tokens_decoder", "an object")
-    where = f"an entry of `added_tokens_decoder` in `{files.directory / 'tokenizer_config.json'}`"
-    return tuple(
-        parse_added_token(entry, int(number) if number.isdecimal() and len(number) < 10 else None, where)  # noqa: PLR2004
-        for number, entry in entries.items()
-    )
+    def text(self, name: str) -> str | None:
+        r"""Read a UTF-8 file, `\r\n` and `\r` turned into `\n` as Python's text mode does; None where it is missing."""
+        data = self.content(name)
+        if data is None:
+            return None
+        try:
+            return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+        except UnicodeDecodeError as error:
+            reason = f"byte {error.start} is {data[error.start]:#04x}"
+            raise TokenizerError(f"{shown(self.directory / name)} is not UTF-8: {reason}") from error
 
 
-def check_room(tokens: Mapping[int, str], vocab_size: int, directory: Path) -> None:
-    """Raise TokenizerError if a token has no row in the embeddings."""
-    beyond = {number: token for number, token in tokens.items() if number >= vocab_size}
-    if beyond:
-        number = min(beyond)
+def typed(value: object, wanted: type[T], *, file: str, key: str) -> T:
+    """Return the value if it has the type wanted; an integer is not true or false.
+
+    Raises TokenizerError, naming the file and the key.
+    """
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise TokenizerError(
-            f"the tokenizer in `{directory}` has {len(beyond)} tokens beyond `vocab_size` {vocab_size} of config.json: "
-            f"the first is `{beyond[number]}`, id {number}; the model cannot run with them",
-            hint="resize the embeddings to the tokenizer, or remove the tokens from added_tokens.json and "
-            "tokenizer_config.json if the model was never trained on them",
+            f"{shown(file)}: {shown(key)} is {shown(value)}, wanted {KINDS.get(wanted, wanted.__name__)}"
         )
+    return value
 
 
-def _mapping(directory: Path, name: str) -> dict[str, Any] | None:
-    path = directory / name
-    if not path.exists():
-        return None
-    try:
-        return read_json(path, max_nbytes=_MAX_TOKENIZER_NBYTES)
-    except CheckpointError as error:
-        raise TokenizerError(error.message, hint=error.hint) from error
+def entry(mapping: dict[str, Any], key: str, wanted: type[T], *, file: str, at: str = "") -> T | None:
+    """Return a key's value, checked as `typed` does; None where the key is missing or null."""
+    value = mapping.get(key)
+    return None if value is None else typed(value, wanted, file=file, key=f"{at}{key}")
 
 
-def _is_id(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 31
+def token_id(value: object, *, file: str, key: str) -> int:
+    """Return a token id: an integer from 0 that a vocabulary could have."""
+    number = typed(value, int, file=file, key=key)
+    if not 0 <= number < MAX_TOKENS:
+        raise TokenizerError(f"{shown(file)}: {shown(key)} has id {shown(number)}, wanted 0 to {MAX_TOKENS - 1}")
+    return number
+
+
+def vocabulary_of(value: object, *, file: str, key: str) -> dict[str, int]:
+    """Return token → id, checked: no id twice.
+
+    Raises TokenizerError, naming the file and the token.
+    """
+    vocabulary = typed(value, dict, file=file, key=key)
+    owners: dict[int, str] = {}
+    for token, value_ in vocabulary.items():
+        number = token_id(value_, file=file, key=token)
+        if (owner := owners.setdefault(number, token)) != token:
+            raise TokenizerError(f"{shown(file)}: {shown(owner)} and {shown(token)} both have id {number}")
+    return vocabulary
+
+
+def check_fits(token: str, number: int, *, vocab_size: int, file: str) -> None:
+    """Raise TokenizerError if a token's id lies beyond the embeddings: the model cannot run such a token."""
+    if number >= vocab_size:
+        raise TokenizerError(
+            f"{shown(file)}: token {shown(token)} has id {number}, but config.json says vocab_size {vocab_size}",
+            hint="resize the model's embeddings (model.resize_token_embeddings(len(tokenizer))) and save it again,"
+            f" or remove the token from {file} and the other tokenizer files",
+        )

@@ -1,6 +1,6 @@
-"""The vocabulary of a `tokenizer.model`, with the tokens that were added beside it.
+"""`tokenizer.model`: pieces, scores and types, with the tokens added beside it, padded to the embeddings.
 
-Source: conversion/base.py, TextModel._create_vocab_sentencepiece @ 0c1e570.
+Source: conversion/base.py, TextModel._create_vocab_sentencepiece, does_token_look_special @ 0c1e570.
 """
 
 from __future__ import annotations
@@ -8,67 +8,100 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gguf import TokenType
+from sentencepiece import SentencePieceProcessor
 
+from convert.checkpoint.regular_file import shown
 from convert.errors import TokenizerError
-from convert.tokenizer.added import looks_special
-from convert.tokenizer.files import TokenizerFiles, added_tokens_decoder_of, check_room
-from convert.tokenizer.special import read_special_tokens
+from convert.tokenizer.files import MAX_TOKENS, check_fits, entry, token_id, typed, vocabulary_of
+from convert.tokenizer.special_tokens import read_special_tokens
 from convert.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from sentencepiece import SentencePieceProcessor
+    from convert.tokenizer.files import TokenizerFiles
 
-_PAD_SCORE: Final = -10000.0
-_ADDED_SCORE: Final = -1000.0
-_MAX_MODEL_NBYTES: Final = 256 << 20
+MAX_ID_DIGITS: Final = 12
+PAD_SCORE: Final = -10000.0
+ADDED_SCORE: Final = -1000.0
+WORD_BOUNDARY: Final = "▁"
+
+_MODEL: Final = "tokenizer.model"
+_ADDED: Final = "added_tokens.json"
+_CONFIG: Final = "tokenizer_config.json"
+_LOOK_SPECIAL: Final = frozenset(("<pad>", "<mask>", "<2mass>", "[@BOS@]"))
+
+Entry = tuple[bytes, float, TokenType]
 
 
-def read_sentencepiece(files: TokenizerFiles, vocab_size: int | None) -> Vocabulary:
-    """Read `tokenizer.model`; ids that no token has become unused `[PADn]` tokens."""
+def read_sentencepiece(files: TokenizerFiles, *, vocab_size: int | None) -> Vocabulary:
+    """Read `tokenizer.model`, `added_tokens.json` and `added_tokens_decoder`, each over what came before.
+
+    Raises TokenizerError if a file is broken, or a token lies at or beyond vocab_size.
+    """
     processor = _load(files)
-    size = vocab_size or processor.vocab_size()
-    added = {number: content for content, number in files.added_tokens_json.items()}
-    decoder = added_tokens_decoder_of(files)
-    pieces = {number: processor.IdToPiece(number) for number in range(processor.vocab_size())}
-    check_room(pieces | added | {token.id: token.content for token in decoder}, size, files.directory)
-    tokens = [f"[PAD{number}]".encode() for number in range(size)]
-    scores = [_PAD_SCORE] * size
-    types = [TokenType.UNUSED] * size
-    for number, piece in pieces.items():
-        tokens[number], scores[number], types[number] = (
-            piece.encode(),
-            processor.GetScore(number),
-            _type(processor, number),
-        )
-    for number, content in added.items():
-        tokens[number], scores[number], types[number] = content.encode(), _ADDED_SCORE, TokenType.USER_DEFINED
-    for token in decoder:
-        is_control = token.special or looks_special(token.content)
-        content = token.content if is_control else token.content.replace("\u2581", " ")
-        types[token.id] = TokenType.CONTROL if is_control else TokenType.USER_DEFINED
-        tokens[token.id], scores[token.id] = content.encode(), _ADDED_SCORE
-    special = read_special_tokens(files, n_vocab=size)
-    return Vocabulary("llama", "default", tuple(tokens), tuple(types), tuple(scores), special)
+    n_pieces = processor.vocab_size()
+    size = n_pieces if vocab_size is None else vocab_size
+    if n_pieces > size:
+        check_fits(processor.IdToPiece(size), size, vocab_size=size, file=_MODEL)
+    entries = [_piece(processor, number) for number in range(n_pieces)]
+    entries += [pad_token(number) for number in range(n_pieces, size)]
+    _add_tokens_json(files, entries)
+    _add_tokens_decoder(files, entries)
+    tokens, scores, types = zip(*entries, strict=True)
+    return Vocabulary(
+        model="llama",
+        pre="default",
+        tokens=tokens,
+        scores=scores,
+        token_types=types,
+        special=read_special_tokens(files, n_tokens=size),
+    )
+
+
+def pad_token(number: int) -> Entry:
+    """Return the token that stands where the embeddings have a row and the vocabulary has nothing."""
+    return f"[PAD{number}]".encode(), PAD_SCORE, TokenType.UNUSED
+
+
+def looks_special(token: str) -> bool:
+    """Whether a token that is not marked special has the look of a control token."""
+    return (
+        token in _LOOK_SPECIAL
+        or (token.startswith("<|") and token.endswith("|>"))
+        or (token.startswith("<｜") and token.endswith("｜>"))  # noqa: RUF001 - deepseek's, in full width
+        or (token.startswith("<unused") and token.endswith(">"))
+    )
+
+
+def added_token(token: str, *, special: bool) -> tuple[str, TokenType]:
+    """Return an added token's text and type: what is not a control token has its word boundaries as spaces."""
+    if special or looks_special(token):
+        return token, TokenType.CONTROL
+    return token.replace(WORD_BOUNDARY, " "), TokenType.USER_DEFINED
 
 
 def _load(files: TokenizerFiles) -> SentencePieceProcessor:
-    from sentencepiece import SentencePieceProcessor  # noqa: PLC0415
-
-    path = files.directory / "tokenizer.model"
-    if path.stat().st_size > _MAX_MODEL_NBYTES:
-        raise TokenizerError(f"`{path}` has {path.stat().st_size} bytes, too many for a tokenizer")
+    path = files.directory / _MODEL
     processor = SentencePieceProcessor()
     try:
-        processor.LoadFromFile(str(path))
-    except (RuntimeError, OSError) as error:
-        raise TokenizerError(
-            f"`{path}` is not a sentencepiece model: {str(error).strip().splitlines()[-1]}",
-            hint="it may be a git-lfs pointer or a tiktoken file; take it again from the base model",
-        ) from error
+        processor.LoadFromSerializedProto(files.content(_MODEL) or b"")
+        n_pieces = processor.vocab_size()
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        raise TokenizerError(f"{shown(path)} is not a sentencepiece model: {shown(error)}") from error
+    if not 0 < n_pieces <= MAX_TOKENS:
+        raise TokenizerError(f"{shown(path)} has {n_pieces} pieces, wanted 1 to {MAX_TOKENS}")
     return processor
 
 
-def _type(processor: SentencePieceProcessor, number: int) -> TokenType:
+def _piece(processor: SentencePieceProcessor, number: int) -> Entry:
+    try:
+        piece: bytes = processor.IdToPiece(number).encode("utf-8")
+    except UnicodeError as error:
+        raise TokenizerError(f"`{_MODEL}`: piece {number} is not UTF-8") from error
+    return piece, float(processor.GetScore(number)), _piece_type(processor, number)
+
+
+def _piece_type(processor: SentencePieceProcessor, number: int) -> TokenType:
+    """Return the piece's type. Parity: a user-defined piece is NORMAL."""
     if processor.IsUnknown(number):
         return TokenType.UNKNOWN
     if processor.IsControl(number):
@@ -76,3 +109,29 @@ def _type(processor: SentencePieceProcessor, number: int) -> TokenType:
     if processor.IsUnused(number):
         return TokenType.UNUSED
     return TokenType.BYTE if processor.IsByte(number) else TokenType.NORMAL
+
+
+def _add_tokens_json(files: TokenizerFiles, entries: list[Entry]) -> None:
+    for token, number in vocabulary_of(files.json(_ADDED) or {}, file=_ADDED, key=_ADDED).items():
+        check_fits(token, number, vocab_size=len(entries), file=_ADDED)
+        entries[number] = token.encode("utf-8"), ADDED_SCORE, TokenType.USER_DEFINED
+
+
+def _add_tokens_decoder(files: TokenizerFiles, entries: list[Entry]) -> None:
+    decoder = entry(files.config or {}, "added_tokens_decoder", dict, file=_CONFIG) or {}
+    for key, value in decoder.items():
+        at = f"added_tokens_decoder.{key}"
+        number = decoder_id(key)
+        data = typed(value, dict, file=_CONFIG, key=at)
+        content = typed(data.get("content"), str, file=_CONFIG, key=f"{at}.content")
+        special = entry(data, "special", bool, file=_CONFIG, at=f"{at}.")
+        check_fits(content, number, vocab_size=len(entries), file=_CONFIG)
+        text, type_ = added_token(content, special=bool(special))
+        entries[number] = text.encode("utf-8"), ADDED_SCORE, type_
+
+
+def decoder_id(key: str) -> int:
+    """Return the id that a key of `added_tokens_decoder` says."""
+    if not (key.isascii() and key.isdigit() and len(key) <= MAX_ID_DIGITS):
+        raise TokenizerError(f"`{_CONFIG}`: `added_tokens_decoder` has the key {shown(key)}, wanted a token id")
+    return token_id(int(key), file=_CONFIG, key=f"added_tokens_decoder.{key}")

@@ -1,78 +1,25 @@
-"""What a tokenizer is to GGUF: plain data, and the metadata it becomes."""
+"""The vocabulary as plain data, and the `tokenizer.*` metadata that says it in a GGUF file.
+
+The order of the entries is the order in which the reference converter first adds each key; adding a key again changes
+its value and keeps its place (a Python dict does the same), and empty strings and arrays are not written.
+Source: conversion/llama.py, LlamaModel.set_vocab; gguf-py/gguf/vocab.py, SpecialVocab.add_to_gguf; gguf_writer.py
+@ 0c1e570.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from string import ascii_letters, digits
+from typing import TYPE_CHECKING, Final, Literal
 
-from gguf import GGUFValueType, Keys, TokenType
+from gguf import GGUFValueType, Keys
 
 from convert.gguf_file import KeyValue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from gguf import TokenType
 
-_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-
-
-@dataclass(frozen=True, slots=True)
-class SpecialTokens:
-    """Special tokens and how they are used, in the order in which they were found.
-
-    ids: role ("bos", "eos", "unk", …) to token id. adds: role to whether the tokenizer adds it by itself.
-    chat_template: one template, a list of named ones, or None. normalizer flags: None where not declared.
-    """
-
-    ids: Mapping[str, int] = field(default_factory=dict)
-    adds: Mapping[str, bool] = field(default_factory=dict)
-    chat_template: str | Sequence[Mapping[str, Any]] | None = None
-    lowercases: bool | None = None
-    strips_accents: bool | None = None
-    merges: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """A tokenizer, complete.
-
-    model: "llama" (sentencepiece) or "gpt2" (byte-level BPE). pre: the pre-tokenizer's name.
-    tokens, types, scores: by id, one each; scores only for "llama". infill: CodeLlama's extra tokens.
-    """
-
-    model: str
-    pre: str
-    tokens: tuple[bytes, ...]
-    types: tuple[TokenType, ...]
-    scores: tuple[float, ...] | None
-    special: SpecialTokens
-    add_space_prefix: bool | None = None
-    infill: SpecialTokens | None = None
-    add_bos: bool | None = None
-
-
-def vocabulary_metadata(vocabulary: Vocabulary) -> tuple[KeyValue, ...]:
-    """Write a vocabulary as metadata entries, in the reference's order.
-
-    An entry written again keeps its first place, as in the reference; empty strings and arrays are left out.
-    Source: conversion/llama.py, LlamaModel.set_vocab; gguf-py/gguf/vocab.py, SpecialVocab.add_to_gguf @ 0c1e570.
-    """
-    names = Keys.Tokenizer
-    entries = [
-        _flag(names.ADD_PREFIX, vocabulary.add_space_prefix),
-        KeyValue(names.MODEL, vocabulary.model, GGUFValueType.STRING),
-        KeyValue(names.PRE, vocabulary.pre, GGUFValueType.STRING),
-        _array(names.LIST, vocabulary.tokens),
-        _array(names.SCORES, vocabulary.scores or ()),
-        _array(names.TOKEN_TYPE, tuple(map(int, vocabulary.types))),
-        *_special_entries(vocabulary.special),
-    ]
-    if vocabulary.infill is not None:
-        entries += _special_entries(vocabulary.infill)
-    entries.append(_flag(names.ADD_BOS, vocabulary.add_bos))
-    return tuple({entry.key: entry for entry in entries if entry is not None}.values())
-
-
-_ID_KEYS: Mapping[str, str] = {
+TOKEN_ID_KEYS: Final[dict[str, str]] = {
     "bos": Keys.Tokenizer.BOS_ID,
     "eos": Keys.Tokenizer.EOS_ID,
     "unk": Keys.Tokenizer.UNK_ID,
@@ -82,53 +29,104 @@ _ID_KEYS: Mapping[str, str] = {
     "eot": Keys.Tokenizer.EOT_ID,
     "eom": Keys.Tokenizer.EOM_ID,
 }
-_ADD_KEYS: Mapping[str, str] = {
+"""Parity: the reference has no key for `cls`, and none that it writes for `prefix`, `suffix` and `middle`."""
+
+ADD_TOKEN_KEYS: Final[dict[str, str]] = {
     "bos": Keys.Tokenizer.ADD_BOS,
     "eos": Keys.Tokenizer.ADD_EOS,
     "sep": Keys.Tokenizer.ADD_SEP,
 }
 
+# The `gguf` package of PyPI has no name for these two yet: gguf-py/gguf/constants.py, Keys.Tokenizer @ 0c1e570.
+NORMALIZER_LOWERCASE_KEY: Final = "tokenizer.ggml.normalizer.lowercase"
+NORMALIZER_STRIP_ACCENTS_KEY: Final = "tokenizer.ggml.normalizer.strip_accents"
 
-def _special_entries(special: SpecialTokens) -> list[KeyValue | None]:
-    entries: list[KeyValue | None] = [_array(Keys.Tokenizer.MERGES, special.merges)]
-    # Roles without a key of their own ("cls", CodeLlama's "prefix", …) are passed over, as in the reference.
-    entries += [
-        KeyValue(_ID_KEYS[role], number, GGUFValueType.UINT32)
-        for role, number in special.ids.items()
-        if role in _ID_KEYS
-    ]
-    entries += [_flag(_ADD_KEYS[role], value) for role, value in special.adds.items() if role in _ADD_KEYS]
-    entries += _template_entries(special.chat_template)
-    entries.append(_flag("tokenizer.ggml.normalizer.lowercase", special.lowercases))
-    entries.append(_flag("tokenizer.ggml.normalizer.strip_accents", special.strips_accents))
-    return entries
+_NAME_CHARS: Final = frozenset(ascii_letters + digits)
 
 
-def _template_entries(template: str | Sequence[Mapping[str, Any]] | None) -> list[KeyValue | None]:
-    if template is None or isinstance(template, str):
-        return [_text(Keys.Tokenizer.CHAT_TEMPLATE, template or "")]
-    entries: list[KeyValue | None] = []
-    default, names = "", []
-    for choice in template:
-        name = "".join(letter if letter in _NAME_CHARACTERS else "_" for letter in choice["name"])
-        if name == "default":
-            default = choice["template"]
-        elif name:
-            entries.append(_text(Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), choice["template"]))
-            names.append(name)
-    # The reference writes the names in the order of a Python set, which changes from run to run; we sort them.
-    entries.append(_array(Keys.Tokenizer.CHAT_TEMPLATES, tuple(sorted(set(names)))))
-    entries.append(_text(Keys.Tokenizer.CHAT_TEMPLATE, default))
-    return entries
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """What the tokenizer files say about special tokens, beyond the tokens themselves.
+
+    ids, add: by kind (`bos`, `eos`, ...), in the order found. named_chat_templates: name (unfiltered), template.
+    """
+
+    ids: tuple[tuple[str, int], ...] = ()
+    add: tuple[tuple[str, bool], ...] = ()
+    chat_template: str | None = None
+    named_chat_templates: tuple[tuple[str, str], ...] = ()
+    normalizer_lowercase: bool | None = None
+    normalizer_strip_accents: bool | None = None
 
 
-def _text(key: str, value: str) -> KeyValue | None:
-    return KeyValue(key, value, GGUFValueType.STRING) if value else None
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Everything that a GGUF file says about a tokenizer.
+
+    model: `llama` (sentencepiece-like) or `gpt2` (byte-level BPE). pre: llama.cpp's name of the pre-tokenizer.
+    tokens: a token's id is its index; scores and token_types are parallel to it; a byte-level vocabulary has no scores.
+    merges: "left right", by rank; none for `llama`.
+    late: special tokens that the reference adds after all the rest.
+    """
+
+    model: Literal["llama", "gpt2"]
+    pre: str
+    tokens: tuple[bytes, ...]
+    token_types: tuple[TokenType, ...]
+    scores: tuple[float, ...] | None = None
+    merges: tuple[str, ...] = ()
+    add_space_prefix: bool | None = None
+    special: SpecialTokens = SpecialTokens()
+    late: SpecialTokens = SpecialTokens()
 
 
-def _flag(key: str, value: bool | None) -> KeyValue | None:  # noqa: FBT001 - the value to write
-    return None if value is None else KeyValue(key, value, GGUFValueType.BOOL)
+def vocabulary_metadata(vocabulary: Vocabulary) -> tuple[KeyValue, ...]:
+    """Return the `tokenizer.*` entries, in the reference's order."""
+    entries: dict[str, KeyValue] = {}
+    _put(entries, Keys.Tokenizer.ADD_PREFIX, vocabulary.add_space_prefix)
+    _put(entries, Keys.Tokenizer.MODEL, vocabulary.model)
+    _put(entries, Keys.Tokenizer.PRE, vocabulary.pre)
+    _put_array(entries, Keys.Tokenizer.LIST, vocabulary.tokens, GGUFValueType.STRING)
+    _put_array(entries, Keys.Tokenizer.SCORES, vocabulary.scores or (), GGUFValueType.FLOAT32)
+    _put_array(entries, Keys.Tokenizer.TOKEN_TYPE, tuple(map(int, vocabulary.token_types)), GGUFValueType.INT32)
+    _put_array(entries, Keys.Tokenizer.MERGES, vocabulary.merges, GGUFValueType.STRING)
+    _put_special(entries, vocabulary.special)
+    _put_special(entries, vocabulary.late)
+    return tuple(entries.values())
 
 
-def _array(key: str, values: tuple[Any, ...]) -> KeyValue | None:
-    return KeyValue(key, values, GGUFValueType.ARRAY) if values else None
+def _put_special(entries: dict[str, KeyValue], special: SpecialTokens) -> None:
+    for kind, token_id in special.ids:
+        if kind in TOKEN_ID_KEYS:
+            _put(entries, TOKEN_ID_KEYS[kind], token_id)
+    for kind, add in special.add:
+        if kind in ADD_TOKEN_KEYS:
+            _put(entries, ADD_TOKEN_KEYS[kind], add)
+    _put_chat_templates(entries, special)
+    _put(entries, NORMALIZER_LOWERCASE_KEY, special.normalizer_lowercase)
+    _put(entries, NORMALIZER_STRIP_ACCENTS_KEY, special.normalizer_strip_accents)
+
+
+def _put_chat_templates(entries: dict[str, KeyValue], special: SpecialTokens) -> None:
+    names: dict[str, None] = {}  # unique, in order; the reference's order is that of a Python set, different each run
+    for raw_name, template in special.named_chat_templates:
+        name = "".join(char if char in _NAME_CHARS else "_" for char in raw_name)
+        names[name] = None
+        _put(entries, Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), template)
+    _put_array(entries, Keys.Tokenizer.CHAT_TEMPLATES, tuple(names), GGUFValueType.STRING)
+    _put(entries, Keys.Tokenizer.CHAT_TEMPLATE, special.chat_template)
+
+
+def _put(entries: dict[str, KeyValue], key: str, value: str | int | bool | None) -> None:  # noqa: FBT001 - it is a value
+    if value is None or value == "":
+        return
+    if isinstance(value, bool):
+        type_ = GGUFValueType.BOOL
+    else:
+        type_ = GGUFValueType.STRING if isinstance(value, str) else GGUFValueType.UINT32
+    entries[key] = KeyValue(key, value, type_)
+
+
+def _put_array(entries: dict[str, KeyValue], key: str, value: tuple[object, ...], item_type: GGUFValueType) -> None:
+    if value:
+        entries[key] = KeyValue(key, value, GGUFValueType.ARRAY, item_type)
