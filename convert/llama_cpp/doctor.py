@@ -45,7 +45,6 @@ PACKAGES: Final = (
     "pip",
 )
 _TOOLS: Final = ("cmake", "ninja", "make", "ccache", "git")
-_INDEX: Final = "https://pypi.org/simple/"
 
 
 def examine(directory: Path | None = None) -> dict[str, Any]:
@@ -173,8 +172,17 @@ def _package_index() -> str:
     try:
         parser.read(files, encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError):
-        return _INDEX
-    return parser.get("global", "index-url", fallback=_INDEX)
+        return _default_index()
+    return parser.get("global", "index-url", fallback=None) or _default_index()
+
+
+def _default_index() -> str:
+    """Tell the index that pip asks where nothing is configured; only pip itself knows it."""
+    try:
+        from pip._internal.models.index import PyPI  # noqa: PLC0415 - pip may be missing
+    except ImportError:
+        return "pip is missing"
+    return str(PyPI.simple_url)
 
 
 class _Reach:
