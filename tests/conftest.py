@@ -8,6 +8,7 @@ Two needs are markers, put by hand or by using the fixture that needs it, and no
 
 from __future__ import annotations
 
+import signal
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -36,6 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("convert")
     group.addoption("--no-llama-cpp", action="store_true", help="leave out the tests that need the reference llama.cpp")
     group.addoption("--update-golden", action="store_true", help="write the golden files again instead of comparing")
+
+
+def pytest_configure() -> None:
+    """Take SIGINT back where a shell that runs us in the background ignores it: programs under test inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
