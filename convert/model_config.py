@@ -1,7 +1,8 @@
 """`config.json` as typed values: spellings and defaults resolved, absurd values refused.
 
 The reference reads it through transformers' AutoConfig, which fills in the defaults of the declared
-`model_type`; a key that stands in no file then reaches the GGUF. The defaults here are those.
+`model_type`; a key that stands in no file then reaches the GGUF. The defaults here are those, and hold only
+where transformers accepts the config (see `strict_config`).
 Source: conversion/base.py, ModelBase.load_hparams and TextModel.__init__ @ 0c1e570;
 transformers 5.23, configuration_{llama,mistral,mixtral}.py and modeling_rope_utils.py.
 """
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from convert.checkpoint.json_file import read_json
 from convert.errors import ConfigError, UnsupportedError
+from convert.strict_config import transformers_accepts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _MAX_SIZE: Final = 1 << 31
 _MAX_LAYERS: Final = 10_000
 _MAX_EXPERTS: Final = 10_000
+_MAX_VOCABULARY: Final = 1 << 22
 
 _NO_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType({})
 _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
@@ -64,6 +67,8 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         },
     }
 )
+_ORIGINAL_LENGTH: Final = "original_max_position_embeddings"
+_LAYER_NORM_KEYS: Final = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 _FILLS_IN_HEAD_DIM: Final = ("llama", "mistral")  # MixtralConfig leaves it None
 
 
@@ -104,6 +109,8 @@ class ModelConfig:
     n_experts: int | None
     n_experts_used: int | None
     quantization: str | None
+    layer_norm_eps: float | None = None
+    is_causal: bool = True
 
     @property
     def resolved_head_dim(self) -> int:
@@ -137,17 +144,18 @@ def parse_model_config(raw: Mapping[str, Any], *, where: str = "config.json") ->
     values = _Values(raw, where)
     architecture = _architecture(raw, where)
     model_type = values.text("model_type")
-    values.defaults = _DEFAULTS.get(model_type or "", _NO_DEFAULTS)
+    is_strict = transformers_accepts(raw)
+    values.defaults = _DEFAULTS[model_type] if model_type is not None and is_strict else _NO_DEFAULTS
     hidden_size, n_heads = values.size("hidden_size"), values.size("num_attention_heads")
     head_dim = values.optional_size("head_dim")
     if hidden_size % n_heads and head_dim is None:
         raise ConfigError(
             f"`hidden_size` {hidden_size} is not a multiple of `num_attention_heads` {n_heads} in {where}"
         )
-    if head_dim is None and model_type in _FILLS_IN_HEAD_DIM:
+    if head_dim is None and is_strict and model_type in _FILLS_IN_HEAD_DIM:
         head_dim = hidden_size // n_heads
     n_kv_heads = values.optional_size("num_key_value_heads")
-    if n_kv_heads is None and model_type == "llama":
+    if n_kv_heads is None and is_strict and model_type == "llama":
         n_kv_heads = n_heads
     config = ModelConfig(
         architecture=architecture,
@@ -158,10 +166,12 @@ def parse_model_config(raw: Mapping[str, Any], *, where: str = "config.json") ->
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
-        vocab_size=values.size("vocab_size"),
+        vocab_size=values.size("vocab_size", limit=_MAX_VOCABULARY),
         context_length=values.size("max_position_embeddings"),
         rms_norm_eps=values.number("rms_norm_eps"),
-        rope=_rope_parameters(values),
+        rope=_rope_parameters(values, fills_in_length=is_strict),
+        layer_norm_eps=next((values.number(key) for key in _LAYER_NORM_KEYS if key in raw), None),
+        is_causal=raw.get("is_causal") is not False,
         tie_word_embeddings=values.flag("tie_word_embeddings"),
         n_experts=values.optional_size("num_local_experts", limit=_MAX_EXPERTS),
         n_experts_used=values.optional_size("num_experts_per_tok", limit=_MAX_EXPERTS),
@@ -180,8 +190,7 @@ class _Values:
         self.defaults: Mapping[str, Any] = _NO_DEFAULTS
 
     def get(self, key: str) -> Any:  # noqa: ANN401 - JSON
-        value = self.raw.get(key)
-        return self.defaults.get(key) if value is None else value
+        return self.raw[key] if key in self.raw else self.defaults.get(key)
 
     def wrong(self, key: str, value: object, wanted: str) -> ConfigError:
         return ConfigError(f"`{key}` in {self.where} is {value!r:.60}, wanted {wanted}")
@@ -247,14 +256,14 @@ def _architecture(raw: Mapping[str, Any], where: str) -> str:
 
 def _quantization(raw: Mapping[str, Any], where: str) -> str | None:
     section = raw.get("quantization_config")
-    if section is None:
+    if section is None or section == {}:
         return None
     if not isinstance(section, Mapping):
         raise ConfigError(f"`quantization_config` in {where} is not an object")
     return str(section.get("quant_method", "an unnamed method"))
 
 
-def _rope_parameters(values: _Values) -> RopeParameters:
+def _rope_parameters(values: _Values, *, fills_in_length: bool) -> RopeParameters:
     # Both spellings: rope_theta + rope_scaling {"type": …} up to transformers 4, rope_parameters since.
     section = dict(values.mapping("rope_scaling") or values.mapping("rope_parameters"))
     rope_type = section.pop("rope_type", section.pop("type", None))
@@ -264,9 +273,15 @@ def _rope_parameters(values: _Values) -> RopeParameters:
     numbers = {
         key: number for key, value in section.items() if (number := _rope_number(scaling, key, value)) is not None
     }
-    if rope_type == "yarn":
-        numbers.setdefault("original_max_position_embeddings", values.size("max_position_embeddings"))
+    if rope_type == "yarn" or (rope_type == "llama3" and fills_in_length):
+        numbers.setdefault(_ORIGINAL_LENGTH, values.size("max_position_embeddings"))
+    if numbers.get(_ORIGINAL_LENGTH, 1) != int(numbers.get(_ORIGINAL_LENGTH, 1)) or not (
+        1 <= numbers.get(_ORIGINAL_LENGTH, 1) < _MAX_SIZE
+    ):
+        raise scaling.wrong(_ORIGINAL_LENGTH, numbers[_ORIGINAL_LENGTH], f"a whole number from 1 to {_MAX_SIZE - 1}")
     theta = numbers.pop("rope_theta", None)
+    if rope_type is not None and rope_type.lower() == "llama3":
+        rope_type = "llama3"  # as the reference compares it
     return RopeParameters(values.number("rope_theta") if theta is None else theta, rope_type, MappingProxyType(numbers))
 
 

@@ -187,7 +187,7 @@ def test_llama3_rope_factors_are_those_of_torch(theta: float, head_dim: int, fac
 
 
 def test_the_llama3_factors_stand_first_in_the_file() -> None:
-    scaling = {"rope_type": "llama3", "factor": 8.0}
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     mapped = _map(LLAMA | {"rope_scaling": scaling}, _llama_shapes())
     first = next(iter(mapped.values()))
     assert (first.name, first.shape, len(first.data or b"")) == ("rope_freqs.weight", (8,), 32)

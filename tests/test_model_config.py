@@ -122,6 +122,28 @@ def test_without_a_model_type_no_default_is_filled_in() -> None:
     assert (config.head_dim, config.n_kv_heads, config.rope.theta) == (None, None, None)
 
 
+REFUSED_BY_TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "a null flag": {"attention_bias": None},
+    "a whole number for a float": {"rms_norm_eps": 1},
+    "an odd dtype": {"torch_dtype": "torch.float16"},
+    "a token for an id": {"pad_token_id": "<pad>"},
+    "dynamic scaling without a factor": {"rope_scaling": {"type": "dynamic", "alpha": 1000}},
+    "an unknown layer type": {"layer_types": ["full_attention", "none"]},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_TRANSFORMERS)
+@pytest.mark.filterwarnings("ignore")
+def test_where_transformers_refuses_a_config_no_default_is_filled_in(name: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    raw = LLAMA | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5} | REFUSED_BY_TRANSFORMERS[name]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(Exception, match=r"."):
+        AutoConfig.from_pretrained(tmp_path)
+    assert read_model_config(tmp_path).head_dim is None
+
+
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
@@ -149,7 +171,7 @@ def test_without_a_model_type_no_default_is_filled_in() -> None:
 )
 def test_a_wrong_value_is_an_error_that_names_the_key(key: str, value: object, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_model_config(LLAMA | {key: value})
+        parse_model_config(LLAMA | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5} | {key: value})
     assert says in caught.value.message
 
 

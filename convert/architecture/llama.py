@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Buffers that old transformers versions saved beside the weights.
 _IGNORED: Final = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 
+_POSITIVE: Final = ("factor", "low_freq_factor", "high_freq_factor")
+
 # "dynamic" scaling leaves nothing in the file: llama.cpp runs such a model at its original length.
 _ROPE_TYPES: Final = ("default", "linear", "yarn", "llama3", "dynamic")
 
@@ -34,11 +36,18 @@ def _check(config: ModelConfig) -> None:
         raise UnsupportedError(
             f"rope scaling `{config.rope.type}` in config.json", hint=f"supported are {', '.join(_ROPE_TYPES)}"
         )
-    factor = config.rope.values.get("factor")
-    if factor is not None and factor <= 0:
-        raise PlanError(f"the rope scaling's `factor` in config.json is {factor}, wanted a positive number")
+    _check_rope(config.rope)
     if config.rms_norm_eps is None:
         raise PlanError("config.json lacks `rms_norm_eps`")
+
+
+def _check_rope(rope: RopeParameters) -> None:
+    positive = {"rope_theta": rope.theta} | {key: rope.values.get(key) for key in _POSITIVE}
+    for key, value in positive.items():
+        if value is not None and value <= 0:
+            raise PlanError(f"`{key}` in config.json is {value}, wanted a positive number")
+    if rope.type == "llama3" and rope.values.get("low_freq_factor", 1.0) == rope.values.get("high_freq_factor", 4.0):
+        raise PlanError("the rope scaling's `low_freq_factor` and `high_freq_factor` in config.json are equal")
 
 
 def _write_parameters(writer: GGUFWriter, config: ModelConfig) -> None:
@@ -49,10 +58,14 @@ def _write_parameters(writer: GGUFWriter, config: ModelConfig) -> None:
     writer.add_head_count(config.n_heads)
     if config.n_kv_heads is not None:
         writer.add_head_count_kv(config.n_kv_heads)
+    if not config.is_causal:
+        writer.add_causal_attention(False)  # noqa: FBT003 - gguf's own signature
     _write_rope_scaling(writer, config.rope)
     if config.rope.theta is not None:
         writer.add_rope_freq_base(config.rope.theta)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if config.layer_norm_eps is not None:
+        writer.add_layer_norm_eps(config.layer_norm_eps)
     if config.n_experts is not None:
         writer.add_expert_count(config.n_experts)
     if config.n_experts_used is not None:
