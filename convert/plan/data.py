@@ -106,7 +106,6 @@ class Plan:
     """The whole work.
 
     source: the checkpoint directory or the GGUF file. source_nbytes: of the tensors that are read.
-    newest: when the youngest of the source's files changed (seconds since 1970).
     through_f16: quantized tensors are made from the values as float16 holds them, as the reference's are.
     notes: what a user should know before the work starts.
     """
@@ -115,7 +114,6 @@ class Plan:
     architecture: str
     n_parameters: int
     source_nbytes: int
-    newest: float
     outputs: tuple[Output, ...]
     tasks: tuple[Task, ...]
     through_f16: bool

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 _QUANTIZATION_VERSION: Final = 2  # GGML_QNT_VERSION
 
-_METADATA_SUFFIXES: Final = (".json", ".model", ".txt", ".jinja", ".md")
-
 _STORED: Final[Mapping[StoredType, GGMLQuantizationType]] = {
     StoredType.F32: GGMLQuantizationType.F32,
     StoredType.F16: GGMLQuantizationType.F16,
@@ -55,7 +53,6 @@ def plan_checkpoint(model: Path, outputs: Mapping[OutputType, Path], *, pre_toke
         architecture=config.architecture,
         n_parameters=sum(prod(tensor.shape) for tensor in mapped if tensor.data is None),
         source_nbytes=sum(source.nbytes for tensor in inputs for source in tensor.sources),
-        newest=_newest(checkpoint),
         outputs=planned,
         tasks=tasks,
         through_f16=True,
@@ -145,8 +142,3 @@ def _notes(config: ModelConfig) -> tuple[str, ...]:
     if config.rope.type == "dynamic":
         return ("dynamic rope scaling has no place in GGUF: the model runs at its original context length",)
     return ()
-
-
-def _newest(checkpoint: Checkpoint) -> float:
-    beside = (path for path in checkpoint.directory.iterdir() if path.suffix in _METADATA_SUFFIXES and path.is_file())
-    return max(path.stat().st_mtime for path in (*(file.path for file in checkpoint.files), *beside))

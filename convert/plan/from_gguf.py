@@ -44,7 +44,6 @@ def plan_gguf(source: Path, outputs: Mapping[OutputType, Path]) -> Plan:
         architecture=arch,
         n_parameters=sum(prod(tensor.shape) for tensor in file.tensors),
         source_nbytes=sum(tensor.nbytes for tensor in file.tensors),
-        newest=source.stat().st_mtime,
         outputs=planned,
         tasks=tasks,
         through_f16=False,

@@ -7,15 +7,26 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from convert.errors import OutputError, UsageError
-from convert.plan import Output, Plan, Target, Task
 from convert.stream.encode import SliceEncoder, SourceFiles
-from convert.stream.publish import OutputState, PartialFile, check_room, open_partial, output_states
+from convert.stream.publish import (
+    DifferenceError,
+    ExistingFile,
+    OutputState,
+    PartialFile,
+    check_room,
+    open_existing,
+    open_partial,
+    output_states,
+)
 from convert.stream.slices import Slice, cut
+
+if TYPE_CHECKING:
+    from convert.plan import Output, Plan
 
 _INTERRUPTING: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -63,53 +74,63 @@ def carry_out(
 ) -> Report:
     """Make the files that a plan describes.
 
-    force: replace files that exist and differ. jobs: workers, by default one a processor that may be used.
+    A file that exists and holds the planned bytes is kept; that is known from comparing all of them.
+    force: make every file anew, and replace what is there. jobs: workers, by default one a processor that may be used.
     allow_nonfinite: NaN, infinity and float16 overflow go into the files instead of ending the work.
     Raises OutputError, WeightsError or CheckpointError; then, and when interrupted, nothing is published.
     """
     if jobs is not None and jobs < 1:
         raise UsageError(f"the number of jobs is {jobs}, wanted at least 1")
     started = time.monotonic()
-    wanted = _wanted(plan, force=force)
-    check_room(list(wanted.values()))
-    if wanted:
-        work = _Work(plan, wanted, allow_nonfinite=allow_nonfinite, progress=progress or (lambda _: None))
-        work.run(jobs or available_cpus())
+    states = output_states(plan)
+    to_make = _to_make(plan, states, force=force)
+    check_room(list(to_make.values()))
+    work = _Work(plan, to_make, allow_nonfinite=allow_nonfinite, progress=progress or (lambda _: None))
+    work.run(jobs or available_cpus())
     outputs = tuple(
-        WrittenOutput(output.path, output.nbytes, index in wanted) for index, output in enumerate(plan.outputs)
+        WrittenOutput(output.path, output.nbytes, index in to_make) for index, output in enumerate(plan.outputs)
     )
     return Report(outputs, time.monotonic() - started)
 
 
-def _wanted(plan: Plan, *, force: bool) -> dict[int, Output]:
-    states = output_states(plan)
+def _to_make(plan: Plan, states: Sequence[OutputState], *, force: bool) -> dict[int, Output]:
+    for output, state in zip(plan.outputs, states, strict=True):
+        if state is OutputState.FOREIGN:
+            hint = "choose another directory or --name; only GGUF files are ever replaced"
+            raise OutputError(f"`{output.path}` is there already, and no GGUF file", hint=hint)
     others = [output.path for output, state in zip(plan.outputs, states, strict=True) if state is OutputState.OTHER]
     if others and not force:
-        listed = ", ".join(f"`{path}`" for path in others)
-        raise OutputError(
-            f"{listed} already there, and not what this run would make (or older than its source)",
-            hint="--force replaces; or choose another directory or --name",
-        )
-    return {
-        index: output for index, output in enumerate(plan.outputs) if force or states[index] is not OutputState.SAME
-    }
+        raise _differs(others)
+    kept = {index for index, state in enumerate(states) if state is OutputState.CANDIDATE and not force}
+    return {index: output for index, output in enumerate(plan.outputs) if index not in kept}
+
+
+def _differs(paths: Sequence[Path]) -> OutputError:
+    listed = ", ".join(f"`{path}`" for path in paths)
+    return OutputError(
+        f"{listed} already there, and not what this run would make",
+        hint="--force replaces; or choose another directory or --name",
+    )
 
 
 class _Work:
-    """One run's shared state: the slices still to do, the files under way, the first thing that went wrong."""
+    """One run's shared state: the slices still to do, the files under way, the first thing that went wrong.
 
-    def __init__(self, plan: Plan, wanted: dict[int, Output], *, allow_nonfinite: bool, progress: Progress) -> None:
+    Outputs that are to be made are written; the others are there already, and are compared, in the same pass.
+    """
+
+    def __init__(self, plan: Plan, to_make: dict[int, Output], *, allow_nonfinite: bool, progress: Progress) -> None:
         self._plan = plan
-        self._wanted: Final = wanted
-        self._tasks = _tasks_for(plan.tasks, frozenset(wanted))
+        self._to_make: Final = to_make
         self._allow_nonfinite = allow_nonfinite
         self._progress = progress
-        self._slices: Iterator[Slice] = (piece for task in self._tasks for piece in cut(task))
+        self._slices: Iterator[Slice] = (piece for task in plan.tasks for piece in cut(task))
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._written = 0
         self._files: dict[int, PartialFile] = {}
+        self._existing: dict[int, ExistingFile] = {}
 
     def run(self, jobs: int) -> None:
         """Do it all; whatever goes wrong, no partial file stays behind.
@@ -117,24 +138,32 @@ class _Work:
         Files are opened and published on threads too: an interruption is raised in the main thread, at any
         instruction, and must not come between a file's creation and the note that it exists.
         """
-        sources = SourceFiles(self._tasks)
+        sources = SourceFiles()
         try:
             self._in_parallel(1, self._open_files)
-            self._in_parallel(jobs, lambda: self._encode_slices(sources))
+            n_slices = sum(1 for task in self._plan.tasks for _ in cut(task))
+            self._in_parallel(min(jobs, n_slices), lambda: self._encode_slices(sources))
             self._check_complete()
             self._in_parallel(len(self._files), self._flush_files(iter(self._files.values())))
             self._in_parallel(1, self._publish_files, on_interruption=lambda: None)
+        except DifferenceError as difference:
+            raise _differs([self._plan.outputs[difference.index].path]) from None
         finally:
+            for existing in self._existing.values():
+                existing.close()
             for file in self._files.values():
                 file.discard()
                 file.close()
             sources.close()
 
     def _open_files(self) -> None:
-        for index, output in self._wanted.items():
+        for index, output in enumerate(self._plan.outputs):
             if self._stop.is_set():
                 return
-            self._files[index] = open_partial(output)
+            if index in self._to_make:
+                self._files[index] = open_partial(output)
+            else:
+                self._existing[index] = open_existing(index, output)
 
     def _publish_files(self) -> None:
         for file in self._files.values():
@@ -182,14 +211,15 @@ class _Work:
 
     def _encode_slices(self, sources: SourceFiles) -> None:
         encoder = SliceEncoder(
-            self._tasks, sources, through_f16=self._plan.through_f16, allow_nonfinite=self._allow_nonfinite
+            self._plan.tasks, sources, through_f16=self._plan.through_f16, allow_nonfinite=self._allow_nonfinite
         )
+        files: dict[int, PartialFile | ExistingFile] = {**self._files, **self._existing}
         while not self._stop.is_set():
             with self._lock:
                 piece = next(self._slices, None)
             if piece is None:
                 return
-            written = encoder.carry(piece, self._files)
+            written = encoder.carry(piece, files)
             with self._lock:
                 self._written += written
             self._progress(written)
@@ -203,19 +233,5 @@ class _Work:
         return flush
 
     def _check_complete(self) -> None:
-        planned = sum(tensor.nbytes for output in self._wanted.values() for tensor in output.tensors)
+        planned = sum(tensor.nbytes for output in self._plan.outputs for tensor in output.tensors)
         assert self._written == planned, f"wrote {self._written} bytes of tensors, planned {planned}"  # noqa: S101
-
-
-def _tasks_for(tasks: Sequence[Task], wanted: frozenset[int]) -> tuple[Task, ...]:
-    """Keep what goes to the outputs that are to be made."""
-    kept = []
-    for task in tasks:
-        targets = []
-        for target in task.targets:
-            places = tuple(place for place in target.places if place[0] in wanted)
-            if places:
-                targets.append(Target(target.type, places))
-        if targets:
-            kept.append(replace(task, targets=tuple(targets)))
-    return tuple(kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -13,40 +14,64 @@ from convert.stream.bad_values import describe_bad_values
 from convert.stream.slices import Slice, buffer_sizes, row_nbytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from gguf import GGMLQuantizationType
     from numpy.typing import NDArray
 
     from convert.plan import ByteRange, Target, Task
-    from convert.stream.publish import PartialFile
+    from convert.stream.publish import ExistingFile, PartialFile
+
+
+MAX_OPEN_FILES: Final = 16
+
+
+class _OpenFile:
+    """A descriptor that is closed when nobody reads from it any more."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 class SourceFiles:
-    """The checkpoint's files, each opened once and read at offsets from any thread."""
+    """The checkpoint's files, opened when first read, at most `MAX_OPEN_FILES` at a time, read from any thread."""
 
-    def __init__(self, tasks: Iterable[Task]) -> None:
-        self._fds: Final[dict[Path, int]] = {}
-        for task in tasks:
-            for source in task.tensor.sources:
-                if source.path not in self._fds:
-                    self._fds[source.path] = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self) -> None:
+        self._files: Final[dict[Path, _OpenFile]] = {}
+        self._lock = threading.Lock()
 
     def read_into(self, source: ByteRange, offset: int, out: NDArray[np.uint8]) -> None:
         """Fill `out` from a place in a tensor; CheckpointError if the file has become shorter."""
         view = out.data
         position = source.offset + offset
+        file = self._open(source.path)
         while view:
-            count = os.preadv(self._fds[source.path], [view], position)
+            count = os.preadv(file.fd, [view], position)
             if count == 0:
                 raise CheckpointError(f"`{source.path}` ended while `{source.name}` was read; did it change?")
             view, position = view[count:], position + count
 
+    def _open(self, path: Path) -> _OpenFile:
+        with self._lock:
+            file = self._files.pop(path, None)
+            if file is None:
+                try:
+                    file = _OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+                except OSError as error:
+                    raise CheckpointError(f"`{path}` cannot be read: {error.strerror}") from error
+            self._files[path] = file
+            if len(self._files) > MAX_OPEN_FILES:
+                # The one used longest ago; it closes when no thread reads from it any more.
+                del self._files[next(iter(self._files))]
+            return file
+
     def close(self) -> None:
-        """Close them all."""
-        while self._fds:
-            os.close(self._fds.popitem()[1])
+        """Let go of them all."""
+        self._files.clear()
 
 
 def read_columns(source: ByteRange, first: int, out: NDArray[np.uint8]) -> None:
@@ -79,7 +104,7 @@ class SliceEncoder:
             tensor_type: np.empty(size, np.uint8) for tensor_type, size in encoded.items()
         }
 
-    def carry(self, piece: Slice, files: Mapping[int, PartialFile]) -> int:
+    def carry(self, piece: Slice, files: Mapping[int, PartialFile | ExistingFile]) -> int:
         """Carry one slice from its source to every output; returns the bytes written."""
         rows = self._load(piece)
         tensor_type = piece.task.tensor.type
@@ -124,11 +149,12 @@ def _nbytes(piece: Slice, target: Target) -> int:
     return row_nbytes(target.type, piece.n_cols) * piece.n_rows
 
 
-def _write(piece: Slice, target: Target, data: NDArray[np.uint8], files: Mapping[int, PartialFile]) -> int:
+def _write(
+    piece: Slice, target: Target, data: NDArray[np.uint8], files: Mapping[int, PartialFile | ExistingFile]
+) -> int:
     start = row_nbytes(target.type, piece.n_cols) * piece.output_row
     written = 0
     for output, offset in target.places:
-        if output in files:
-            files[output].write(data.data, offset + start)
-            written += len(data)
+        files[output].write(data.data, offset + start)
+        written += len(data)
     return written

@@ -29,26 +29,55 @@ class OutputState(Enum):
     """What stands under an output's final name before the work."""
 
     ABSENT = "absent"
-    SAME = "complete and equal to the plan"
-    OTHER = "another file"
+    CANDIDATE = "a file of the planned length and header"
+    OTHER = "another GGUF file"
+    FOREIGN = "no GGUF file"
 
 
 def output_states(plan: Plan) -> tuple[OutputState, ...]:
-    """Look at what exists: a file of the planned length and header, not older than its source, is the same."""
-    return tuple(_state(output, plan.newest) for output in plan.outputs)
+    """Look at what exists under the final names; whether a candidate's tensors are the planned ones shows later."""
+    return tuple(map(_state, plan.outputs))
 
 
-def _state(output: Output, newest: float) -> OutputState:
+def _state(output: Output) -> OutputState:
     try:
-        status = output.path.stat()
-    except FileNotFoundError:
-        return OutputState.ABSENT
+        if not output.path.exists():
+            return OutputState.ABSENT
+        if not output.path.is_file():
+            return OutputState.FOREIGN
+        with output.path.open("rb") as file:
+            header = file.read(len(output.header))
+        is_planned = header == output.header and output.path.stat().st_size == output.nbytes
     except OSError as error:
         raise _output_error(output.path, error) from error
-    if not output.path.is_file() or status.st_size != output.nbytes or status.st_mtime < newest:
-        return OutputState.OTHER
-    with output.path.open("rb") as file:
-        return OutputState.SAME if file.read(len(output.header)) == output.header else OutputState.OTHER
+    if not header.startswith(output.header[:4]):
+        return OutputState.FOREIGN
+    return OutputState.CANDIDATE if is_planned else OutputState.OTHER
+
+
+class DifferenceError(Exception):
+    """An existing file does not hold the planned bytes; never leaves this room."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingFile:
+    """An existing file to compare with what would be written: it is written to like a PartialFile."""
+
+    index: int
+    fd: int
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Raise DifferenceError unless the file holds these bytes there."""
+        if os.pread(self.fd, len(data), offset) != data:
+            raise DifferenceError(self.index)
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self.fd)
 
 
 @dataclass(slots=True)
@@ -99,6 +128,14 @@ class PartialFile:
         if not self.is_published:
             with contextlib.suppress(FileNotFoundError):
                 self.partial.unlink()
+
+
+def open_existing(index: int, output: Output) -> ExistingFile:
+    """Open a file that is there, to compare it."""
+    try:
+        return ExistingFile(index, os.open(output.path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise _output_error(output.path, error) from error
 
 
 def open_partial(output: Output) -> PartialFile:
