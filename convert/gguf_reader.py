@@ -36,6 +36,8 @@ _SCALARS: Final[Mapping[GGUFValueType, np.dtype[Any]]] = {
     GGUFValueType.FLOAT64: np.dtype("<f8"),
     GGUFValueType.BOOL: np.dtype("?"),
 }
+_MAX_HEADER_NBYTES: Final = 128 << 20
+_MAX_ITEMS: Final = 1 << 24
 _MAX_KEY_NBYTES: Final = 65535
 _MAX_DIMS: Final = 4  # GGML_MAX_DIMS
 _MAX_NAME_NBYTES: Final = 63  # GGML_MAX_NAME - 1
@@ -96,6 +98,8 @@ class _Reader:
         return CheckpointError(f"`{self.path}` is not a sound GGUF file: {what}")
 
     def _take(self, nbytes: int, what: str) -> bytes:
+        if self.file.tell() + nbytes > _MAX_HEADER_NBYTES:
+            raise self.broken(f"its header has more than {_MAX_HEADER_NBYTES} bytes, at {what}")
         if nbytes > self.nbytes - self.file.tell():
             raise self.broken(f"{what} needs {nbytes} bytes at {self.file.tell()}, the file has {self.nbytes}")
         return self.file.read(nbytes)
@@ -152,7 +156,7 @@ class _Reader:
         item_type = self._value_type(key)
         count = self._unpack("Q", f"`{key}`")
         least = 8 if item_type is GGUFValueType.STRING else 1
-        if item_type is GGUFValueType.ARRAY or count > self.nbytes // least:
+        if item_type is GGUFValueType.ARRAY or count > min(self.nbytes // least, _MAX_ITEMS):
             raise self.broken(f"`{key}` is an array of {count} {item_type.name.lower()} items")
         return KeyValue(key, tuple(self._read_values(item_type, count, key)), value_type, item_type)
 
