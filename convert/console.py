@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -63,6 +63,11 @@ def _console(*, stderr: bool) -> Console:
     if not console.is_terminal:
         console.width = _UNLIMITED  # a file or a pipe has no width to cut a path to
     return console
+
+
+def escape(text: str) -> str:
+    """Make foreign text harmless: rich's markup, and characters that would drive the terminal."""
+    return escape_markup("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
 
 
 def _grid() -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from convert.cli.commands import cli
-from convert.errors import ConvertError, UsageError
+from convert.errors import CheckpointError, ConvertError, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -28,10 +29,13 @@ class _Terminated(BaseException):
 def main() -> NoReturn:
     """Run the command line and exit; see `convert.errors` for the exit codes."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold what the terminal cannot show
     sys.exit(_run())
 
 
-def _run() -> int:
+def _run() -> int:  # noqa: PLR0911 - one way out for each way to end
     try:
         result = cli.main(prog_name=_program_name(), standalone_mode=False)
     except ConvertError as error:
@@ -51,6 +55,8 @@ def _run() -> int:
         # The reader of our stdout has gone, as `head` does; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a path that no room has guarded: permissions above a file, a device, a full stdout
+        return _fail(CheckpointError(f"`{error.filename or 'the output'}` cannot be used: {error.strerror}"))
     return result if isinstance(result, int) else 0
 
 

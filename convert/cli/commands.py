@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, run_gguf
+from convert.cli.verify_commands import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ def cli() -> None:
     """
 
 
-for _command in (build_llamacpp, run_gguf, doctor):
+for _command in (build_llamacpp, run_gguf, verify, doctor):
     cli.add_command(_command)
 
 

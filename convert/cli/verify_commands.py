@@ -1,0 +1,185 @@
+"""`convert verify`: are these files sound, and how far are they from the checkpoint."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from convert.verify import Measured, Measuring, Verification, VerifiedFile
+
+_PATH = click.Path(path_type=Path)
+_TIMEOUT_S = 24 * 3600.0
+_N_WORST = 3
+
+
+@click.command("verify", short_help="Are GGUF files sound, and how far from the checkpoint.")
+@click.argument("files", type=_PATH, nargs=-1, required=True, metavar="GGUF…")
+@click.option("--against", type=_PATH, metavar="MODEL", help="The checkpoint they were made of, or a float GGUF file.")
+@click.option("--text", type=_PATH, metavar="FILE", help="Measure perplexity and divergence on this text.")
+@click.option("--pre-tokenizer", metavar="NAME", help="With --against: as given for the conversion.")
+@click.option(
+    "--llama-cpp/--no-llama-cpp",
+    "with_llama_cpp",
+    default=None,
+    help="Load the files with llama.cpp; by default where a build is found.",
+)
+@click.option("--dir", "directory", type=_PATH, help="Where llama.cpp lives, as for build-llamacpp.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+def verify(
+    files: tuple[Path, ...],
+    against: Path | None,
+    text: Path | None,
+    pre_tokenizer: str | None,
+    with_llama_cpp: bool | None,
+    directory: Path | None,
+    as_json: bool,
+) -> None:
+    """Open GGUF files again and check them; exit code 9 when something is wrong.
+
+    Always: header, offsets, padding and length; no NaN in values and scales; the metadata that loading needs; the chat
+    template. With --against, every tensor is decoded and compared with the checkpoint's. With a llama.cpp build, it
+    loads them, and with --text it measures them side by side.
+
+    \b
+      convert verify quantized/*.gguf --against ./my-finetuned-llama --text stories.txt
+    """  # noqa: D301 - Click's mark for lines to keep
+    run_verification(
+        files,
+        against=against,
+        text=text,
+        pre_tokenizer=pre_tokenizer,
+        with_llama_cpp=with_llama_cpp,
+        directory=directory,
+        as_json=as_json,
+    )
+
+
+def run_verification(
+    files: Sequence[Path],
+    *,
+    against: Path | None = None,
+    text: Path | None = None,
+    pre_tokenizer: str | None = None,
+    with_llama_cpp: bool | None = None,
+    directory: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Verify and print; raises VerificationError when something is wrong. Also for `convert all --verify`.
+
+    with_llama_cpp: None means where a build is found.
+    """
+    import json  # noqa: PLC0415
+
+    from convert.verify import verify_files  # noqa: PLC0415 - NumPy and gguf, only when needed
+
+    base = against if against is not None and against.is_dir() else None
+    measuring = _measuring(with_llama_cpp, directory, text=text, checkpoint=base)
+    verification = verify_files(files, against=against, pre_tokenizer=pre_tokenizer, measuring=measuring)
+    if as_json:
+        click.echo(json.dumps(verification.as_json(), indent=2, ensure_ascii=False))
+    else:
+        _show(verification)
+        if measuring is None and with_llama_cpp is None:
+            click.echo(
+                "no llama.cpp build was found: nothing was loaded (`convert build-llamacpp` makes one)", err=True
+            )
+    verification.check()
+
+
+def _measuring(
+    with_llama_cpp: bool | None, directory: Path | None, *, text: Path | None, checkpoint: Path | None
+) -> Measuring | None:
+    from convert.errors import ToolchainError, UsageError  # noqa: PLC0415
+    from convert.llama_cpp import find_program  # noqa: PLC0415
+    from convert.process import ask  # noqa: PLC0415
+    from convert.verify import LlamaCpp, Measuring  # noqa: PLC0415
+
+    if text is not None and not text.is_file():
+        raise UsageError(f"`{text}` is not a file")
+    if with_llama_cpp is False:
+        if text is not None:
+            raise UsageError("--text needs llama.cpp, and --no-llama-cpp leaves it out")
+        return None
+    completion, perplexity = (find_program(role, directory) for role in ("completion", "perplexity"))
+    if completion is not None and (perplexity is not None or text is None):
+        programs = LlamaCpp(completion, perplexity, partial(ask, timeout_s=_TIMEOUT_S))
+        return Measuring(programs, text=text, checkpoint=checkpoint)
+    if with_llama_cpp or text is not None:
+        raise ToolchainError("no llama.cpp build was found that can run the files", hint="run `convert build-llamacpp`")
+    return None
+
+
+def _show(verification: Verification) -> None:
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from convert import console  # noqa: PLC0415
+
+    out = console.stdout()
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
+    columns = {name: [cell(file) for file in verification.files] for name, cell in _COLUMNS.items()}
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    for name in shown:
+        table.add_column(name, overflow="fold")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*map(escape, row))
+    out.print(table)
+    for file in verification.files:
+        for line in _lines(file):
+            out.print(escape(line))
+
+
+def _lines(file: VerifiedFile) -> Iterator[str]:
+    for finding in file.findings:
+        yield f"{finding.severity.value}: {file.path.name}: {finding.check}: {finding.message}"
+    if file.errors:
+        by_type = ", ".join(f"{kind} {value:.3g}" for kind, value in file.relative_rmse_by_type.items())
+        yield f"{file.path.name}: RMSE in standard deviations by type: {by_type}"
+        for error in sorted(file.errors, key=lambda error: -error.relative_rmse)[:_N_WORST]:
+            yield (
+                f"  {error.name} ({error.type}) {error.relative_rmse:.3g}, worst at {list(error.worst_index)}: "
+                f"{error.worst_decoded:.6g} instead of {error.worst_wanted:.6g}"
+            )
+
+
+def _size(file: VerifiedFile) -> str:
+    from convert.console import size  # noqa: PLC0415
+
+    return size(file.nbytes)
+
+
+def _state(file: VerifiedFile) -> str:
+    return f"{len(file.problems)} problems" if file.problems else "sound"
+
+
+def _worst_rmse(file: VerifiedFile) -> str:
+    return f"{max(file.relative_rmse_by_type.values()):.3g}" if file.errors else ""
+
+
+def _of(file: VerifiedFile) -> Measured:
+    from convert.verify import Measured  # noqa: PLC0415
+
+    return file.measured or Measured(loads=False)
+
+
+def _number(value: float | None, spelling: str) -> str:
+    return "" if value is None else format(value, spelling)
+
+
+_COLUMNS: Final[Mapping[str, Callable[[VerifiedFile], str]]] = {
+    "file": lambda file: str(file.path),
+    "size": _size,
+    "state": _state,
+    "RMSE/spread": _worst_rmse,
+    "loads": lambda file: "" if file.measured is None else "yes" if file.measured.loads else "no",
+    "perplexity": lambda file: _number(_of(file).perplexity, ".4f"),
+    "+/-": lambda file: _number(_of(file).uncertainty, ".4f"),
+    "KL divergence": lambda file: _number(_of(file).kl_divergence, ".6f"),
+    "same top": lambda file: _number(_of(file).same_top, ".2%"),
+}

@@ -1,0 +1,111 @@
+"""Any type that llama.cpp knows, by its own llama-quantize: K-quants, IQ types with an importance matrix, and the rest.
+
+The program writes to a hidden sibling; the final name appears when it has ended well, and holds a whole file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+from convert.errors import CheckpointError, OutputError, UsageError
+from convert.llama_cpp.reporter import Reporter, Silent
+from convert.process import ask, run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+# `  15  or  Q4_K_M  :  4.58G, +0.1754 ppl @ Llama-3-8B`: tools/quantize/quantize.cpp, usage @ 0c1e570.
+_LISTED_TYPE: Final = re.compile(r"^\s*\d+\s+or\s+([A-Z0-9_]+)\s*:", re.MULTILINE)
+# `[   1/  47]   token_embd.weight - …`: src/llama-quant.cpp, llama_model_quantize_impl @ 0c1e570.
+_STEP: Final = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
+
+
+def known_types(program: Path) -> tuple[str, ...]:
+    """List the types that this llama-quantize offers."""
+    return tuple(_LISTED_TYPE.findall(ask([program, "--help"]).text))
+
+
+def quantize_with_llama_cpp(
+    program: Path,
+    source: Path,
+    outputs: Mapping[str, Path],
+    *,
+    imatrix: Path | None = None,
+    jobs: int | None = None,
+    flags: Sequence[str] = (),
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> tuple[Path, ...]:
+    """Quantize a float GGUF file with llama-quantize, one type after the other.
+
+    outputs: for each type, in llama.cpp's spelling and any case, the path of its file. imatrix: weights' importance,
+    which the smallest IQ types need. jobs: threads. flags: more of the program's options, before the file names.
+    force: replace files that exist. Returns the paths written.
+    Raises UsageError for an unknown type, CheckpointError or OutputError for the files, and ProgramError (a
+    ToolchainError), naming the log, where the program fails; then the type's file is not there.
+    """
+    wanted = {kind.upper(): path for kind, path in outputs.items()}
+    _check_types(program, wanted)
+    _check_files(source, imatrix, wanted, force=force)
+    for kind, path in wanted.items():
+        options = [*(("--imatrix", str(imatrix)) if imatrix else ()), *flags]
+        threads = [] if jobs is None else [str(jobs)]
+        _write(path, [str(program), *options, str(source)], [kind, *threads], reporter or Silent())
+    return tuple(wanted.values())
+
+
+def _check_types(program: Path, wanted: Mapping[str, Path]) -> None:
+    known = known_types(program)
+    for kind in wanted:
+        if kind not in known:
+            raise UsageError(f"`{program.name}` knows no type `{kind}`", hint=f"known are {', '.join(known)}")
+
+
+def _check_files(source: Path, imatrix: Path | None, wanted: Mapping[str, Path], *, force: bool) -> None:
+    for path in (source, *((imatrix,) if imatrix else ())):
+        if not path.is_file():
+            raise CheckpointError(f"`{path}` is not a file")
+    if len(set(wanted.values())) < len(wanted):
+        raise UsageError("two types are to be written to one file")
+    for path in wanted.values():
+        if path.exists() and path.samefile(source):
+            raise UsageError(f"the output `{path}` is the input itself", hint="choose another directory, or --name")
+        if path.exists() and not force:
+            raise OutputError(f"`{path}` is already there", hint="--force replaces; or choose another directory")
+
+
+def _write(path: Path, before: Sequence[str], after: Sequence[str], reporter: Reporter) -> None:
+    """Run `before PARTIAL after`; the partial file gets its name if that ends well, and the log stays if not."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    log = path.with_name(f"{path.name}.log")
+    what = f"quantizing to {after[0]}"
+
+    def listen(line: str) -> None:
+        if (step := _STEP.match(line)) is not None:
+            reporter.advance(what, int(step[1]), int(step[2]))
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+        reporter.say(what)
+        run([*before, str(partial), *after], step=what, log=log, on_line=listen)
+        _publish(partial, path)
+        log.unlink()
+    except OSError as error:
+        raise OutputError(f"`{path}` cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    fd = os.open(partial, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    partial.replace(path)

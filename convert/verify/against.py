@@ -1,0 +1,199 @@
+"""Every tensor of a file, decoded, beside the checkpoint's values after the same transform, a slice at a time."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, quants
+
+from convert.codec import CODECS, FLOAT_TYPES
+from convert.errors import UnsupportedError
+from convert.gguf_reader import read_gguf
+from convert.plan import ByteRange, PlannedInput, Task, plan_checkpoint
+from convert.quant_mix import OutputType, ggml_n_dims
+from convert.stream.encode import SourceFiles, read_columns
+from convert.stream.slices import Slice, cut, row_nbytes
+from convert.verify.bounds import explained_error, relative_rmse_limit
+from convert.verify.data import Finding, TensorError, note, problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from gguf import GGMLQuantizationType
+    from numpy.typing import NDArray
+
+    from convert.codec.contract import F32Array, U8Array
+    from convert.gguf_file import TensorInfo
+    from convert.gguf_reader import GGUFFile
+    from convert.verify.reading import OpenFile
+
+CHECK = "against"
+
+
+def wanted_tensors(model: Path, *, pre_tokenizer: str | None = None) -> tuple[PlannedInput, ...]:
+    """List what a file of this model must hold: the checkpoint planned again, or a float GGUF file as it is.
+
+    Raises CheckpointError, UnsupportedError or PlanError.
+    """
+    if model.suffix == ".gguf":
+        return tuple(_as_it_is(model, tensor) for tensor in read_gguf(model).tensors)
+    # The path is that of no file: a plan names one, and only carrying it out would write it.
+    plan = plan_checkpoint(model, {OutputType.F16: model / "unwritten.gguf"}, pre_tokenizer=pre_tokenizer)
+    return tuple(task.tensor for task in plan.tasks)
+
+
+def _as_it_is(path: Path, tensor: TensorInfo) -> PlannedInput:
+    if tensor.type not in FLOAT_TYPES:
+        raise UnsupportedError(
+            f"tensor `{tensor.name}` of `{path}` is {tensor.type.name}: only a float file can be the measure",
+            hint="give the checkpoint's directory, or an F32, F16 or BF16 GGUF file",
+        )
+    source = ByteRange(tensor.name, path, tensor.offset, tensor.nbytes)
+    return PlannedInput(tensor.name, tensor.shape, tensor.type, (source,))
+
+
+class Comparison:
+    """One file beside the checkpoint; errors and findings gather as `compare` goes."""
+
+    def __init__(self, header: GGUFFile, file: OpenFile, wanted: Iterable[PlannedInput]) -> None:
+        self._stored: Final[Mapping[str, TensorInfo]] = {tensor.name: tensor for tensor in header.tensors}
+        self._wanted: Final[Mapping[str, PlannedInput]] = {tensor.name: tensor for tensor in wanted}
+        self._file = file
+        self.errors: list[TensorError] = []
+        self.findings: list[Finding] = []
+
+    def compare(self) -> None:
+        """Compare names, then every tensor that both have, in the file's order."""
+        for name in self._wanted.keys() - self._stored.keys():
+            self.findings.append(problem(CHECK, f"tensor `{name}` of the checkpoint is not in the file"))
+        for name in self._stored.keys() - self._wanted.keys():
+            self.findings.append(problem(CHECK, f"tensor `{name}` of the file is not in the checkpoint"))
+        self.findings.sort(key=lambda finding: finding.message)
+        with closing(SourceFiles()) as sources:
+            for stored in self._stored.values():
+                if stored.name in self._wanted:
+                    self._compare_one(stored, self._wanted[stored.name], sources)
+
+    def _compare_one(self, stored: TensorInfo, wanted: PlannedInput, sources: SourceFiles) -> None:
+        if _own_shape(stored.shape) != _own_shape(wanted.shape):
+            message = f"tensor `{stored.name}` has shape {stored.shape}, the checkpoint's makes {wanted.shape}"
+            self.findings.append(problem(CHECK, message))
+            return
+        if stored.type not in CODECS and stored.type not in quants._type_traits:  # noqa: SLF001 - it has no other list
+            message = f"tensor `{stored.name}` is {stored.type.name}, which nothing here can decode"
+            self.findings.append(note(CHECK, message))
+            return
+        gathered = _Gathered(stored)
+        for piece in cut(Task(wanted, ())):
+            blocks = self._read_blocks(stored, piece)
+            gathered.add(_values(piece, sources), blocks)
+        error = gathered.result()
+        self.errors.append(error)
+        self.findings += _judged(error, stored.type)
+
+    def _read_blocks(self, stored: TensorInfo, piece: Slice) -> U8Array:
+        block_size, type_size = GGML_QUANT_SIZES[stored.type]
+        start = piece.output_row * piece.n_cols // block_size * type_size
+        nbytes = piece.n_rows * piece.n_cols // block_size * type_size
+        return self._file.read(stored.offset + start, nbytes).reshape(-1, type_size)
+
+
+class _Gathered:
+    """One tensor's sums, and its worst value so far."""
+
+    def __init__(self, stored: TensorInfo) -> None:
+        self._stored = stored
+        self._n_values = 0
+        self._square_error = self._sum = self._square_sum = 0.0
+        self._n_unexplained = 0
+        self._worst: tuple[float, int, float, float] = (-1.0, 0, 0.0, 0.0)
+
+    def add(self, wanted: F32Array, blocks: U8Array) -> None:
+        """Take the next values. wanted: float32 (n,). blocks: uint8 (n_blocks, type_size), the same values."""
+        decoded = _decode(blocks, self._stored.type)
+        wanted = wanted.reshape(decoded.shape)
+        error = np.abs(decoded.astype(np.float64) - wanted)
+        bound = explained_error(self._stored.type, blocks, wanted, decoded)
+        ratio = error if bound is None else _ratio(error, bound)
+        self._note_worst(ratio, wanted, decoded)
+        if bound is not None:
+            self._n_unexplained += int((ratio > 1).sum())
+        self._square_error += float((error * error).sum())
+        self._sum += float(wanted.sum(dtype=np.float64))
+        self._square_sum += float(np.square(wanted, dtype=np.float64).sum())
+        self._n_values += wanted.size
+
+    def _note_worst(self, ratio: NDArray[np.float64], wanted: F32Array, decoded: F32Array) -> None:
+        at = int(ratio.argmax())
+        if ratio.flat[at] > self._worst[0]:
+            self._worst = float(ratio.flat[at]), self._n_values + at, float(wanted.flat[at]), float(decoded.flat[at])
+
+    def result(self) -> TensorError:
+        """Sum up."""
+        ratio, at, wanted, decoded = self._worst
+        spread = max(self._square_sum - self._sum**2 / self._n_values, 0.0)
+        return TensorError(
+            name=self._stored.name,
+            type=self._stored.type.name,
+            n_values=self._n_values,
+            square_error=self._square_error,
+            square_spread=spread,
+            worst_index=tuple(int(i) for i in np.unravel_index(at, self._stored.shape)),
+            worst_wanted=wanted,
+            worst_decoded=decoded,
+            worst_ratio=ratio,
+            n_unexplained=self._n_unexplained,
+        )
+
+
+def _ratio(error: NDArray[np.float64], bound: F32Array) -> NDArray[np.float64]:
+    """Errors in units of what is explained; what is NaN on either side is explained by nothing."""
+    ratio = np.divide(error, bound, out=np.where(error == 0, 0.0, np.inf), where=bound > 0)
+    return np.where(np.isnan(ratio), np.inf, ratio)
+
+
+def _judged(error: TensorError, tensor_type: GGMLQuantizationType) -> Iterator[Finding]:
+    if error.n_unexplained:
+        yield problem(
+            CHECK,
+            f"tensor `{error.name}` ({error.type}): {error.n_unexplained} of {error.n_values} values are further from "
+            f"the checkpoint's than the type can explain; the worst at {list(error.worst_index)}, "
+            f"{error.worst_decoded:.6g} instead of {error.worst_wanted:.6g}; RMSE {error.relative_rmse:.3g} deviations",
+        )
+    elif tensor_type not in CODECS and not error.relative_rmse <= relative_rmse_limit(tensor_type):
+        yield problem(
+            CHECK,
+            f"tensor `{error.name}` ({error.type}): RMSE {error.relative_rmse:.3g} standard deviations, "
+            f"{relative_rmse_limit(tensor_type):.3g} is the most that the type can explain",
+        )
+
+
+def _own_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Drop leading dimensions of 1, which ggml does not count."""
+    return shape[len(shape) - ggml_n_dims(shape) :]
+
+
+def _values(piece: Slice, sources: SourceFiles) -> F32Array:
+    """Read a slice of the checkpoint as float32 (n,), its rows moved as the transform says."""
+    tensor = piece.task.tensor
+    codec = CODECS[tensor.type]
+    if piece.source is None:
+        return codec.decode(np.frombuffer(tensor.data or b"", np.uint8).reshape(1, -1)).reshape(-1)
+    nbytes = row_nbytes(tensor.type, piece.n_cols)
+    rows = np.empty((piece.n_rows, nbytes), np.uint8)
+    source = tensor.sources[piece.source]
+    if source.is_transposed:
+        read_columns(source, piece.source_row, rows.reshape(piece.n_rows, piece.n_cols, -1))
+    else:
+        sources.read_into(source, piece.source_row * nbytes, rows.reshape(-1))
+    return codec.decode(tensor.transform.apply(rows, np.empty_like(rows))).reshape(-1)
+
+
+def _decode(blocks: U8Array, tensor_type: GGMLQuantizationType) -> F32Array:
+    if tensor_type in CODECS:
+        return CODECS[tensor_type].decode(blocks)
+    decoded: F32Array = quants.dequantize(blocks, tensor_type)
+    return decoded
