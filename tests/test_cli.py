@@ -87,6 +87,13 @@ def test_a_dry_run_says_which_types_differ_and_why(tiny_llama: Path, tmp_path: P
     assert re.search(r"\d+ bytes in all", result.stdout)
 
 
+def test_a_checkpoint_without_tokenizer_model_is_told_what_that_costs(tiny_llama: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    assert "no tokenizer.model" not in run("all", model, tmp_path / "out", "--dry-run").stdout
+    (model / "tokenizer.model").unlink()
+    assert "no tokenizer.model" in run("all", model, tmp_path / "out", "--dry-run").stdout
+
+
 def test_gguf_writes_one_file(tiny_llama: Path, tmp_path: Path) -> None:
     assert run("gguf", tiny_llama, tmp_path / "one.gguf", "--type", "bf16").returncode == 0
     assert convert.inspect(tmp_path / "one.gguf").metadata["general.file_type"] == "32 (MOSTLY_BF16)"

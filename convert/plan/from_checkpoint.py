@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _QUANTIZATION_VERSION: Final = 2  # GGML_QNT_VERSION
+_NO_SCORE: Final = -1000.0  # what LlamaHfVocab gives every token
 
 _STORED: Final[Mapping[StoredType, GGMLQuantizationType]] = {
     StoredType.F32: GGMLQuantizationType.F32,
@@ -56,7 +57,7 @@ def plan_checkpoint(model: Path, outputs: Mapping[OutputType, Path], *, pre_toke
         outputs=planned,
         tasks=tasks,
         through_f16=True,
-        notes=checkpoint.notes + _notes(config),
+        notes=checkpoint.notes + _notes(config, entries),
     )
 
 
@@ -138,7 +139,14 @@ def _facts(entries: Sequence[Entry], tensors: Sequence[OutputTensor]) -> ModelFa
     return ModelFacts.of(arch, n_experts, {tensor.name for tensor in tensors})
 
 
-def _notes(config: ModelConfig) -> tuple[str, ...]:
+def _notes(config: ModelConfig, entries: Sequence[Entry]) -> tuple[str, ...]:
+    notes = []
     if config.rope.type == "dynamic":
-        return ("dynamic rope scaling has no place in GGUF: the model runs at its original context length",)
-    return ()
+        notes.append("dynamic rope scaling has no place in GGUF: the model runs at its original context length")
+    scores: tuple[float, ...] = next((entry.value for entry, _ in entries if entry.key == Keys.Tokenizer.SCORES), ())
+    if scores and max(scores) <= _NO_SCORE:
+        # Parity: the reference has no scores without tokenizer.model, and llama.cpp then merges from the left.
+        notes.append(
+            "no tokenizer.model: llama.cpp will split some texts otherwise than Hugging Face; add the base model's"
+        )
+    return tuple(notes)
