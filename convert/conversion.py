@@ -88,14 +88,17 @@ def plan_quantize(
     Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
     """
     path = Path(source)
-    base = _checked_name(
-        re.sub(r"[-._](f32|f16|bf16|fp16|fp32)$", "", path.stem, flags=re.IGNORECASE) if name is None else name
-    )
-    paths = {kind: Path(outdir) / f"{base}-{kind.name}.gguf" for kind in parse_types(types)}
+    paths = {kind: quantized_path(path, outdir, kind.name, name=name) for kind in parse_types(types)}
     for out in paths.values():
         if out.exists() and path.exists() and out.samefile(path):
             raise UsageError(f"the output `{out}` is the input itself", hint="choose another directory, or --name")
     return plan_gguf(path, paths)
+
+
+def quantized_path(source: PathLike, outdir: PathLike, kind: str, *, name: str | None = None) -> Path:
+    """Name the file that a GGUF becomes in another type: `OUTDIR/NAME-TYPE.gguf`, by default the source's own name."""
+    stem = re.sub(r"[-._](f32|f16|bf16|fp16|fp32)$", "", Path(source).stem, flags=re.IGNORECASE)
+    return Path(outdir) / f"{_checked_name(stem if name is None else name)}-{kind}.gguf"
 
 
 def convert_all(

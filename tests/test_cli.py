@@ -109,6 +109,20 @@ def test_quantize_makes_of_our_f16_what_all_makes_at_once(tiny_llama: Path, tmp_
         assert path.read_bytes() == (tmp_path / "all" / path.name).read_bytes()
 
 
+def test_all_verifies_what_it_wrote(tiny_llama: Path, tmp_path: Path) -> None:
+    result = run("all", tiny_llama, tmp_path / "out", "--types", "q4_0,q8_0", "--verify")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("sound") == 2
+
+
+@pytest.mark.usefixtures("reference")
+def test_quantize_hands_other_types_to_llama_cpp(tiny_llama: Path, tmp_path: Path) -> None:
+    assert run("gguf", tiny_llama, tmp_path / "tiny-F16.gguf").returncode == 0
+    result = run("quantize", tmp_path / "tiny-F16.gguf", tmp_path, "--with", "llama.cpp", "--types", "q4_k_m")
+    assert result.returncode == 0, result.stderr
+    assert convert.inspect(tmp_path / "tiny-Q4_K_M.gguf").metadata["general.file_type"] == "15 (MOSTLY_Q4_K_M)"
+
+
 def test_inspect_shows_a_checkpoint_with_the_size_of_every_type(tiny_llama: Path, tmp_path: Path) -> None:
     assert (
         run(

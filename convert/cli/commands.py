@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convert.cli.llama_cpp_commands import build_llamacpp, doctor, run_gguf
-from convert.cli.verify_commands import verify
+from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf
+from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,10 +68,18 @@ for _command in (build_llamacpp, run_gguf, verify, doctor):
 @click.option("--types", default="f16,q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=_TYPES_HELP)
 @click.option("--discard-f16", is_flag=True, help="Leave the f16 file out; the others do not need it.")
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the directory's.")
+@click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
 @_checkpoint_options
 @_writing_options
 def all_types(
-    model: Path, outdir: Path, types: str, discard_f16: bool, name: str | None, pre_tokenizer: str | None, **run: Any
+    model: Path,
+    outdir: Path,
+    types: str,
+    discard_f16: bool,
+    name: str | None,
+    verifies: bool,
+    pre_tokenizer: str | None,
+    **run: Any,
 ) -> None:
     """Convert the checkpoint MODEL to OUTDIR/NAME-TYPE.gguf, all types in one read.
 
@@ -85,6 +93,8 @@ def all_types(
 
     plan = plan_all(model, outdir, types=types, discard_f16=discard_f16, name=name, pre_tokenizer=pre_tokenizer)
     _carry_out(plan, **run)
+    if verifies and not run["dry_run"]:
+        run_verification([output.path for output in plan.outputs], against=model, pre_tokenizer=pre_tokenizer)
 
 
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
@@ -105,11 +115,30 @@ def one_type(model: Path, out: Path, kind: str, pre_tokenizer: str | None, **run
 @click.argument("outdir", type=_PATH)
 @click.option("--types", default="q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=_TYPES_HELP)
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the input's, without its type.")
+@click.option(
+    "--with",
+    "encoder",
+    type=click.Choice(["convert", "llama.cpp"]),
+    default="convert",
+    show_default=True,
+    help="llama.cpp: any type its llama-quantize knows (q4_k_m, iq4_xs, …), by the built program.",
+)
+@click.option("--imatrix", type=_PATH, metavar="FILE", help="With llama.cpp: an importance matrix.")
 @_writing_options
-def quantize(source: Path, outdir: Path, types: str, name: str | None, **run: Any) -> None:
+def quantize(
+    source: Path, outdir: Path, types: str, name: str | None, encoder: str, imatrix: Path | None, **run: Any
+) -> None:
     """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read."""
-    from convert.conversion import plan_quantize  # noqa: PLC0415
+    from convert.conversion import plan_quantize, quantized_path  # noqa: PLC0415
 
+    if encoder == "llama.cpp":
+        kinds = [kind.strip().upper() for kind in types.split(",")]
+        outputs = {kind: quantized_path(source, outdir, kind, name=name) for kind in kinds}
+        options = {key: run[key] for key in ("jobs", "force", "dry_run")}
+        quantize_by_llama_cpp(source, outputs, imatrix=imatrix, **options)
+        return
+    if imatrix is not None:
+        raise click.UsageError("--imatrix goes with --with llama.cpp", ctx=click.get_current_context())
     _carry_out(plan_quantize(source, outdir, types=types, name=name), **run)
 
 

@@ -227,3 +227,25 @@ def _facts(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _gb(nbytes: int) -> str:
     return f"{nbytes / 1e9:.1f} GB"
+
+
+def quantize_by_llama_cpp(
+    source: Path, outputs: dict[str, Path], *, imatrix: Path | None, jobs: int | None, force: bool, dry_run: bool
+) -> None:
+    """Carry out `quantize --with llama.cpp`: hand the types to the built llama-quantize."""
+    from convert.errors import ToolchainError  # noqa: PLC0415
+    from convert.llama_cpp import find_program  # noqa: PLC0415
+    from convert.llama_cpp.quantize import quantize_with_llama_cpp  # noqa: PLC0415
+
+    program = find_program("quantize")
+    if program is None:
+        raise ToolchainError("no llama.cpp build was found", hint="run `convert build-llamacpp`")
+    if dry_run:
+        for path in outputs.values():
+            click.echo(f"{path}, by {program}")
+        return
+    with _reporter() as telling:
+        for path in quantize_with_llama_cpp(
+            program, source, outputs, imatrix=imatrix, jobs=jobs, force=force, reporter=telling
+        ):
+            telling.say(f"{path}  {path.stat().st_size} bytes")
