@@ -143,13 +143,21 @@ def end_leftover(pid: int, *, command_has: str) -> bool:
         os.killpg(pid, signal.SIGTERM)
     except (ProcessLookupError, PermissionError, ProgramError):
         return False
+    _kill_what_stays(pid)
+    return True
+
+
+def _kill_what_stays(group: int) -> None:
+    """Kill a group that was asked to end, once it has had `GRACE_S` for it; returns as soon as it is empty.
+
+    Its leader may end before the rest has: cmake does, while Ninja still ends the compilers.
+    """
     end = time.monotonic() + GRACE_S
     with contextlib.suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < end:
-            os.killpg(pid, 0)
+            os.killpg(group, 0)
             time.sleep(GRACE_S / 100)
-        os.killpg(pid, signal.SIGKILL)
-    return True
+        os.killpg(group, signal.SIGKILL)
 
 
 def attach(command: Sequence[str | Path], *, show_stderr: bool) -> tuple[int, str]:
@@ -251,6 +259,7 @@ def _end_group(program: subprocess.Popen[bytes]) -> None:
             _signal_group(program, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 program.wait(timeout=GRACE_S)
+            _kill_what_stays(program.pid)
     finally:  # also when a second Ctrl-C arrives while waiting
         _signal_group(program, signal.SIGKILL)
         program.wait()
