@@ -14,7 +14,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from convert.errors import OutputError
 
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from convert.plan import Output, Plan
+
+
+# What may be written to a file before the system is asked to put it on disk and forget it. Then the next writes find
+# memory that was just in use: taking fresh pages for whole files costs several times the encoding, and pushes out what
+# other programs had cached.
+_WRITTEN_BEHIND: Final = 8 << 20
 
 
 class OutputState(Enum):
@@ -88,15 +94,25 @@ class PartialFile:
     partial: Path
     fd: int
     is_published: bool = False
+    n_held: int = 0  # bytes written since the last write-behind; threads may miss each other's, which only delays it
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write at an offset, from any thread."""
+        self.n_held += len(data)
         try:
             while data:
                 written = os.pwrite(self.fd, data, offset)
                 data, offset = data[written:], offset + written
+            if self.n_held >= _WRITTEN_BEHIND:
+                self.n_held = 0
+                self._write_behind()
         except OSError as error:
             raise _output_error(self.final, error) from error
+
+    def _write_behind(self) -> None:
+        """Start writing to disk what is still in memory only, and let go of what is on disk already."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def flush(self) -> None:
         """Wait until the file is on disk."""
