@@ -11,16 +11,16 @@ Source: conversion/llama.py, LlamaModel.modify_tensors @ 0c1e570; transformers 5
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from convert.architecture.family import SourcePart
+from convert.checkpoint import RowWindow
 from convert.errors import PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from convert.checkpoint import TensorSource
+    from convert.checkpoint import Tensor
     from convert.model_config import ModelConfig
 
 # In the order of the reference's file.
@@ -41,7 +41,7 @@ def expert_part(name: str) -> SourcePart | None:
     return SourcePart(f"blk.{int(layer)}.{EXPERT_OUTPUTS[part]}.weight", int(index))
 
 
-def unfuse_experts(config: ModelConfig, tensors: Mapping[str, TensorSource]) -> Mapping[str, TensorSource]:
+def unfuse_experts(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Give fused experts as single ones, as windows of the same bytes; other tensors as they are.
 
     Raises PlanError if a fused tensor's shape contradicts the config.
@@ -52,23 +52,22 @@ def unfuse_experts(config: ModelConfig, tensors: Mapping[str, TensorSource]) -> 
     return {source.name: source for source in plain}
 
 
-def _plain(source: TensorSource, n_experts: int) -> Iterator[TensorSource]:
+def _plain(source: Tensor, n_experts: int) -> Iterator[Tensor]:
     fused, router = _FUSED.fullmatch(source.name), _ROUTER.fullmatch(source.name)
     if fused is not None:
         yield from _split(source, n_experts, f"{fused[1]}.block_sparse_moe.experts", _PARTS[fused[2]])
     elif router is not None:
-        yield replace(source, name=f"{router[1]}.block_sparse_moe.gate.weight")
+        yield RowWindow(source, f"{router[1]}.block_sparse_moe.gate.weight", source.shape)
     else:
         yield source
 
 
-def _split(source: TensorSource, n_experts: int, prefix: str, parts: tuple[str, ...]) -> Iterator[TensorSource]:
+def _split(source: Tensor, n_experts: int, prefix: str, parts: tuple[str, ...]) -> Iterator[Tensor]:
     if len(source.shape) != 3 or source.shape[0] != n_experts or source.shape[1] % len(parts):  # noqa: PLR2004
         raise PlanError(f"tensor `{source.name}` has shape {source.shape}, config.json says {n_experts} experts")
-    shape = (source.shape[1] // len(parts), source.shape[2])
-    offset = source.offset
+    n_rows, n_cols = source.shape[1] // len(parts), source.shape[2]
+    first_row = 0
     for expert in range(n_experts):
         for part in parts:
-            window = replace(source, name=f"{prefix}.{expert}.{part}.weight", offset=offset, shape=shape)
-            yield window
-            offset += window.nbytes
+            yield RowWindow(source, f"{prefix}.{expert}.{part}.weight", (n_rows, n_cols), first_row)
+            first_row += n_rows

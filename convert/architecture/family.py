@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from gguf import MODEL_ARCH, GGUFWriter
 
-    from convert.checkpoint import TensorSource
+    from convert.checkpoint import Tensor
     from convert.model_config import ModelConfig
 
 Shape = tuple[int, ...]
@@ -84,7 +84,7 @@ class Architecture:
 
     hf_names: tuple[str, ...]
     gguf_arch: MODEL_ARCH
-    unfuse: Callable[[ModelConfig, Mapping[str, TensorSource]], Mapping[str, TensorSource]]
+    unfuse: Callable[[ModelConfig, Mapping[str, Tensor]], Mapping[str, Tensor]]
     ignored: tuple[str, ...]
     check: Callable[[ModelConfig], None]
     write_parameters: Callable[[GGUFWriter, ModelConfig], None]

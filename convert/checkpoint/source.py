@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from convert.checkpoint.source_files import RowSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from convert.checkpoint.source_files import SourceFiles, U8Array
+
+Shape = tuple[int, ...]
 
 
 class StoredType(Enum):
@@ -62,6 +70,25 @@ _ITEMSIZES: Final = {
 }
 
 
+def matrix_shape(shape: Shape) -> tuple[int, int]:
+    """View a tensor as (n_rows, n_cols): a vector's elements are its rows, so that a transform can move them."""
+    if len(shape) == 1:
+        return shape[0], 1
+    return math.prod(shape[:-1]), math.prod(shape[-1:])
+
+
+class Tensor(RowSource, Protocol):
+    """A tensor of the model, wherever its values come from; `read_rows` gives them as `dtype`."""
+
+    @property
+    def dtype(self) -> StoredType:
+        """The type of the values that `read_rows` gives."""
+
+    @property
+    def shape(self) -> Shape:
+        """The model's shape, not that of packed bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSource:
     """Where one tensor's bytes lie: `nbytes` bytes from `offset` in `path`, contiguous, C order, little endian.
@@ -86,6 +113,45 @@ class TensorSource:
     def nbytes(self) -> int:
         """Bytes the tensor takes in its file."""
         return self.n_elements * self.dtype.itemsize
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        """See RowSource."""
+        if self.is_transposed:
+            self._read_columns(first, out.reshape(len(out), -1, self.dtype.itemsize))
+        else:
+            files.read_into(self.path, self.offset + first * out.shape[1], out, name=self.name)
+
+    def _read_columns(self, first: int, out: U8Array) -> None:
+        """Read rows that lie in the file as columns; maps the tensor for this one read, such checkpoints are rare."""
+        stored = np.memmap(self.path, np.uint8, "r", self.offset, (*self.shape[::-1], self.dtype.itemsize))
+        np.copyto(out, stored[:, first : first + len(out)].swapaxes(0, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class RowWindow:
+    """Some rows of a tensor as one of its own: an expert of a stack, a part of a fused matrix, or all under a new name.
+
+    first_row: counted in the base's rows, as `matrix_shape` gives them.
+    """
+
+    base: Tensor
+    name: str
+    shape: Shape
+    first_row: int = 0
+
+    @property
+    def dtype(self) -> StoredType:
+        """As the base's."""
+        return self.base.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """The window's share of the base's bytes."""
+        return self.base.nbytes * matrix_shape(self.shape)[0] // max(matrix_shape(self.base.shape)[0], 1)
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        """See RowSource."""
+        self.base.read_rows(files, self.first_row + first, out)
 
 
 @dataclass(frozen=True, slots=True)

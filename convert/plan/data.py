@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from gguf import GGMLQuantizationType
 
+    from convert.checkpoint.source_files import RowSource
     from convert.gguf_file import Entry, KeyValue, TensorInfo
     from convert.quant_mix import Choice, OutputType
 
@@ -20,31 +21,17 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ByteRange:
-    """One tensor's bytes in a file, contiguous; `name` is what errors call it.
-
-    is_transposed: the bytes are those of the matrix's transpose.
-    """
-
-    name: str
-    path: Path
-    offset: int
-    nbytes: int
-    is_transposed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class PlannedInput:
     """A tensor to make: where its values come from.
 
-    shape: NumPy order, of the output. type: of the stored values. sources: stacked along the first
+    shape: NumPy order, of the output. type: of the values that the sources give. sources: stacked along the first
     axis, in the order of their rows; or none for a constant, whose bytes are `data`.
     """
 
     name: str
     shape: Shape
     type: GGMLQuantizationType
-    sources: tuple[ByteRange, ...]
+    sources: tuple[RowSource, ...]
     transform: Transform = UNCHANGED
     data: bytes | None = None
 

@@ -9,12 +9,12 @@ from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFWriter, K
 
 from convert.architecture import Architecture, OutputTensor, find_architecture, map_tensors
 from convert.authorship import write_authorship
-from convert.checkpoint import Checkpoint, StoredType, TensorSource, open_checkpoint
+from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
 from convert.errors import CheckpointError, UnsupportedError
 from convert.gguf_file import ALIGNMENT, Entry, KeyValue, encoded_entry
 from convert.model_config import ModelConfig, read_model_config
 from convert.plan.assemble import assemble
-from convert.plan.data import ByteRange, Plan, PlannedInput, RequestedOutput, RequestedTensor
+from convert.plan.data import Plan, PlannedInput, RequestedOutput, RequestedTensor
 from convert.plan.requantize import quantized_output, with_file_type
 from convert.quant_mix import ModelFacts, OutputType, converter_choice
 from convert.tokenizer import read_vocabulary, vocabulary_metadata
@@ -70,17 +70,14 @@ def _check_supported(architecture: Architecture, config: ModelConfig) -> None:
     architecture.check(config)
 
 
-def _planned_input(tensor: OutputTensor, stored: Mapping[str, TensorSource]) -> PlannedInput:
+def _planned_input(tensor: OutputTensor, stored: Mapping[str, Tensor]) -> PlannedInput:
     if tensor.data is not None:
         return PlannedInput(tensor.name, tensor.shape, GGMLQuantizationType.F32, (), data=tensor.data)
-    sources = [stored[name] for name in tensor.sources]
-    ranges = tuple(
-        ByteRange(source.name, source.path, source.offset, source.nbytes, source.is_transposed) for source in sources
-    )
-    return PlannedInput(tensor.name, tensor.shape, _float_type(sources), ranges, tensor.transform)
+    sources = tuple(stored[name] for name in tensor.sources)
+    return PlannedInput(tensor.name, tensor.shape, _float_type(sources), sources, tensor.transform)
 
 
-def _float_type(sources: Sequence[TensorSource]) -> GGMLQuantizationType:
+def _float_type(sources: Sequence[Tensor]) -> GGMLQuantizationType:
     types = {source.dtype for source in sources}
     for source in sources:
         if source.dtype not in _STORED:

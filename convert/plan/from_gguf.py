@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from gguf import GGMLQuantizationType, Keys
 
+from convert.checkpoint import ByteRange
 from convert.codec import FLOAT_TYPES
 from convert.errors import CheckpointError, UnsupportedError
 from convert.gguf_reader import GGUFFile, read_gguf
 from convert.plan.assemble import assemble
-from convert.plan.data import ByteRange, Plan, PlannedInput, RequestedOutput, RequestedTensor
+from convert.plan.data import Plan, PlannedInput, RequestedOutput, RequestedTensor
 from convert.plan.requantize import quantized_output
 from convert.quant_mix import Choice, ModelFacts, OutputType
 

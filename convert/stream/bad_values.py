@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from gguf import GGMLQuantizationType
 
+from convert.checkpoint import matrix_shape
 from convert.errors import WeightsError
 from convert.stream.slices import SLICE_VALUES, Slice, row_nbytes
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from convert.stream.encode import SourceFiles
+    from convert.checkpoint import SourceFiles
 
 _F16_MAX: Final = 65520.0  # the least magnitude that rounds to infinity
 
@@ -39,10 +39,9 @@ def describe_bad_values(piece: Slice, sources: SourceFiles, *, checks_f16: bool)
         if first is None and len(wrong):
             first = start + int(wrong[0]), float(values[wrong[0]])
     assert first is not None  # noqa: S101 - the kernel has seen it
-    source, shape = tensor.sources[piece.source], _source_shape(tensor.shape, len(tensor.sources))
-    place = np.unravel_index(first[0], shape[::-1] if source.is_transposed else shape)
-    in_order = place[::-1] if source.is_transposed else place
-    return _error(source.name, n_nonfinite, n_overflow, first[1], tuple(map(int, in_order)))
+    place = np.unravel_index(first[0], _source_shape(tensor.shape, len(tensor.sources)))
+    name = tensor.sources[piece.source].name
+    return _error(name, n_nonfinite, n_overflow, first[1], tuple(map(int, place)))
 
 
 def _error(name: str, n_nonfinite: int, n_overflow: int, value: float, place: tuple[int, ...]) -> WeightsError:
@@ -61,13 +60,13 @@ def _source_shape(shape: tuple[int, ...], n_sources: int) -> tuple[int, ...]:
 
 def _chunks(piece: Slice, sources: SourceFiles) -> Iterator[tuple[int, NDArray[np.float32]]]:
     tensor = piece.task.tensor
-    count = prod(_source_shape(tensor.shape, len(tensor.sources)))
-    item = row_nbytes(tensor.type, 1)
+    n_rows, n_cols = matrix_shape(_source_shape(tensor.shape, len(tensor.sources)))
+    step = max(SLICE_VALUES // n_cols, 1)
     assert piece.source is not None  # noqa: S101
-    for start in range(0, count, SLICE_VALUES):
-        raw = np.empty(min(SLICE_VALUES, count - start) * item, np.uint8)
-        sources.read_into(tensor.sources[piece.source], start * item, raw)
-        yield start, _as_float32(raw, tensor.type)
+    for row in range(0, n_rows, step):
+        raw = np.empty((min(step, n_rows - row), row_nbytes(tensor.type, n_cols)), np.uint8)
+        tensor.sources[piece.source].read_rows(sources, row, raw)
+        yield row * n_cols, _as_float32(raw.reshape(-1), tensor.type)
 
 
 def _as_float32(raw: NDArray[np.uint8], tensor_type: GGMLQuantizationType) -> NDArray[np.float32]:

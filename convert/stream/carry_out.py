@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from convert.checkpoint import SourceFiles
 from convert.errors import OutputError, UsageError
-from convert.stream.encode import SliceEncoder, SourceFiles
+from convert.stream.encode import SliceEncoder
 from convert.stream.publish import (
     DifferenceError,
     ExistingFile,

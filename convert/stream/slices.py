@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Final
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from convert.checkpoint import matrix_shape
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from convert.plan import PlannedInput, Task
+    from convert.plan import Task
 
 SLICE_VALUES: Final = 1 << 20  # 2 MB of float16: large enough for the kernels, small enough for the cache
 
@@ -47,7 +48,7 @@ def row_nbytes(tensor_type: GGMLQuantizationType, n_cols: int) -> int:
 def cut(task: Task) -> Iterator[Slice]:
     """Cut a task into slices of about SLICE_VALUES values, of whole row groups."""
     tensor = task.tensor
-    n_rows, n_cols = rows_and_cols(tensor)
+    n_rows, n_cols = matrix_shape(tensor.shape)
     if tensor.data is not None:
         yield Slice(task, None, 0, 0, n_rows, n_cols)
         return
@@ -58,13 +59,6 @@ def cut(task: Task) -> Iterator[Slice]:
         for row in range(0, rows_per_source, step):
             taken = min(step, rows_per_source - row)
             yield Slice(task, index, row, index * rows_per_source + row, taken, n_cols)
-
-
-def rows_and_cols(tensor: PlannedInput) -> tuple[int, int]:
-    """View a tensor as a matrix: a vector's elements are its rows, so that a transform can move them."""
-    if len(tensor.shape) == 1:
-        return tensor.shape[0], 1
-    return prod(tensor.shape[:-1]), tensor.shape[-1]
 
 
 def buffer_sizes(tasks: Iterable[Task]) -> tuple[int, dict[GGMLQuantizationType, int]]:

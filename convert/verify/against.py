@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import GGML_QUANT_SIZES, quants
 
+from convert.checkpoint import ByteRange, SourceFiles
 from convert.codec import CODECS, FLOAT_TYPES
 from convert.errors import UnsupportedError
 from convert.gguf_reader import read_gguf
-from convert.plan import ByteRange, PlannedInput, Task, plan_checkpoint
+from convert.plan import PlannedInput, Task, plan_checkpoint
 from convert.quant_mix import OutputType, ggml_n_dims
-from convert.stream.encode import SourceFiles, read_columns
 from convert.stream.slices import Slice, cut, row_nbytes
 from convert.verify.bounds import explained_error, relative_rmse_limit
 from convert.verify.data import Finding, TensorError, note, problem
@@ -182,13 +182,8 @@ def _values(piece: Slice, sources: SourceFiles) -> F32Array:
     codec = CODECS[tensor.type]
     if piece.source is None:
         return codec.decode(np.frombuffer(tensor.data or b"", np.uint8).reshape(1, -1)).reshape(-1)
-    nbytes = row_nbytes(tensor.type, piece.n_cols)
-    rows = np.empty((piece.n_rows, nbytes), np.uint8)
-    source = tensor.sources[piece.source]
-    if source.is_transposed:
-        read_columns(source, piece.source_row, rows.reshape(piece.n_rows, piece.n_cols, -1))
-    else:
-        sources.read_into(source, piece.source_row * nbytes, rows.reshape(-1))
+    rows = np.empty((piece.n_rows, row_nbytes(tensor.type, piece.n_cols)), np.uint8)
+    tensor.sources[piece.source].read_rows(sources, piece.source_row, rows)
     return codec.decode(tensor.transform.apply(rows, np.empty_like(rows))).reshape(-1)
 
 
