@@ -108,7 +108,6 @@ class ModelConfig:
     tie_word_embeddings: bool
     n_experts: int | None
     n_experts_used: int | None
-    quantization: str | None
     layer_norm_eps: float | None = None
     is_causal: bool = True
 
@@ -175,7 +174,6 @@ def parse_model_config(raw: Mapping[str, Any], *, where: str = "config.json") ->
         tie_word_embeddings=values.flag("tie_word_embeddings"),
         n_experts=values.optional_size("num_local_experts", limit=_MAX_EXPERTS),
         n_experts_used=values.optional_size("num_experts_per_tok", limit=_MAX_EXPERTS),
-        quantization=_quantization(raw, where),
     )
     _check_heads(config, where)
     return config
@@ -252,15 +250,6 @@ def _architecture(raw: Mapping[str, Any], where: str) -> str:
         hint = 'add for example "architectures": ["LlamaForCausalLM"] if you know what the weights are'
         raise UnsupportedError(f"{where} declares no `architectures`", hint=hint)
     raise ConfigError(f"`architectures` in {where} is {names!r:.80}, wanted a list of names")
-
-
-def _quantization(raw: Mapping[str, Any], where: str) -> str | None:
-    section = raw.get("quantization_config")
-    if section is None or section == {}:
-        return None
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"`quantization_config` in {where} is not an object")
-    return str(section.get("quant_method", "an unnamed method"))
 
 
 def _rope_parameters(values: _Values, *, fills_in_length: bool) -> RopeParameters:

@@ -166,7 +166,6 @@ def test_where_transformers_refuses_a_config_no_default_is_filled_in(name: str, 
         ("tie_word_embeddings", "yes", "`tie_word_embeddings`"),
         ("architectures", "LlamaForCausalLM", "`architectures`"),
         ("architectures", [3], "`architectures`"),
-        ("quantization_config", [], "`quantization_config`"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_the_key(key: str, value: object, says: str) -> None:

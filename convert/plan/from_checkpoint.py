@@ -10,7 +10,8 @@ from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFWriter, K
 from convert.architecture import Architecture, OutputTensor, find_architecture, map_tensors
 from convert.authorship import write_authorship
 from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
-from convert.errors import CheckpointError, UnsupportedError
+from convert.checkpoint.packed import model_tensors
+from convert.errors import CheckpointError
 from convert.gguf_file import ALIGNMENT, Entry, KeyValue, encoded_entry
 from convert.model_config import ModelConfig, read_model_config
 from convert.plan.assemble import assemble
@@ -42,8 +43,9 @@ def plan_checkpoint(model: Path, outputs: Mapping[OutputType, Path], *, pre_toke
     checkpoint = open_checkpoint(model)
     config = read_model_config(checkpoint.directory)
     architecture = find_architecture(config.architecture)
-    _check_supported(architecture, config)
-    stored = architecture.unfuse(config, checkpoint.tensors)
+    architecture.check(config)
+    unpacked = model_tensors(checkpoint)
+    stored = architecture.unfuse(config, unpacked.tensors)
     mapped = map_tensors(architecture, config, {name: source.shape for name, source in stored.items()})
     inputs = tuple(_planned_input(tensor, stored) for tensor in mapped)
     entries = _metadata(architecture, config, checkpoint, mapped, pre_tokenizer)
@@ -57,17 +59,8 @@ def plan_checkpoint(model: Path, outputs: Mapping[OutputType, Path], *, pre_toke
         outputs=planned,
         tasks=tasks,
         through_f16=True,
-        notes=checkpoint.notes + _notes(config, entries),
+        notes=checkpoint.notes + unpacked.notes + _notes(config, entries),
     )
-
-
-def _check_supported(architecture: Architecture, config: ModelConfig) -> None:
-    if config.quantization is not None:
-        raise UnsupportedError(
-            f"the checkpoint is quantized with `{config.quantization}`",
-            hint="float32, float16 and bfloat16 checkpoints are read; get the 16-bit one, or save a dequantized copy",
-        )
-    architecture.check(config)
 
 
 def _planned_input(tensor: OutputTensor, stored: Mapping[str, Tensor]) -> PlannedInput:

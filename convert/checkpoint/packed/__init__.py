@@ -1,0 +1,53 @@
+"""Checkpoints whose weights a quantizer has packed: read as the tensors of the model, decoded row by row.
+
+    config.json            ── quantization_config ──▶ Quantization      method and options
+    tensors                ── table ──▶ a row       how the producer is recognised, and what unpacks its tensors
+    weight + companions    ── row.unpack ──▶ Tensor   gives the rows of the model's weight, in the type it computes with
+
+What a decoded tensor holds is bit for bit what the producer's own library gives. A file a producer; each reads its
+companions' shapes and small statistics when the checkpoint is opened, so that whatever is wrong with them is an error
+before any output, and the rest a slice at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from convert.checkpoint.packed.quantization_config import Quantization, read_quantization
+from convert.checkpoint.packed.table import find_format
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from convert.checkpoint.source import Checkpoint, Tensor
+
+__all__ = ["ModelTensors", "Quantization", "model_tensors", "read_quantization"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTensors:
+    """The model's tensors, by name, in the checkpoint's order.
+
+    packing: the producer that packed some of them, as its row is called; None for a plain checkpoint.
+    notes: a line each, for the plan to show.
+    """
+
+    tensors: Mapping[str, Tensor]
+    packing: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def model_tensors(checkpoint: Checkpoint) -> ModelTensors:
+    """Give a checkpoint's tensors as the model has them, whatever packed them.
+
+    Raises CheckpointError for packed tensors that are incomplete, broken or contradict the config; UnsupportedError
+    for a method or a layout that this version does not decode.
+    """
+    quantization = read_quantization(checkpoint.directory)
+    row = find_format(quantization, checkpoint.tensors)
+    if row is None:
+        return ModelTensors(checkpoint.tensors)
+    tensors = row.unpack(quantization, checkpoint.tensors)
+    n_decoded = sum(tensor is not checkpoint.tensors.get(name) for name, tensor in tensors.items())
+    return ModelTensors(tensors, row.label, (f"packed by {row.label}: {n_decoded} tensors are decoded on the way",))

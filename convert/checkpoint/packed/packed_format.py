@@ -1,0 +1,28 @@
+"""What a row of the table of producers is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from convert.checkpoint.packed.quantization_config import Quantization
+    from convert.checkpoint.source import Tensor, TensorSource
+
+
+@dataclass(frozen=True, slots=True)
+class PackedFormat:
+    """One producer.
+
+    label: what it is called in plans and errors. methods: the values of `quant_method` that mean it.
+    marks: says whether a tensor's name, type and shape can only be this producer's.
+    unpack: gives the model's tensors for the stored ones, in their order; it takes every companion, or raises
+        CheckpointError. A tensor that is not packed is given as it is.
+    """
+
+    label: str
+    methods: tuple[str, ...]
+    marks: Callable[[TensorSource], bool]
+    unpack: Callable[[Quantization, Mapping[str, TensorSource]], Mapping[str, Tensor]]

@@ -1,0 +1,72 @@
+"""What a checkpoint says about its packing, wherever its producer writes that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from convert.checkpoint.json_file import read_json
+from convert.checkpoint.regular_file import shown
+from convert.checkpoint.source import StoredType
+from convert.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Files beside config.json in which a producer has said it, and what it did not need to say there.
+_OTHER_FILES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "quantize_config.json": {"quant_method": "gptq"},  # AutoGPTQ
+    "quant_config.json": {"quant_method": "awq"},  # AutoAWQ, before it wrote config.json
+    "hf_quant_config.json": {"quant_method": "modelopt"},  # NVIDIA modelopt
+}
+_DTYPES: Final = {"float32": StoredType.F32, "float16": StoredType.F16, "bfloat16": StoredType.BF16}
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """A checkpoint's own account of its packing.
+
+    method: `quant_method`, lower case; None where nothing is declared. options: the whole section.
+    dtype: what the model computes in, as `dtype` or `torch_dtype` says; None where it does not.
+    where: the file that says it, for errors.
+    """
+
+    method: str | None
+    options: Mapping[str, Any]
+    dtype: StoredType | None
+    where: str
+
+
+def read_quantization(directory: Path) -> Quantization:
+    """Read what `config.json`, or the file of an older producer beside it, says.
+
+    Raises ConfigError if that is of the wrong type.
+    """
+    path = directory / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    dtype = _dtype(config)
+    for section in ("quantization_config", "compression_config"):
+        if config.get(section):
+            return _quantization(config[section], dtype, f"`{section}` in {shown(path)}", _NOTHING)
+    for name, defaults in _OTHER_FILES.items():
+        if (directory / name).is_file():
+            return _quantization(read_json(directory / name), dtype, shown(directory / name), defaults)
+    return Quantization(None, _NOTHING, dtype, shown(path))
+
+
+def _quantization(section: object, dtype: StoredType | None, where: str, defaults: Mapping[str, Any]) -> Quantization:
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{where} is not an object")
+    options = {**defaults, **section}
+    method = options.get("quant_method")
+    if method is not None and not isinstance(method, str):
+        raise ConfigError(f"`quant_method` of {where} is {method!r:.60}, wanted a name")
+    return Quantization(method.lower() if method else None, MappingProxyType(options), dtype, where)
+
+
+def _dtype(config: Mapping[str, Any]) -> StoredType | None:
+    name = config.get("dtype") or config.get("torch_dtype")
+    return _DTYPES.get(name.removeprefix("torch.")) if isinstance(name, str) else None

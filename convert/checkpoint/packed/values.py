@@ -1,0 +1,100 @@
+"""Numbers as packed checkpoints store them: small tensors read whole, floats rounded as torch rounds them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from convert.checkpoint.regular_file import shown
+from convert.checkpoint.source import StoredType, TensorSource, matrix_shape
+from convert.checkpoint.source_files import SourceFiles
+from convert.codec import CODECS
+from convert.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from convert.codec.contract import F32Array, U8Array
+
+MAX_SMALL_NBYTES: Final = 1 << 20
+
+_FLOATS: Final = {
+    StoredType.F32: GGMLQuantizationType.F32,
+    StoredType.F16: GGMLQuantizationType.F16,
+    StoredType.BF16: GGMLQuantizationType.BF16,
+}
+_INTEGERS: Final = {
+    StoredType.I64: "<i8",
+    StoredType.I32: "<i4",
+    StoredType.I16: "<i2",
+    StoredType.I8: "i1",
+    StoredType.U64: "<u8",
+    StoredType.U32: "<u4",
+    StoredType.U16: "<u2",
+    StoredType.U8: "u1",
+    StoredType.BOOL: "u1",
+}
+
+
+def read_small(source: TensorSource) -> U8Array:
+    """Read a small tensor whole: uint8 (nbytes,). CheckpointError beyond 1 MB: what is small must not be hostile."""
+    if source.nbytes > MAX_SMALL_NBYTES:
+        raise CheckpointError(f"tensor {shown(source.name)} has {source.nbytes} bytes, at most {MAX_SMALL_NBYTES}")
+    out = np.empty(source.nbytes, np.uint8)
+    with closing(SourceFiles()) as files:
+        files.read_into(source.path, source.offset, out, name=source.name)
+    return out
+
+
+def read_elements(source: TensorSource, files: SourceFiles, first: int, count: int) -> U8Array:
+    """Read `count` numbers of a flattened tensor from the number `first` on: uint8 (count * itemsize,)."""
+    out = np.empty(count * source.dtype.itemsize, np.uint8)
+    files.read_into(source.path, source.offset + first * source.dtype.itemsize, out, name=source.name)
+    return out
+
+
+def read_window(source: TensorSource, files: SourceFiles, *, rows: range, cols: range) -> U8Array:
+    """Read part of a matrix: uint8 (len(rows), len(cols) * itemsize). One read where the columns are all there are."""
+    n_cols, itemsize = matrix_shape(source.shape)[1], source.dtype.itemsize
+    out = np.empty((len(rows), len(cols) * itemsize), np.uint8)
+    start = source.offset + (rows.start * n_cols + cols.start) * itemsize
+    if len(cols) == n_cols:
+        files.read_into(source.path, start, out, name=source.name)
+        return out
+    for index, row in enumerate(out):
+        files.read_into(source.path, start + index * n_cols * itemsize, row, name=source.name)
+    return out
+
+
+def as_float32(raw: U8Array, dtype: StoredType) -> F32Array:
+    """Read F32, F16 or BF16 bytes (…, n * itemsize) as float32 (…, n), exactly."""
+    if dtype is StoredType.F16:  # NumPy's own conversion is the fast one
+        return raw.view("<f2").astype(np.float32)
+    rows = CODECS[_FLOATS[dtype]].decode(raw.reshape(-1, raw.shape[-1]))
+    return rows.reshape(*raw.shape[:-1], -1)
+
+
+def as_integers(raw: U8Array, dtype: StoredType) -> NDArray[Any]:
+    """View bytes (…, n * itemsize) as the integers that they are, (…, n)."""
+    return raw.view(_INTEGERS[dtype])
+
+
+def to_bytes(values: F32Array, dtype: StoredType) -> U8Array:
+    """Round float32 (n_rows, n_cols) to nearest, ties to even: uint8 (n_rows, n_cols * itemsize) of F32, F16 or BF16."""
+    if dtype is StoredType.F16:
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(values.astype("<f2")).view(np.uint8)
+    return CODECS[_FLOATS[dtype]].encode(np.ascontiguousarray(values))
+
+
+def rounded(values: F32Array, dtype: StoredType) -> F32Array:
+    """Round float32 values, of any shape, as an operation of torch in `dtype` leaves them."""
+    if dtype is StoredType.F32:
+        return values
+    matrix = values.reshape(1, -1)
+    return as_float32(to_bytes(matrix, dtype), dtype).reshape(values.shape)
