@@ -85,7 +85,7 @@ def as_integers(raw: U8Array, dtype: StoredType) -> NDArray[Any]:
 
 
 def to_bytes(values: F32Array, dtype: StoredType) -> U8Array:
-    """Round float32 (n_rows, n_cols) to nearest, ties to even: uint8 (n_rows, n_cols * itemsize) of F32, F16 or BF16."""
+    """Round float32 (n_rows, n_cols) to nearest, ties to even: uint8 (n_rows, n_cols * itemsize) of a float type."""
     if dtype is StoredType.F16:
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(values.astype("<f2")).view(np.uint8)
