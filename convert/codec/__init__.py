@@ -4,6 +4,7 @@ contract    what a codec is
 reference   every codec in NumPy (q6_k apart): the definition
 kernels/    the same in C, for each instruction set
 compiled    finds and loads them
+decoding    decodes weights that a checkpoint has packed in four bits
 encoding    encodes a slice for several outputs at once: what the rest of the house calls
 numpy_rows  the same without kernels
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from convert.codec.compiled import available_levels, kernel_level
 from convert.codec.contract import FLOAT_TYPES, BadValues, Codec, KernelsMissingWarning
+from convert.codec.decoding import decode_4bit
 from convert.codec.encoding import encode_rows, encode_rows_allowing_nonfinite, row_nbytes
 from convert.codec.reference import CODECS
 
@@ -22,6 +24,7 @@ __all__ = [
     "Codec",
     "KernelsMissingWarning",
     "available_levels",
+    "decode_4bit",
     "encode_rows",
     "encode_rows_allowing_nonfinite",
     "kernel_level",

@@ -52,6 +52,22 @@ class Request(ctypes.Structure):
     )
 
 
+class Decode4BitRequest(ctypes.Structure):
+    """kernels.h, decode_4bit_request."""
+
+    _fields_ = (
+        ("packed", ctypes.c_void_p),
+        ("code", ctypes.c_void_p),
+        ("absmax", ctypes.c_void_p),
+        ("first_in_packed", ctypes.c_int64),
+        ("first_in_block", ctypes.c_int64),
+        ("block_size", ctypes.c_int64),
+        ("n_values", ctypes.c_int64),
+        ("type", ctypes.c_int32),
+        ("out", ctypes.c_void_p),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Kernels:
     """A loaded library, and the instruction-set levels this machine can run, the best first."""
@@ -61,9 +77,16 @@ class Kernels:
 
     def encode(self, level: str, request: Request) -> None:
         """Carry out the request, without the interpreter's lock; its results are in its last two fields."""
-        unknown = self.library.convert_kernels_encode(level.encode(), ctypes.byref(request))
-        if unknown:
-            raise UsageError(f"the kernels have no level `{level}`")
+        _require_level(level, self.library.convert_kernels_encode(level.encode(), ctypes.byref(request)))
+
+    def decode_4bit(self, level: str, request: Decode4BitRequest) -> None:
+        """Carry out the request, without the interpreter's lock."""
+        _require_level(level, self.library.convert_kernels_decode_4bit(level.encode(), ctypes.byref(request)))
+
+
+def _require_level(level: str, unknown: int) -> None:
+    if unknown:
+        raise UsageError(f"the kernels have no level `{level}`")
 
 
 def sources_digest(directory: Path) -> str:
@@ -89,11 +112,13 @@ def _open(path: Path) -> ctypes.CDLL | None:
         digest = library.convert_kernels_digest
         level = library.convert_kernels_level
         encode = library.convert_kernels_encode
+        decode_4bit = library.convert_kernels_decode_4bit
     except (OSError, AttributeError):
         return None
     digest.argtypes, digest.restype = (), ctypes.c_char_p
     level.argtypes, level.restype = (ctypes.c_int32,), ctypes.c_char_p
     encode.argtypes, encode.restype = (ctypes.c_char_p, ctypes.POINTER(Request)), ctypes.c_int32
+    decode_4bit.argtypes, decode_4bit.restype = (ctypes.c_char_p, ctypes.POINTER(Decode4BitRequest)), ctypes.c_int32
     sources = _HERE / "kernels"
     if sources.is_dir() and digest().decode() != sources_digest(sources):
         return None

@@ -13,23 +13,24 @@
 typedef struct {
     const char *name;
     encode_function *encode;
+    decode_4bit_function *decode_4bit;
 } level;
 
 /* The levels this library holds, the best first. */
 static const level levels[] = {
 #ifdef HAVE_AVX512
-    {"avx512", encode_avx512},
+    {"avx512", encode_avx512, decode_4bit_avx512},
 #endif
 #ifdef HAVE_AVX2
-    {"avx2", encode_avx2},
+    {"avx2", encode_avx2, decode_4bit_avx2},
 #endif
 #ifdef HAVE_NEON
-    {"neon", encode_neon},
+    {"neon", encode_neon, decode_4bit_neon},
 #endif
 #ifdef HAVE_BASELINE
-    {"baseline", encode_baseline},
+    {"baseline", encode_baseline, decode_4bit_baseline},
 #endif
-    {NULL, NULL},
+    {NULL, NULL, NULL},
 };
 
 #if defined(__x86_64__)
@@ -61,13 +62,22 @@ EXPORT const char *convert_kernels_level(int32_t index) {
 /* SHA-256 of the sources this library was built from, as CMakeLists.txt computed it. */
 EXPORT const char *convert_kernels_digest(void) { return KERNELS_DIGEST; }
 
+static const level *find_level(const char *name) {
+    for (const level *l = levels; l->name != NULL; l++)
+        if (strcmp(l->name, name) == 0) return l;
+    return NULL;
+}
+
 /* Encodes at the named level; returns 0, or 1 if the library does not hold it. */
 EXPORT int32_t convert_kernels_encode(const char *level_name, encode_request *request) {
-    for (const level *l = levels; l->name != NULL; l++) {
-        if (strcmp(l->name, level_name) == 0) {
-            l->encode(request);
-            return 0;
-        }
-    }
-    return 1;
+    const level *found = find_level(level_name);
+    if (found != NULL) found->encode(request);
+    return found == NULL;
+}
+
+/* The same for decoding. */
+EXPORT int32_t convert_kernels_decode_4bit(const char *level_name, const decode_4bit_request *request) {
+    const level *found = find_level(level_name);
+    if (found != NULL) found->decode_4bit(request);
+    return found == NULL;
 }
