@@ -55,6 +55,21 @@ def one_by_one(
     return CODECS[tensor_type].encode(np.array(values, np.float32).reshape(1, -1)).reshape(-1)
 
 
+@pytest.mark.usefixtures("level")
+def test_a_byte_holds_the_first_weight_in_its_high_nibble_and_a_block_is_scaled_as_one() -> None:
+    out = np.empty(6 * 4, np.uint8)
+    decode_4bit(
+        np.array([0x1F, 0xA0, 0x8C], np.uint8),
+        np.arange(16, dtype=np.float32) / np.float32(16),
+        np.array([2, 32], np.float32),
+        block_size=4,
+        first=0,
+        tensor_type=GGMLQuantizationType.F32,
+        out=out,
+    )
+    assert out.view(np.float32).tolist() == [0.125, 1.875, 1.25, 0.0, 16.0, 24.0]
+
+
 @pytest.mark.parametrize("tensor_type", FLOAT_TYPES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize(
     ("block_size", "first", "n_values"),

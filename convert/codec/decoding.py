@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from convert.codec.contract import F32Array, U8Array
 
 N_CODES: Final = 16
+# Byte to its two indices, the high nibble first.
+_NIBBLES: Final = np.stack([np.arange(256) >> 4, np.arange(256) & 15], axis=1)
 
 
 def decode_4bit(
@@ -51,8 +53,9 @@ def decode_4bit(
     )
     kernels, level = load_kernels(), kernel_level()
     if kernels is None or level not in kernels.levels:
-        values = _decode_with_numpy(packed, code, absmax, block_size=block_size, first=first, n_values=n_values)
-        out[:] = CODECS[tensor_type].encode(values.reshape(1, -1)).reshape(-1)
+        with np.errstate(all="ignore"):  # what overflows is found where weights are checked
+            values = _decode_with_numpy(packed, code, absmax, block_size=block_size, first=first, n_values=n_values)
+            out[:] = CODECS[tensor_type].encode(values.reshape(1, -1)).reshape(-1)
         return
     request = Decode4BitRequest(
         packed=packed.ctypes.data,
@@ -82,7 +85,17 @@ def _check(packed: U8Array, code: F32Array, absmax: F32Array, *, n_bytes: int, n
 def _decode_with_numpy(
     packed: U8Array, code: F32Array, absmax: F32Array, *, block_size: int, first: int, n_values: int
 ) -> F32Array:
-    pairs = np.stack([np.repeat(code, N_CODES), np.tile(code, N_CODES)], axis=1)  # by byte: both its weights
-    values: F32Array = pairs[packed].reshape(-1)[first % 2 :][:n_values]
-    blocks = (first % block_size + np.arange(n_values)) // block_size
-    return values * absmax[blocks]
+    pairs = np.ascontiguousarray(code[_NIBBLES]).view(np.uint64).reshape(-1)  # byte to its two weights, moved as one
+    begin = first % 2
+    two_a_byte = np.take(pairs, packed[: (begin + n_values + 1) // 2], mode="clip").view(np.float32)
+    values: F32Array = two_a_byte[begin : begin + n_values]
+    head = min(-first % block_size, n_values)  # the rest of a block that was begun
+    whole = head + (n_values - head) // block_size * block_size
+    if head:
+        values[:head] *= absmax[0]
+    blocks = values[head:whole].reshape(-1, block_size)
+    n_begun = int(head > 0)
+    blocks *= absmax[n_begun : n_begun + len(blocks), None]
+    if whole < n_values:
+        values[whole:] *= absmax[n_begun + len(blocks)]
+    return values
