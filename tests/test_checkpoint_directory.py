@@ -314,7 +314,7 @@ LOOKED_FOR = "looked for `model*.safetensors`, `pytorch_model*.bin` or one `.pt`
         (
             {"adapter_model.safetensors": ["w"], "adapter_config.json": {}},
             f"`DIR` has no weights, {LOOKED_FOR}; it has a LoRA adapter: `adapter_model.safetensors`",
-            "merge_and_unload",
+            "--merge ADAPTER",
         ),
         (
             {"m.gguf": b""},

@@ -23,7 +23,7 @@ FLOORS: Final = (
     {"stream", "verify"},
     {"process"},
     {"llama_cpp"},
-    {"conversion", "inspection", "dequantization", "hub"},
+    {"conversion", "inspection", "memory", "dequantization", "hub"},
     {"console"},
     {"cli", "__main__"},
 )

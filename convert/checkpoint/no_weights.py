@@ -19,7 +19,7 @@ _INSTEAD: Final[tuple[tuple[Callable[[str], bool], str, str], ...]] = (
     (
         lambda name: name in {"adapter_model.safetensors", "adapter_model.bin"},
         "it has a LoRA adapter",
-        "merge it into its base model first: peft's `merge_and_unload()`, then `save_pretrained()`",
+        "convert it with its base: `convert all BASE OUTDIR --merge ADAPTER`",
     ),
     (
         lambda name: name.endswith(".gguf"),

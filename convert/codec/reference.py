@@ -118,7 +118,8 @@ def _encode_bf16(blocks: F32Array) -> U8Array:
     sums += np.uint32(0x7FFF)
     sums += bits
     np.copyto(sums, bits | np.uint32(0x400000), where=np.isnan(blocks))
-    return (sums >> np.uint32(16)).astype("<u2").view(np.uint8)
+    halves: U8Array = (sums >> np.uint32(16)).astype("<u2").view(np.uint8)
+    return halves
 
 
 def _decode_f32(blocks: U8Array) -> F32Array:

@@ -50,4 +50,5 @@ def model_tensors(checkpoint: Checkpoint) -> ModelTensors:
         return ModelTensors(checkpoint.tensors)
     tensors = row.unpack(quantization, checkpoint.tensors)
     n_decoded = sum(tensor is not checkpoint.tensors.get(name) for name, tensor in tensors.items())
-    return ModelTensors(tensors, row.label, (f"packed by {row.label}: {n_decoded} tensors are decoded on the way",))
+    decoded = f"packed by {row.label}: {n_decoded} tensors are decoded on the way"
+    return ModelTensors(tensors, row.label, (decoded, *row.notes(checkpoint.tensors)))

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from convert.checkpoint.packed.quantization_config import Quantization
     from convert.checkpoint.source import Tensor, TensorSource
+
+
+def no_notes(_names: Iterable[str]) -> tuple[str, ...]:
+    """Leave nothing out that anybody would ask for."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +25,11 @@ class PackedFormat:
     marks: says whether a tensor's name, type and shape can only be this producer's.
     unpack: gives the model's tensors for the stored ones, in their order; it takes every companion, or raises
         CheckpointError. A tensor that is not packed is given as it is.
+    notes: gives lines for the plan about stored tensors, by name, that are left out.
     """
 
     label: str
     methods: tuple[str, ...]
     marks: Callable[[TensorSource], bool]
     unpack: Callable[[Quantization, Mapping[str, TensorSource]], Mapping[str, Tensor]]
+    notes: Callable[[Iterable[str]], tuple[str, ...]] = no_notes

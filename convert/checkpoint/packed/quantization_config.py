@@ -21,6 +21,7 @@ _OTHER_FILES: Final[Mapping[str, Mapping[str, Any]]] = {
     "quant_config.json": {"quant_method": "awq"},  # AutoAWQ, before it wrote config.json
     "hf_quant_config.json": {"quant_method": "modelopt"},  # NVIDIA modelopt
 }
+_BITSANDBYTES_KEYS: Final = ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit", "bnb_4bit_", "llm_int8_")
 _DTYPES: Final = {"float32": StoredType.F32, "float16": StoredType.F16, "bfloat16": StoredType.BF16}
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -61,10 +62,15 @@ def _quantization(section: object, dtype: StoredType | None, where: str, default
     if not isinstance(section, Mapping):
         raise ConfigError(f"{where} is not an object")
     options = {**defaults, **section}
-    method = options.get("quant_method")
+    method = options.get("quant_method") or _unnamed_method(options)
     if method is not None and not isinstance(method, str):
         raise ConfigError(f"`quant_method` of {where} is {method!r:.60}, wanted a name")
     return Quantization(method.lower() if method else None, MappingProxyType(options), dtype, where)
+
+
+def _unnamed_method(options: Mapping[str, Any]) -> str | None:
+    """Name the method of a section without one: before transformers 4.32 only bitsandbytes wrote sections."""
+    return "bitsandbytes" if any(key.startswith(_BITSANDBYTES_KEYS) for key in options) else None
 
 
 def _dtype(config: Mapping[str, Any]) -> StoredType | None:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from convert.codec.contract import F32Array, U8Array
 
 MAX_SMALL_NBYTES: Final = 1 << 20
+_SHORT_ROW_NBYTES: Final = 1 << 13
+_SCRATCH_NBYTES: Final = 1 << 18
 
-_FLOATS: Final = {
+FLOATS: Final = {
     StoredType.F32: GGMLQuantizationType.F32,
     StoredType.F16: GGMLQuantizationType.F16,
     StoredType.BF16: GGMLQuantizationType.BF16,
@@ -59,23 +61,31 @@ def read_elements(source: TensorSource, files: SourceFiles, first: int, count: i
 
 
 def read_window(source: TensorSource, files: SourceFiles, *, rows: range, cols: range) -> U8Array:
-    """Read part of a matrix: uint8 (len(rows), len(cols) * itemsize). One read where the columns are all there are."""
+    """Read part of a matrix: uint8 (len(rows), len(cols) * itemsize). One read where the columns are all there are.
+
+    Where a part of a row is wanted, short rows are read whole, many at once: a read costs as much as 10 KB or so.
+    """
     n_cols, itemsize = matrix_shape(source.shape)[1], source.dtype.itemsize
     out = np.empty((len(rows), len(cols) * itemsize), np.uint8)
-    start = source.offset + (rows.start * n_cols + cols.start) * itemsize
+    row_nbytes, before = n_cols * itemsize, cols.start * itemsize
+    start = source.offset + rows.start * row_nbytes
     if len(cols) == n_cols:
         files.read_into(source.path, start, out, name=source.name)
-        return out
-    for index, row in enumerate(out):
-        files.read_into(source.path, start + index * n_cols * itemsize, row, name=source.name)
+    elif row_nbytes <= _SHORT_ROW_NBYTES:
+        scratch = np.empty((min(max(_SCRATCH_NBYTES // row_nbytes, 1), len(rows)), row_nbytes), np.uint8)
+        for first in range(0, len(rows), len(scratch)):
+            part = out[first : first + len(scratch)]
+            files.read_into(source.path, start + first * row_nbytes, scratch[: len(part)], name=source.name)
+            part[...] = scratch[: len(part), before : before + out.shape[1]]
+    else:
+        for index, row in enumerate(out):
+            files.read_into(source.path, start + index * row_nbytes + before, row, name=source.name)
     return out
 
 
 def as_float32(raw: U8Array, dtype: StoredType) -> F32Array:
     """Read F32, F16 or BF16 bytes (…, n * itemsize) as float32 (…, n), exactly."""
-    if dtype is StoredType.F16:  # NumPy's own conversion is the fast one
-        return raw.view("<f2").astype(np.float32)
-    rows = CODECS[_FLOATS[dtype]].decode(raw.reshape(-1, raw.shape[-1]))
+    rows = CODECS[FLOATS[dtype]].decode(raw.reshape(-1, raw.shape[-1]))
     return rows.reshape(*raw.shape[:-1], -1)
 
 
@@ -86,10 +96,8 @@ def as_integers(raw: U8Array, dtype: StoredType) -> NDArray[Any]:
 
 def to_bytes(values: F32Array, dtype: StoredType) -> U8Array:
     """Round float32 (n_rows, n_cols) to nearest, ties to even: uint8 (n_rows, n_cols * itemsize) of a float type."""
-    if dtype is StoredType.F16:
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(values.astype("<f2")).view(np.uint8)
-    return CODECS[_FLOATS[dtype]].encode(np.ascontiguousarray(values))
+    with np.errstate(over="ignore"):
+        return CODECS[FLOATS[dtype]].encode(np.ascontiguousarray(values))
 
 
 def rounded(values: F32Array, dtype: StoredType) -> F32Array:

@@ -1,0 +1,265 @@
+"""GPTQ, as AutoGPTQ, GPTQModel, optimum and auto-round store it: 2, 3, 4 or 8 bits, groups along the input dimension.
+
+    X.qweight  int32 (in * bits / 32, out)      codes, a bit stream down each column, the lowest bits first
+    X.qzeros   int32 (groups, out * bits / 32)  zero points, a bit stream along each row
+    X.scales   float (groups, out)
+    X.g_idx    int32 (in,)                      the group of each input column; not there: in order
+
+The model's weight is the transpose, (out, in); it has the scales' type: scales[g] * (code - zero[g]), as
+GPTQModel 7.7.0 (nn_modules/qlinear/__init__.py, PackableQuantLinear._dequantize_from_codes) computes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from convert.checkpoint.packed.grouped import Grouping, checked, contradiction, dequantize, read_bit_stream
+from convert.checkpoint.packed.options import read_flag, read_integer, read_name, read_section
+from convert.checkpoint.packed.packed_module import FLOAT_TYPES, WORD_TYPES, PackedModule, unpack_modules
+from convert.checkpoint.packed.values import as_float32, as_integers, read_small, read_window, to_bytes
+from convert.checkpoint.regular_file import shown
+from convert.checkpoint.source import StoredType
+from convert.errors import CheckpointError, ConfigError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from convert.checkpoint.packed.grouped import GroupsArray
+    from convert.checkpoint.packed.quantization_config import Quantization
+    from convert.checkpoint.source import Shape, Tensor, TensorSource
+    from convert.checkpoint.source_files import SourceFiles
+    from convert.codec.contract import U8Array
+
+SUFFIXES: Final = ("qweight", "qzeros", "scales", "g_idx")
+BITS: Final = (2, 3, 4, 8)
+_WORD_BITS: Final = 32
+_MAX_COLS: Final = 1 << 20
+_EMBEDDINGS: Final = ("embed_tokens", "wte", "word_embeddings")
+
+
+class ZeroPoints(Enum):
+    """How `qzeros` holds the zero points.
+
+    PLAIN: as they are (`gptq_v2`). LESS_ONE: each less one, in its own bits; AutoGPTQ adds one and masks (0.7.1,
+    nn_modules/qlinear/qlinear_cuda_old.py). WORDS_LESS_ONE: GPTQModel takes one from each field of a word in one
+    subtraction, so that a zero point 0 borrows from its neighbour, and adds them in one addition (7.7.0,
+    utils/model.py, convert_gptq_v1_to_v2_format_module); with 3 bits it does as LESS_ONE. The two differ only where
+    a zero point is 0.
+    """
+
+    PLAIN = "plain"
+    LESS_ONE = "less one"
+    WORDS_LESS_ONE = "words less one"
+
+
+@dataclass(frozen=True, slots=True)
+class GptqScheme:
+    """What a config says of all modules: the groupings they may have, the model's own first."""
+
+    groupings: tuple[Grouping, ...]
+    zero_points: ZeroPoints
+    where: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GptqTensor:
+    """The weight of a module packed by GPTQ; a slice of its rows is a window of columns of what is stored.
+
+    group_of: the group of each column; None where columns fill their groups in order, each as many.
+    """
+
+    name: str
+    shape: Shape
+    nbytes: int
+    bits: int
+    zero_points: ZeroPoints
+    qweight: TensorSource
+    qzeros: TensorSource
+    scales: TensorSource
+    group_of: GroupsArray | None
+
+    @property
+    def dtype(self) -> StoredType:
+        """The scales' type."""
+        return self.scales.dtype
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        """See RowSource."""
+        rows = range(first, first + len(out))
+        scales = read_window(self.scales, files, rows=range(self.scales.shape[0]), cols=rows)
+        values = dequantize(
+            self._codes(files, rows),
+            zeros=self._zeros(files, rows),
+            scales=np.ascontiguousarray(as_float32(scales, self.dtype).T),
+            group_of=self.group_of,
+        )
+        out[...] = to_bytes(values, self.dtype)
+
+    def _codes(self, files: SourceFiles, rows: range) -> U8Array:
+        """Return the codes of some rows of the weight: uint8 (n_rows, in)."""
+        raw = read_window(self.qweight, files, rows=range(self.qweight.shape[0]), cols=rows)
+        words = np.ascontiguousarray(as_integers(raw, StoredType.I32).T)
+        return read_bit_stream(words.view(np.uint8), self.bits)[:, : self.shape[1]]
+
+    def _zeros(self, files: SourceFiles, rows: range) -> U8Array:
+        """Return the zero points of some rows of the weight: uint8 (n_rows, groups)."""
+        n_words = 3 if self.bits == 3 else 1  # noqa: PLR2004 - 32 codes in three words, or a word by itself
+        n_codes = n_words * _WORD_BITS // self.bits
+        first, last = rows.start // n_codes, -(-rows.stop // n_codes)
+        cols = range(first * n_words, last * n_words)
+        raw = read_window(self.qzeros, files, rows=range(self.qzeros.shape[0]), cols=cols)
+        start = rows.start - first * n_codes
+        return np.ascontiguousarray(self._zero_points(raw)[:, start : start + len(rows)].T)
+
+    def _zero_points(self, raw: U8Array) -> U8Array:
+        mask = (1 << self.bits) - 1
+        if self.zero_points is ZeroPoints.WORDS_LESS_ONE and self.bits != 3:  # noqa: PLR2004
+            ones = np.uint32(0xFFFFFFFF // mask)
+            return read_bit_stream((as_integers(raw, StoredType.U32) + ones).view(np.uint8), self.bits)
+        zeros = read_bit_stream(raw, self.bits)
+        return zeros if self.zero_points is ZeroPoints.PLAIN else (zeros + np.uint8(1)) & np.uint8(mask)
+
+
+def marks_gptq(source: TensorSource) -> bool:
+    """Say whether a tensor can only be GPTQ's: the group of each input column, and the words that AWQ has too."""
+    return source.name.endswith(".g_idx") or (source.name.endswith(".qweight") and source.dtype in WORD_TYPES)
+
+
+def unpack_gptq(quantization: Quantization, tensors: Mapping[str, TensorSource]) -> Mapping[str, Tensor]:
+    """Give the weights of a GPTQ checkpoint: see PackedFormat."""
+    return unpack_modules(tensors, suffixes=SUFFIXES, decode=partial(decode_gptq, read_scheme(quantization)))
+
+
+def read_scheme(quantization: Quantization) -> GptqScheme:
+    """Read the section as AutoGPTQ and GPTQModel write it.
+
+    Raises ConfigError for values of a wrong type or absurd ones, UnsupportedError for layouts of single kernels.
+    """
+    options, where = quantization.options, quantization.where
+    bits = read_integer(options, "bits", where=where)
+    if bits is None:
+        raise ConfigError(f"{where} has no `bits`")
+    read_flag(options, "desc_act", where=where)
+    group_size = read_integer(options, "group_size", where=where)
+    own = checked(Grouping(bits, -1 if group_size is None else group_size), bits=BITS, where=where)
+    zero_points = _zero_points(options, where)
+    dynamic = read_section(options, "dynamic", where=where)
+    return GptqScheme((own, *other_groupings(dynamic, own, where)), zero_points, where)
+
+
+def other_groupings(modules: Mapping[str, Any], own: Grouping, where: str) -> tuple[Grouping, ...]:
+    """Read what is said of single modules; which it is said of, their tensors' shapes show.
+
+    The keys are patterns, `-:` before those of modules that are not packed (GPTQModel's `dynamic`): a pattern out of a
+    checkpoint is not something to run.
+    """
+    groupings = []
+    for pattern, changes in modules.items():
+        inside = f"{shown(pattern)} in {where}"
+        if pattern.startswith("-:"):
+            continue
+        if not hasattr(changes, "get"):
+            raise ConfigError(f"{inside} is {changes!r:.60}, wanted an object")
+        bits, group_size = (read_integer(changes, key, where=inside) for key in ("bits", "group_size"))
+        if bits is not None and bits >= 16:  # noqa: PLR2004 - auto-round's word for a module that is not packed
+            continue
+        changed = Grouping(own.bits if bits is None else bits, own.group_size if group_size is None else group_size)
+        groupings.append(checked(changed, bits=BITS, where=inside))
+    return tuple(groupings)
+
+
+def _zero_points(options: Mapping[str, Any], where: str) -> ZeroPoints:
+    layout = read_name(options, "checkpoint_format", "format", where=where) or "gptq"
+    if read_flag(options, "is_marlin_format", where=where):
+        layout = "marlin"
+    pack_dtype = read_name(options, "pack_dtype", where=where) or "int32"
+    if layout not in {"gptq", "gptq_v2"} or pack_dtype != "int32":
+        raise UnsupportedError(
+            f"{where} says layout {shown(layout)} of {shown(pack_dtype)}; decoded are `gptq` and `gptq_v2` of `int32`",
+            hint="save it again with GPTQModel in the `gptq` format, or get the 16-bit checkpoint",
+        )
+    if layout == "gptq_v2":
+        return ZeroPoints.PLAIN
+    return ZeroPoints.WORDS_LESS_ONE if _is_from_gptqmodel(options, where) else ZeroPoints.LESS_ONE
+
+
+def _is_from_gptqmodel(options: Mapping[str, Any], where: str) -> bool:
+    """Say whether GPTQModel wrote it: `meta.quantizer` is "name:version", or a list of those."""
+    quantizers = read_section(options, "meta", where=where).get("quantizer")
+    names = quantizers if isinstance(quantizers, list) else [quantizers]
+    return any(isinstance(name, str) and name.lower().startswith("gptqmodel") for name in names)
+
+
+def decode_gptq(scheme: GptqScheme, module: PackedModule) -> GptqTensor:
+    """Make a module's weight; CheckpointError where its tensors contradict the config or one another."""
+    if module.name.rpartition(".")[2] in _EMBEDDINGS:
+        raise UnsupportedError(
+            f"packed module {shown(module.name)} is an embedding, which this version does not decode",
+            hint="get the 16-bit checkpoint, or one whose embeddings are not quantized",
+        )
+    qweight = module.part("qweight", WORD_TYPES, n_dims=2)
+    qzeros = module.part("qzeros", WORD_TYPES, n_dims=2)
+    scales = module.part("scales", FLOAT_TYPES, n_dims=2)
+    g_idx = module.part("g_idx", (StoredType.I32, StoredType.I64), n_dims=1) if "g_idx" in module.parts else None
+    grouping = _grouping(scheme, module, n_cols=None if g_idx is None else g_idx.shape[0])
+    n_cols = qweight.shape[0] * _WORD_BITS // grouping.bits if g_idx is None else g_idx.shape[0]
+    return GptqTensor(
+        name=f"{module.name}.weight",
+        shape=(qweight.shape[1], n_cols),
+        nbytes=module.nbytes,
+        bits=grouping.bits,
+        zero_points=scheme.zero_points,
+        qweight=qweight,
+        qzeros=qzeros,
+        scales=scales,
+        group_of=_group_of(grouping, n_cols, scales, g_idx),
+    )
+
+
+def _grouping(scheme: GptqScheme, module: PackedModule, *, n_cols: int | None) -> Grouping:
+    """Return the one grouping of the scheme that the shapes fit."""
+    fitting = [grouping for grouping in dict.fromkeys(scheme.groupings) if _fits(grouping, module, n_cols)]
+    if not fitting or (len(fitting) > 1 and n_cols is None):
+        raise contradiction(module, scheme.groupings, scheme.where)
+    return fitting[0]
+
+
+def _fits(grouping: Grouping, module: PackedModule, n_cols: int | None) -> bool:
+    """Say whether the shapes are what GPTQModel 7.7.0 registers (GPTQQuantLinear._register_gptq_buffers)."""
+    n_words, n_rows = module.parts["qweight"].shape
+    bits = grouping.bits
+    cols = n_words * _WORD_BITS // bits if n_cols is None else n_cols
+    n_zero_words = -(-n_rows * bits // _WORD_BITS)
+    n_groups = grouping.n_groups(cols)
+    if bits == 3 and (n_words % 3 or n_zero_words % 3):  # noqa: PLR2004 - whole runs of 32 codes in three words
+        return False
+    return (
+        n_words == -(-cols * bits // _WORD_BITS)
+        and module.parts["qzeros"].shape == (n_groups, n_zero_words)
+        and module.parts["scales"].shape == (n_groups, n_rows)
+    )
+
+
+def _group_of(grouping: Grouping, n_cols: int, scales: TensorSource, g_idx: TensorSource | None) -> GroupsArray | None:
+    """Return the group of each column, checked; None where columns fill their groups in order, each as many."""
+    n_groups = scales.shape[0]
+    size = n_cols if grouping.group_size == -1 else min(grouping.group_size, n_cols)
+    if g_idx is None and n_cols % size == 0:
+        return None
+    if n_cols > _MAX_COLS:
+        raise CheckpointError(f"tensor {shown(scales.name)} scales {n_cols} columns, at most {_MAX_COLS}")
+    in_order = np.arange(n_cols) // size
+    listed = in_order if g_idx is None else as_integers(read_small(g_idx), g_idx.dtype)
+    if g_idx is not None and not 0 <= listed.min() <= listed.max() < n_groups:
+        raise CheckpointError(
+            f"tensor {shown(g_idx.name)} has groups {listed.min()} to {listed.max()}, "
+            f"{shown(scales.name)} has {n_groups}, counted from 0"
+        )
+    if n_cols % size == 0 and np.array_equal(listed, in_order):
+        return None
+    return listed.astype(np.uint16 if n_groups <= 1 << 16 else np.uint32)

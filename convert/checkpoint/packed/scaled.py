@@ -1,0 +1,235 @@
+"""Codes that share scales: what fp8, compressed-tensors and modelopt checkpoints hold, whatever they call it.
+
+    weight[row, col] = (code[row, col] - zero[row // block_rows, group]) x scale[row // block_rows, group]
+                                                                          group = col // block_cols, or listed
+
+One scale for all is a block as large as the matrix, one a row is a block of one row, a group is a part of one row; the
+last blocks may be partial. A tensor with more than two dimensions is a stack of matrices, each with its own scales.
+
+The product of an 8-bit code and a scale of 8 or 11 bits of precision is exact in float32, and so is the difference of
+two integer codes: float32 and one rounding at the end give what torch gives when it multiplies in the scales' type.
+Where a producer multiplies in float32 and rounds, it is the same formula.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from convert.checkpoint.packed.float8 import decode_bytes, decode_nibbles
+from convert.checkpoint.packed.values import as_float32, rounded, to_bytes
+from convert.checkpoint.source import Shape, StoredType, TensorSource, matrix_shape
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from convert.checkpoint.source_files import SourceFiles
+    from convert.codec.contract import F32Array, U8Array
+
+FLOAT_TYPES: Final = (StoredType.F32, StoredType.F16, StoredType.BF16)
+_PIECE_VALUES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """How many neighbouring rows and columns share a scale."""
+
+    rows: int
+    cols: int
+
+    def grid(self, shape: Shape) -> Shape:
+        """Return the shape of the scales of a weight of at least two dimensions."""
+        *stack, n_rows, n_cols = shape
+        return (*stack, -(-n_rows // self.rows), -(-n_cols // self.cols))
+
+
+def whole(shape: Shape) -> Blocks:
+    """One scale for each matrix."""
+    return Blocks(shape[-2], shape[-1])
+
+
+def each_row(shape: Shape) -> Blocks:
+    """One scale for each row: what producers call per channel."""
+    return Blocks(1, shape[-1])
+
+
+class Codes(Protocol):
+    """The numbers that are scaled, not yet scaled."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes they take in their file."""
+
+    def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
+        """Return float32 (n_rows, n_cols) of the rows from `first` on."""
+
+
+class Factors(Protocol):
+    """Scales or zero points: a row of them for each row of the weight."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes they take in their file."""
+
+    def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
+        """Return float32 (n_rows, n_groups) for the weight's rows from `first` on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByteCodes:
+    """Codes of one byte: I8 or an 8-bit float."""
+
+    source: TensorSource
+
+    @property
+    def nbytes(self) -> int:
+        """See Codes."""
+        return self.source.nbytes
+
+    def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
+        """See Codes."""
+        return decode_bytes(read_rows(self.source, files, first, n_rows), self.source.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class NibbleCodes:
+    """Codes of four bits, e2m1, two in a byte of U8, the low nibble first."""
+
+    source: TensorSource
+    has_negative_zero: bool = True
+
+    @property
+    def nbytes(self) -> int:
+        """See Codes."""
+        return self.source.nbytes
+
+    def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
+        """See Codes."""
+        raw = read_rows(self.source, files, first, n_rows)
+        return decode_nibbles(raw, has_negative_zero=self.has_negative_zero)
+
+
+@dataclass(frozen=True, slots=True)
+class FactorGrid:
+    """Scales or zero points, one a block.
+
+    source: a matrix (n_matrices * grid rows, grid columns). n_rows: of one matrix of the weight.
+    multiplier, divisor: what all are multiplied with or divided by in float32, before they are used.
+    rounded_to: the type that they are cast to first; None to take them as they are.
+    """
+
+    source: TensorSource
+    block_rows: int
+    n_rows: int
+    multiplier: float | None = None
+    divisor: float | None = None
+    rounded_to: StoredType | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """See Factors."""
+        return self.source.nbytes
+
+    def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
+        """See Factors."""
+        rows = np.arange(first, first + n_rows)
+        matrices, rows_in_matrix = np.divmod(rows, self.n_rows)
+        grid_rows = matrices * -(-self.n_rows // self.block_rows) + rows_in_matrix // self.block_rows
+        start, end = int(grid_rows[0]), int(grid_rows[-1]) + 1
+        values: F32Array = np.take(
+            self._values(read_rows(self.source, files, start, end - start)), grid_rows - start, 0
+        )
+        return values
+
+    def _values(self, raw: U8Array) -> F32Array:
+        dtype = self.source.dtype
+        values = as_float32(raw, dtype) if dtype in FLOAT_TYPES else decode_bytes(raw, dtype)
+        if self.multiplier is not None:
+            values = values * np.float32(self.multiplier)
+        if self.divisor is not None:
+            values = values / np.float32(self.divisor)
+        return values if self.rounded_to is None else rounded(values, self.rounded_to)
+
+
+def factor_grid(source: TensorSource, shape: Shape, blocks: Blocks) -> FactorGrid:
+    """View a tensor of as many numbers as the weight's grid of blocks has, in that order, as the grid."""
+    *stack, n_rows, n_cols = blocks.grid(shape)
+    return FactorGrid(replace(source, shape=(math.prod(stack) * n_rows, n_cols)), blocks.rows, shape[-2])
+
+
+def is_grid(shape: Shape, wanted: Shape) -> bool:
+    """Tell whether a shape is a grid's as producers write it.
+
+    (32, 1) may be (32,), and (1, 1) may be (1,) or (): dimensions of 1 at the end are left out. modelopt writes (4, 6)
+    also as (4, 1, 6, 1).
+    """
+    if len(shape) < len(wanted):
+        return shape == wanted[: len(shape)] and set(wanted[len(shape) :]) == {1}
+    interleaved = tuple(n for size in wanted for n in (size, 1))
+    return shape in {wanted, interleaved}
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledTensor:
+    """A weight of the model as codes and what scales them.
+
+    dtype: what the products are rounded to. group_of: the group of each column, where columns do not fill their groups
+    in order. rounds_differences: codes and zero points are floats, whose differences torch rounds too.
+    """
+
+    name: str
+    shape: Shape
+    dtype: StoredType
+    codes: Codes
+    scales: Factors
+    block_cols: int
+    zeros: Factors | None = None
+    group_of: NDArray[np.intp] | None = field(default=None, compare=False, repr=False)
+    rounds_differences: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files that all rows are made from."""
+        return self.codes.nbytes + self.scales.nbytes + (self.zeros.nbytes if self.zeros else 0)
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        """See RowSource. A slice is decoded in pieces that stay in a processor's cache."""
+        step = max(_PIECE_VALUES // self.shape[-1], 1)
+        with np.errstate(all="ignore"):  # a scale may be NaN or infinite; the run says where
+            for start in range(0, len(out), step):
+                part = out[start : start + step]
+                part[...] = to_bytes(self._decode(files, first + start, len(part)), self.dtype)
+
+    def _decode(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
+        values = self.codes.read(files, first, n_rows)
+        if self.zeros is not None:
+            self._apply(np.subtract, values, self.zeros.read(files, first, n_rows))
+            if self.rounds_differences:
+                values = rounded(values, self.dtype)
+        self._apply(np.multiply, values, self.scales.read(files, first, n_rows))
+        return values
+
+    def _apply(self, operation: np.ufunc, values: F32Array, factors: F32Array) -> None:
+        """Combine values (n_rows, n_cols) with the factors (n_rows, n_groups) of their columns, in place."""
+        if self.group_of is not None:
+            operation(values, np.take(factors, self.group_of, axis=1), out=values)
+            return
+        n_full = values.shape[1] // self.block_cols
+        n_even = n_full * self.block_cols
+        if n_full:
+            blocks = values[:, :n_even].reshape(
+                len(values), n_full, self.block_cols
+            )  # a view: only the last axis splits
+            operation(blocks, factors[:, :n_full, None], out=blocks)
+        if n_even < values.shape[1]:
+            operation(values[:, n_even:], factors[:, n_full:], out=values[:, n_even:])
+
+
+def read_rows(source: TensorSource, files: SourceFiles, first: int, n_rows: int) -> U8Array:
+    """Read whole rows of a stored matrix: uint8 (n_rows, bytes of a row)."""
+    out = np.empty((n_rows, matrix_shape(source.shape)[1] * source.dtype.itemsize), np.uint8)
+    source.read_rows(files, first, out)
+    return out
