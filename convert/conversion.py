@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from convert.adapter import MergeRequest, parse_merge
 from convert.errors import UsageError
 from convert.plan import Plan, plan_checkpoint, plan_gguf
 from convert.quant_mix import OutputType
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PathLike = str | os.PathLike[str]
+Merge = str | os.PathLike[str] | MergeRequest
 
 DEFAULT_TYPES: Final = (
     OutputType.F16, OutputType.Q4_0, OutputType.Q4_1, OutputType.Q5_0, OutputType.Q5_1, OutputType.Q8_0,
@@ -38,6 +41,23 @@ def parse_types(text: str | Iterable[str | OutputType]) -> tuple[OutputType, ...
     return types
 
 
+def merge_requests(merge: Merge | Iterable[Merge]) -> tuple[MergeRequest, ...]:
+    """Read adapters to merge, such as `"./adapter"`, `["A:0.7", "B"]`, or paths; only a string can carry a weight.
+
+    Raises UsageError for a weight that is not finite.
+    """
+    listed = [merge] if isinstance(merge, (str, os.PathLike, MergeRequest)) else merge
+    return tuple(map(_merge_request, listed))
+
+
+def _merge_request(merge: Merge) -> MergeRequest:
+    if isinstance(merge, MergeRequest):
+        request = merge
+    else:
+        request = parse_merge(merge) if isinstance(merge, str) else MergeRequest(Path(merge))
+    return replace(request, path=_absolute(request.path))
+
+
 def plan_all(
     model: PathLike,
     outdir: PathLike,
@@ -46,10 +66,12 @@ def plan_all(
     name: str | None = None,
     discard_f16: bool = False,
     pre_tokenizer: str | None = None,
+    merge: Merge | Iterable[Merge] = (),
 ) -> Plan:
     """Plan `OUTDIR/NAME-TYPE.gguf` for each type of a checkpoint.
 
-    model: a directory as transformers saves it, or a weight file beside its `config.json`.
+    model: a directory as transformers saves it, or a weight file beside its `config.json`; or an adapter as peft saves
+    it, whose base is then looked for. merge: adapters to merge, in order, such as `"ADAPTER"` or `"ADAPTER:0.7"`.
     name: the files' base name, by default the directory's. discard_f16: leave the F16 file out.
     pre_tokenizer: what `tokenizer.ggml.pre` is to be, where it is not recognised.
     Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
@@ -60,7 +82,8 @@ def plan_all(
     directory = model_directory(model)
     base = _checked_name(directory.name if name is None else name)
     paths = {kind: Path(outdir) / f"{base}-{kind.name}.gguf" for kind in chosen}
-    return plan_checkpoint(_absolute(model), paths, pre_tokenizer=pre_tokenizer)
+    adapters = merge_requests(merge)
+    return plan_checkpoint(_absolute(model), paths, pre_tokenizer=pre_tokenizer, adapters=adapters)
 
 
 def plan_one(
@@ -69,10 +92,12 @@ def plan_one(
     *,
     type: str | OutputType = OutputType.F16,
     pre_tokenizer: str | None = None,
+    merge: Merge | Iterable[Merge] = (),
 ) -> Plan:
     """Plan one GGUF file of a checkpoint, at the path given; see `plan_all`."""
     (kind,) = parse_types([type])
-    return plan_checkpoint(_absolute(model), {kind: Path(out)}, pre_tokenizer=pre_tokenizer)
+    adapters = merge_requests(merge)
+    return plan_checkpoint(_absolute(model), {kind: Path(out)}, pre_tokenizer=pre_tokenizer, adapters=adapters)
 
 
 def plan_quantize(
@@ -101,7 +126,7 @@ def quantized_path(source: PathLike, outdir: PathLike, kind: str, *, name: str |
     return Path(outdir) / f"{_checked_name(stem if name is None else name)}-{kind}.gguf"
 
 
-def convert_all(
+def convert_all(  # noqa: PLR0913 - as many options as the command has
     model: PathLike,
     outdir: PathLike,
     *,
@@ -109,13 +134,16 @@ def convert_all(
     name: str | None = None,
     discard_f16: bool = False,
     pre_tokenizer: str | None = None,
+    merge: Merge | Iterable[Merge] = (),
     force: bool = False,
     jobs: int | None = None,
     allow_nonfinite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Convert a checkpoint to GGUF files of several types in one read; see `plan_all` and `carry_out`."""
-    plan = plan_all(model, outdir, types=types, name=name, discard_f16=discard_f16, pre_tokenizer=pre_tokenizer)
+    plan = plan_all(
+        model, outdir, types=types, name=name, discard_f16=discard_f16, pre_tokenizer=pre_tokenizer, merge=merge
+    )
     return carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
 
 
@@ -125,13 +153,14 @@ def convert_one(
     *,
     type: str | OutputType = OutputType.F16,
     pre_tokenizer: str | None = None,
+    merge: Merge | Iterable[Merge] = (),
     force: bool = False,
     jobs: int | None = None,
     allow_nonfinite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Convert a checkpoint to one GGUF file; see `plan_one` and `carry_out`."""
-    plan = plan_one(model, out, type=type, pre_tokenizer=pre_tokenizer)
+    plan = plan_one(model, out, type=type, pre_tokenizer=pre_tokenizer, merge=merge)
     return carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
 
 

@@ -29,6 +29,8 @@ class _Terminated(BaseException):
 def main() -> NoReturn:
     """Run the command line and exit; see `convert.errors` for the exit codes."""
     signal.signal(signal.SIGTERM, _terminate)
+    # Before NumPy is imported: the workers are threads already, and OpenBLAS's own would only wait for one another.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path may hold what the terminal cannot show

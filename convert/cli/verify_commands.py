@@ -23,6 +23,7 @@ _N_WORST = 3
 @click.option("--against", type=_PATH, metavar="MODEL", help="The checkpoint they were made of, or a float GGUF file.")
 @click.option("--text", type=_PATH, metavar="FILE", help="Measure perplexity and divergence on this text.")
 @click.option("--pre-tokenizer", metavar="NAME", help="With --against: as given for the conversion.")
+@click.option("--merge", multiple=True, metavar="ADAPTER[:WEIGHT]", help="With --against: as given for the conversion.")
 @click.option(
     "--llama-cpp/--no-llama-cpp",
     "with_llama_cpp",
@@ -36,6 +37,7 @@ def verify(
     against: Path | None,
     text: Path | None,
     pre_tokenizer: str | None,
+    merge: tuple[str, ...],
     with_llama_cpp: bool | None,
     directory: Path | None,
     as_json: bool,
@@ -54,6 +56,7 @@ def verify(
         against=against,
         text=text,
         pre_tokenizer=pre_tokenizer,
+        merge=merge,
         with_llama_cpp=with_llama_cpp,
         directory=directory,
         as_json=as_json,
@@ -66,21 +69,27 @@ def run_verification(
     against: Path | None = None,
     text: Path | None = None,
     pre_tokenizer: str | None = None,
+    merge: Sequence[str] = (),
     with_llama_cpp: bool | None = None,
     directory: Path | None = None,
     as_json: bool = False,
 ) -> None:
     """Verify and print; raises VerificationError when something is wrong. Also for `convert all --verify`.
 
-    with_llama_cpp: None means where a build is found.
+    merge: as given for the conversion. with_llama_cpp: None means where a build is found.
     """
     import json  # noqa: PLC0415
 
-    from convert.verify import verify_files  # noqa: PLC0415 - NumPy and gguf, only when needed
+    from convert.adapter import is_adapter  # noqa: PLC0415 - NumPy and gguf, only when needed
+    from convert.conversion import merge_requests  # noqa: PLC0415
+    from convert.verify import verify_files  # noqa: PLC0415
 
-    base = against if against is not None and against.is_dir() else None
+    is_model = against is not None and against.is_dir() and not merge and not is_adapter(against)
+    base = against if is_model else None  # transformers computes a model's probabilities, not a merged one's
     measuring = _measuring(with_llama_cpp, directory, text=text, checkpoint=base)
-    verification = verify_files(files, against=against, pre_tokenizer=pre_tokenizer, measuring=measuring)
+    verification = verify_files(
+        files, against=against, pre_tokenizer=pre_tokenizer, adapters=merge_requests(merge), measuring=measuring
+    )
     if as_json:
         click.echo(json.dumps(verification.as_json(), indent=2, ensure_ascii=False))
     else:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFWriter, Keys
 
+from convert.adapter import MergedTensor, MergeRequest, merge_adapters, resolve_model
 from convert.architecture import Architecture, OutputTensor, find_architecture, map_tensors
 from convert.authorship import write_authorship
 from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from convert.tokenizer.vocabulary import Vocabulary
+
 _QUANTIZATION_VERSION: Final = 2  # GGML_QNT_VERSION
 _NO_SCORE: Final = -1000.0  # what LlamaHfVocab gives every token
 
@@ -34,21 +38,38 @@ _STORED: Final[Mapping[StoredType, GGMLQuantizationType]] = {
 }
 
 
-def plan_checkpoint(model: Path, outputs: Mapping[OutputType, Path], *, pre_tokenizer: str | None = None) -> Plan:
+def plan_checkpoint(
+    model: Path,
+    outputs: Mapping[OutputType, Path],
+    *,
+    pre_tokenizer: str | None = None,
+    adapters: Sequence[MergeRequest] = (),
+) -> Plan:
     """Plan the files that a checkpoint becomes.
 
-    model: the directory (or the weight file in it). outputs: for each type, the path of its file.
+    model: the directory (or the weight file in it), or that of an adapter, whose base is then looked for.
+    outputs: for each type, the path of its file. adapters: to merge, in order.
     Raises CheckpointError, UnsupportedError or PlanError; nothing is written.
     """
-    checkpoint = open_checkpoint(model)
+    base = resolve_model(model, adapters)
+    checkpoint = open_checkpoint(base.model)
     config = read_model_config(checkpoint.directory)
     architecture = find_architecture(config.architecture)
     architecture.check(config)
     unpacked = model_tensors(checkpoint)
-    stored = architecture.unfuse(config, unpacked.tensors)
+    merged = merge_adapters(architecture.unfuse(config, unpacked.tensors), base.requests)
+    if merged.vocab_size is not None:
+        config = replace(config, vocab_size=merged.vocab_size)
+    stored = merged.tensors
     mapped = map_tensors(architecture, config, {name: source.shape for name, source in stored.items()})
     inputs = tuple(_planned_input(tensor, stored) for tensor in mapped)
-    entries = _metadata(architecture, config, checkpoint, mapped, pre_tokenizer)
+    vocabulary = read_vocabulary(
+        merged.tokenizer or checkpoint.directory,
+        vocab_size=config.vocab_size,
+        pre_tokenizer=pre_tokenizer,
+        model_directory=checkpoint.directory,
+    )
+    entries = _metadata(architecture, config, checkpoint, mapped, vocabulary)
     requests = [_request(path, output_type, entries, mapped) for output_type, path in outputs.items()]
     planned, tasks = assemble(inputs, requests)
     return Plan(
@@ -59,15 +80,22 @@ def plan_checkpoint(model: Path, outputs: Mapping[OutputType, Path], *, pre_toke
         outputs=planned,
         tasks=tasks,
         through_f16=True,
-        notes=checkpoint.notes + unpacked.notes + _notes(config, entries),
+        notes=(*base.notes, *checkpoint.notes, *unpacked.notes, *merged.notes, *_notes(config, entries)),
     )
 
 
 def _planned_input(tensor: OutputTensor, stored: Mapping[str, Tensor]) -> PlannedInput:
     if tensor.data is not None:
         return PlannedInput(tensor.name, tensor.shape, GGMLQuantizationType.F32, (), data=tensor.data)
-    sources = tuple(stored[name] for name in tensor.sources)
+    sources = _of_one_type(tuple(stored[name] for name in tensor.sources))
     return PlannedInput(tensor.name, tensor.shape, _float_type(sources), sources, tensor.transform)
+
+
+def _of_one_type(sources: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Give experts that an adapter leaves alone in float32 too, where it changes others of their stack."""
+    if not any(isinstance(source, MergedTensor) for source in sources):
+        return sources
+    return tuple(source if isinstance(source, MergedTensor) else MergedTensor(source) for source in sources)
 
 
 def _float_type(sources: Sequence[Tensor]) -> GGMLQuantizationType:
@@ -88,7 +116,7 @@ def _metadata(
     config: ModelConfig,
     checkpoint: Checkpoint,
     tensors: Sequence[OutputTensor],
-    pre_tokenizer: str | None,
+    vocabulary: Vocabulary,
 ) -> tuple[Entry, ...]:
     writer = GGUFWriter(None, MODEL_ARCH_NAMES[architecture.gguf_arch])
     for tensor in tensors:  # the writer counts parameters for the size label
@@ -97,7 +125,6 @@ def _metadata(
     write_authorship(writer, checkpoint.directory)
     architecture.write_parameters(writer, config)
     writer.add_quantization_version(_QUANTIZATION_VERSION)
-    vocabulary = read_vocabulary(checkpoint.directory, vocab_size=config.vocab_size, pre_tokenizer=pre_tokenizer)
     written = (KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items())
     entries = {entry.key: entry for entry in written}
     entries |= {entry.key: entry for entry in vocabulary_metadata(vocabulary)}

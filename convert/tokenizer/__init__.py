@@ -36,11 +36,14 @@ GRANITE_VOCAB_SIZE: Final = 49152  # also SmolLM2's
 _LOOKED_FOR: Final = "tokenizer.model, tokenizer.json, or vocab.json with merges.txt"
 
 
-def read_vocabulary(directory: Path, *, vocab_size: int | None, pre_tokenizer: str | None = None) -> Vocabulary:
+def read_vocabulary(
+    directory: Path, *, vocab_size: int | None, pre_tokenizer: str | None = None, model_directory: Path | None = None
+) -> Vocabulary:
     """Read the tokenizer of a Llama, Mistral or Mixtral checkpoint.
 
     vocab_size: rows of the embeddings; None takes as many as there are tokens. pre_tokenizer: llama.cpp's name for the
-    splitting of a byte-level BPE, instead of the one that is declared.
+    splitting of a byte-level BPE, instead of the one that is declared. model_directory: where config.json is, if not
+    beside the tokenizer.
     Raises TokenizerError if the files are missing, broken, or contradict the model; UnsupportedError for a kind that
     is not read; UsageError for a name that llama.cpp does not know or this tokenizer has no use for.
     Source: conversion/llama.py, LlamaModel.set_vocab @ 0c1e570.
@@ -49,7 +52,7 @@ def read_vocabulary(directory: Path, *, vocab_size: int | None, pre_tokenizer: s
         check_pre_tokenizer_name(pre_tokenizer)
     if vocab_size is not None and not 0 < vocab_size <= MAX_TOKENS:
         raise TokenizerError(f"config.json says vocab_size {shown(vocab_size)}, wanted 1 to {MAX_TOKENS}")
-    files = TokenizerFiles(directory)
+    files = TokenizerFiles(directory, model_directory)
     vocabulary = _read(files, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
     prefix = entry(files.config or {}, "add_prefix_space", bool, file="tokenizer_config.json")
     return replace(vocabulary, add_space_prefix=prefix, late=_late(files, vocab_size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -28,9 +28,13 @@ KINDS: Final[dict[type, str]] = {
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A checkpoint directory, seen as a tokenizer. A file that is not there reads as None."""
+    """A checkpoint directory, seen as a tokenizer. A file that is not there reads as None.
+
+    model_directory: where `config.json` is; None for the same directory.
+    """
 
     directory: Path
+    model_directory: Path | None = None
 
     @cached_property
     def tokenizer(self) -> dict[str, Any] | None:
@@ -45,7 +49,7 @@ class TokenizerFiles:
     @cached_property
     def model_config(self) -> dict[str, Any] | None:
         """`config.json`."""
-        return self.json("config.json")
+        return replace(self, directory=self.model_directory or self.directory).json("config.json")
 
     def has(self, name: str) -> bool:
         """Whether the directory holds something of that name: a link that leads nowhere counts, and fails when read."""

@@ -10,7 +10,7 @@ from gguf import GGML_QUANT_SIZES, quants
 
 from convert.checkpoint import ByteRange, SourceFiles
 from convert.codec import CODECS, FLOAT_TYPES
-from convert.errors import UnsupportedError
+from convert.errors import UnsupportedError, UsageError
 from convert.gguf_reader import read_gguf
 from convert.plan import PlannedInput, Task, plan_checkpoint
 from convert.quant_mix import OutputType, ggml_n_dims
@@ -19,12 +19,13 @@ from convert.verify.bounds import explained_error, relative_rmse_limit
 from convert.verify.data import Finding, TensorError, note, problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from gguf import GGMLQuantizationType
     from numpy.typing import NDArray
 
+    from convert.adapter import MergeRequest
     from convert.codec.contract import F32Array, U8Array
     from convert.gguf_file import TensorInfo
     from convert.gguf_reader import GGUFFile
@@ -33,15 +34,20 @@ if TYPE_CHECKING:
 CHECK = "against"
 
 
-def wanted_tensors(model: Path, *, pre_tokenizer: str | None = None) -> tuple[PlannedInput, ...]:
+def wanted_tensors(
+    model: Path, *, pre_tokenizer: str | None = None, adapters: Sequence[MergeRequest] = ()
+) -> tuple[PlannedInput, ...]:
     """List what a file of this model must hold: the checkpoint planned again, or a float GGUF file as it is.
 
-    Raises CheckpointError, UnsupportedError or PlanError.
+    Raises CheckpointError, UnsupportedError or PlanError; UsageError for adapters of a GGUF file.
     """
     if model.suffix == ".gguf":
+        if adapters:
+            raise UsageError(f"`{model}` is a GGUF file: adapters are merged into checkpoints only")
         return tuple(_as_it_is(model, tensor) for tensor in read_gguf(model).tensors)
     # The path is that of no file: a plan names one, and only carrying it out would write it.
-    plan = plan_checkpoint(model, {OutputType.F16: model / "unwritten.gguf"}, pre_tokenizer=pre_tokenizer)
+    unwritten = {OutputType.F16: model / "unwritten.gguf"}
+    plan = plan_checkpoint(model, unwritten, pre_tokenizer=pre_tokenizer, adapters=adapters)
     return tuple(task.tensor for task in plan.tasks)
 
 

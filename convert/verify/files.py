@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from convert.adapter import MergeRequest
     from convert.gguf_reader import GGUFFile
     from convert.plan import PlannedInput
     from convert.verify.reading import OpenFile
@@ -31,19 +32,21 @@ def verify_files(
     *,
     against: Path | None = None,
     pre_tokenizer: str | None = None,
+    adapters: Sequence[MergeRequest] = (),
     measuring: Measuring | None = None,
 ) -> Verification:
     """Open files again and check everything that can be checked.
 
     against: the checkpoint (or float GGUF file) that they were made of; every tensor is compared with its values.
-    pre_tokenizer: as for the conversion. measuring: what llama.cpp is to run, and with which programs; None: nothing.
+    pre_tokenizer, adapters: as for the conversion.
+    measuring: what llama.cpp is to run, and with which programs; None: nothing.
     Findings are in the result, and raise nothing: `Verification.check` does.
     Raises CheckpointError for a path that is no file, and what planning `against` raises.
     """
     for path in paths:
         if not path.is_file():
             raise CheckpointError(f"`{path}` is not a file")
-    wanted = None if against is None else wanted_tensors(against, pre_tokenizer=pre_tokenizer)
+    wanted = None if against is None else wanted_tensors(against, pre_tokenizer=pre_tokenizer, adapters=adapters)
     files = tuple(_verify(path, wanted) for path in paths)
     return Verification(files if measuring is None else _measured(files, measuring))
 

@@ -1,0 +1,122 @@
+"""An adapter's directory, opened: its config, and where its tensors lie.
+
+adapter_config.json           rank, alpha, targets, the base's name
+adapter_model.safetensors     or adapter_model.bin: factors, biases, whole modules
+
+Only headers are read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from convert.adapter.config import CONFIG_FILE, AdapterConfig, read_adapter_config
+from convert.checkpoint import StoredType
+from convert.checkpoint.index import merge, require_inside
+from convert.checkpoint.no_weights import missing_path
+from convert.checkpoint.regular_file import shown, shown_list
+from convert.checkpoint.safetensors_file import read_safetensors
+from convert.checkpoint.torch_file import read_torch_file
+from convert.checkpoint.wrapped_names import unwrap_names
+from convert.errors import CheckpointError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from convert.checkpoint import TensorSource
+
+SAFETENSORS_FILE: Final = "adapter_model.safetensors"
+TORCH_FILE: Final = "adapter_model.bin"
+_MLX_FILE: Final = "adapters.safetensors"
+_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_MODEL_FILES: Final = re.compile(r"model.*\.safetensors(\.index\.json)?|pytorch_model.*\.bin(\.index\.json)?")
+FLOATS: Final = (StoredType.F32, StoredType.F16, StoredType.BF16)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One adapter, opened. tensors: by the names in its file, without what training wrappers put there."""
+
+    directory: Path
+    config: AdapterConfig
+    tensors: Mapping[str, TensorSource]
+    notes: tuple[str, ...]
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer was saved beside it."""
+        return any((self.directory / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a directory holds an adapter and no model's weights, or a file is an adapter's.
+
+    MODEL may be one: its base is then looked for.
+    """
+    if not path.is_dir():
+        return path.is_file() and path.name in (SAFETENSORS_FILE, TORCH_FILE)
+    try:
+        names = [entry.name for entry in path.iterdir()]
+    except OSError:
+        return False  # opening it says why
+    has_adapter = any(name in (CONFIG_FILE, SAFETENSORS_FILE, TORCH_FILE, _MLX_FILE) for name in names)
+    return has_adapter and not any(_MODEL_FILES.fullmatch(name) for name in names)
+
+
+def adapter_directory(path: Path) -> Path:
+    """Return the directory of an adapter, which may be given as a file in it."""
+    return path.parent if path.is_file() else path
+
+
+def open_adapter(path: Path) -> Adapter:
+    """Open an adapter's directory, or the directory of the file named.
+
+    Raises CheckpointError for what is missing, broken or hostile; UnsupportedError for an adapter of another kind.
+    """
+    directory = adapter_directory(path)
+    if not directory.is_dir():
+        raise missing_path(path)
+    if (directory / _MLX_FILE).is_file() and not _has_weights(directory):
+        raise UnsupportedError(
+            f"{shown(directory)} has {_MLX_FILE}, an adapter of MLX, which is not read",
+            hint="fuse it where it was trained: `mlx_lm.fuse --model BASE --adapter-path ADAPTER`, and convert that",
+        )
+    config = read_adapter_config(directory)
+    sources, notes = _read(directory)
+    if not sources:
+        raise CheckpointError(f"{shown(directory)} has no tensors in its adapter")
+    tensors, more_notes = unwrap_names(sources)
+    _check_types(tensors)
+    return Adapter(directory, config, tensors, (*notes, *more_notes))
+
+
+def _has_weights(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in (SAFETENSORS_FILE, TORCH_FILE))
+
+
+def _read(directory: Path) -> tuple[dict[str, TensorSource], tuple[str, ...]]:
+    path = directory / SAFETENSORS_FILE
+    if path.is_file():
+        require_inside(directory, path)
+        passed_over = (f"reads {shown(path.name)}, passes over {shown(TORCH_FILE)}",)
+        return merge([read_safetensors(path)]), passed_over if (directory / TORCH_FILE).is_file() else ()
+    path = directory / TORCH_FILE
+    if not path.is_file():
+        names = sorted(entry.name for entry in directory.iterdir())
+        raise CheckpointError(
+            f"{shown(directory)} has neither {SAFETENSORS_FILE} nor {TORCH_FILE}; it has {shown_list(names)}",
+            hint="an adapter is a directory as peft's save_pretrained() writes it",
+        )
+    require_inside(directory, path)
+    file = read_torch_file(path)
+    return merge([file.sources]), file.notes
+
+
+def _check_types(tensors: Mapping[str, TensorSource]) -> None:
+    for source in tensors.values():
+        if source.dtype not in FLOATS:
+            wanted = "F32, F16 or BF16"
+            raise CheckpointError(f"adapter tensor {shown(source.name)} is {source.dtype.value}, wanted {wanted}")

@@ -1,0 +1,153 @@
+"""The base of an adapter that is given as MODEL: where its `base_model_name_or_path` lies on this machine.
+
+Looked for, in order: an absolute path; a path from the adapter's directory; one from the current directory; the Hub's
+cache, at the revision that the adapter names. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from convert.adapter.adapter_files import adapter_directory, is_adapter, open_adapter
+from convert.adapter.config import read_adapter_config
+from convert.adapter.request import MergeRequest
+from convert.checkpoint.json_file import read_json
+from convert.checkpoint.regular_file import shown
+from convert.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_HUB_ID: Final = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}")
+_REVISION: Final = re.compile(r"[A-Za-z0-9][\w./-]{0,199}")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A model, and what is to be merged into it. notes: a line each, for the plan to show."""
+
+    model: Path
+    requests: tuple[MergeRequest, ...]
+    notes: tuple[str, ...] = ()
+
+
+def resolve_model(model: Path, requests: Sequence[MergeRequest] = ()) -> ResolvedModel:
+    """Take a model as it is; or, where it is an adapter, find its base: the adapter is then merged first.
+
+    Raises CheckpointError or UnsupportedError for an adapter that cannot be read, or whose base is not on this machine.
+    """
+    if is_adapter(model):
+        base, notes = find_base(model)
+        return ResolvedModel(base, (MergeRequest(model), *requests), notes)
+    notes = tuple(note for request in requests if (note := names_differ(request.path, model)) is not None)
+    return ResolvedModel(model, tuple(requests), notes)
+
+
+def find_base(adapter: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the directory of an adapter's base, and notes that say where it was found.
+
+    Raises CheckpointError if the adapter names none, or if it is not on this machine.
+    """
+    adapter = adapter_directory(adapter)
+    config = read_adapter_config(adapter)
+    if config.base is None:
+        raise CheckpointError(
+            f"{config.where} names no base model in `base_model_name_or_path`",
+            hint=f"give the base: `convert … BASE … --merge {adapter}`",
+        )
+    for path in _paths(adapter, config.base):
+        if _is_adapter(path):
+            raise CheckpointError(
+                f"the base of {shown(adapter)}, {shown(path)}, is an adapter itself",
+                hint="give the model that both belong to: `convert … BASE … --merge FIRST --merge SECOND`",
+            )
+        if _is_model(path):
+            return path, (f"the base of {shown(adapter.name)} is {shown(path)}",)
+    cached = _cached(config.base, config.revision)
+    if cached is not None:
+        revision = f" at {shown(config.revision)}" if config.revision else ""
+        return cached, (f"the base of {shown(adapter.name)} is {shown(config.base)}{revision}, from the Hub's cache",)
+    raise _not_found(adapter, config.base, config.revision)
+
+
+def names_differ(path: Path, base: Path) -> str | None:
+    """Say that an adapter names another base than the one it is merged into; None where it does not.
+
+    Only the last part of a name counts: a model is downloaded, copied and renamed.
+    Raises CheckpointError or UnsupportedError for an adapter that cannot be read.
+    """
+    adapter = open_adapter(path)
+    named = adapter.config.base
+    if named is None:
+        return None
+    directory = base if base.is_dir() else base.parent
+    path = directory / "config.json"
+    own = read_json(path).get("_name_or_path") if path.is_file() else None
+    parts = {_last(str(own)) if own else "", *(part.lower() for part in _cache_names(directory)), _last(directory.name)}
+    if _last(named) in parts:
+        return None
+    return f"{shown(adapter.directory.name)} was trained on {shown(named)}, and is merged into {shown(directory.name)}"
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].lower()
+
+
+def _cache_names(directory: Path) -> Iterator[str]:
+    """Give the model's name, where a directory is a snapshot in the Hub's cache: models--org--name/snapshots/REV."""
+    if directory.parent.name == "snapshots":
+        yield directory.parent.parent.name.rpartition("--")[2]
+
+
+def _paths(adapter: Path, name: str) -> Iterator[Path]:
+    if "\0" in name:
+        return
+    path = Path(name).expanduser() if name.startswith("~/") else Path(name)
+    if path.is_absolute():
+        yield path
+        return
+    yield adapter / path
+    yield Path.cwd() / path
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        return (path / "config.json").is_file()
+    except OSError:  # a name too long to be one
+        return False
+
+
+def _is_adapter(path: Path) -> bool:
+    try:
+        return is_adapter(path)
+    except OSError:
+        return False
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    if not _HUB_ID.fullmatch(name) or (revision is not None and not _REVISION.fullmatch(revision)):
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only where a base is looked for
+        from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+    except ImportError:
+        return None
+    try:
+        config = try_to_load_from_cache(name, "config.json", revision=revision)
+    except (HFValidationError, ValueError, OSError):
+        return None
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def _not_found(adapter: Path, name: str, revision: str | None) -> CheckpointError:
+    message = f"the base of {shown(adapter)} is not on this machine: looked for a directory {shown(name)}"
+    give_it = f"`convert … BASE … --merge {adapter}`"
+    if not _HUB_ID.fullmatch(name):
+        return CheckpointError(message, hint=f"give the base where it is: {give_it}")
+    download = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    return CheckpointError(
+        f"{message}, and for it in the Hub's cache", hint=f"`{download}`, then try again; or give the base: {give_it}"
+    )
