@@ -19,16 +19,19 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from convert import stream
+from convert.memory import GROUPS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from convert.errors import ConvertError
     from convert.inspection import Inspection
+    from convert.memory import Group, Memory, MemoryRow
     from convert.plan import Output, Plan
 
 _UNLIMITED = 100_000
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+_TWO_LINES = {"embeddings": "embed-\ndings", "attention": "atten-\ntion", "feed-forward": "feed-\nforward"}
 
 
 def size(nbytes: float) -> str:
@@ -134,7 +137,7 @@ def _grouped_reasons(output: Output) -> dict[str, tuple[int, str, str]]:
     for tensor in output.tensors:
         reason = output.reasons.get(tensor.name)
         if reason is not None:
-            pattern = re.sub(r"^blk\.\d+\.", "blk.*.", tensor.name)
+            pattern = re.sub(r"\.\d+\.", ".*.", tensor.name)
             n_tensors = grouped.get(pattern, (0, "", ""))[0]
             grouped[pattern] = (n_tensors + 1, tensor.type.name, reason)
     return grouped
@@ -199,29 +202,106 @@ def show_inspection(inspection: Inspection, *, with_tensors: bool) -> None:
     """Print what a checkpoint or a GGUF file holds."""
     console = stdout()
     console.print(_inspection_summary(inspection))
+    if inspection.memory is not None:
+        _show_memory(inspection.memory, inspection.outputs, console)
     if inspection.metadata:
         console.print("\nmetadata")
         console.print(_two_columns((key, _one_line(value)) for key, value in inspection.metadata.items()))
     if with_tensors:
-        console.print(f"\n{len(inspection.tensors)} tensors (shape, type, bytes)")
-        table = _grid()
-        for tensor in inspection.tensors:
-            shape = " x ".join(map(str, tensor.shape)) or "scalar"
-            table.add_row(f"  {escape(tensor.name)}", shape, tensor.type, str(tensor.nbytes))
-        console.print(table)
+        console.print(f"\n{len(inspection.tensors)} tensors (shape, type, bytes{_packed_too(inspection)})")
+        console.print(_tensor_table(inspection))
 
 
 def _inspection_summary(inspection: Inspection) -> Table:
     grid = _grid()
     grid.add_row(inspection.kind, escape(inspection.path))
     grid.add_row("architecture", escape(inspection.architecture))
-    grid.add_row("parameters", f"{count(inspection.n_parameters)} ({inspection.n_parameters})")
+    if inspection.n_parameters is not None:
+        grid.add_row("parameters", f"{count(inspection.n_parameters)} ({inspection.n_parameters})")
     grid.add_row("stored", ", ".join(f"{kind} {size(nbytes)} ({nbytes})" for kind, nbytes in inspection.stored.items()))
-    for index, (kind, nbytes) in enumerate(inspection.outputs.items()):
-        grid.add_row("as GGUF" if index == 0 else "", f"{kind:5} {size(nbytes)} ({nbytes})")
+    for note in inspection.notes:
+        grid.add_row("note", escape(note))
     if inspection.problem:
         grid.add_row("cannot be converted", escape(inspection.problem))
     return grid
+
+
+def _show_memory(memory: Memory, outputs: Mapping[str, int], console: Console) -> None:
+    """Print the bytes of each group in each precision, then those of each GGUF file."""
+    loaded = [row for row in memory.rows if row.format != "gguf"]
+    files = [row for row in memory.rows if row.format == "gguf"]
+    names = [group for group in GROUPS if any(group in row.groups for row in memory.rows)]
+    table = _memory_grid(["memory", *names, "bytes", "footprint"])
+    for label, counts in (
+        ("parameters", {group.name: group.n_parameters for group in memory.groups}),
+        ("packed", {group.name: group.n_packed for group in memory.groups}),
+    ):
+        table.add_row(label, *(count(counts.get(name, 0)) for name in names), "", "", style="dim")
+    for row in loaded:
+        footprint = None if row.parameters_nbytes is None else row.parameters_nbytes + (memory.buffers_nbytes or 0)
+        _add_memory_row(table, row, names, footprint)
+    console.print("", table, "", *map(escape, _memory_notes(memory)), sep="\n")
+    if files:
+        table = _memory_grid(["as GGUF", *names, "bytes", "file"])
+        for row in files:
+            _add_memory_row(table, row, names, outputs[row.precision])
+        console.print("", table, sep="\n")
+
+
+def _memory_grid(heads: Sequence[str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for index, _ in enumerate(heads):
+        table.add_column(justify="right" if index else "left", overflow="fold", no_wrap=index > 0)
+    table.add_row(*(_TWO_LINES.get(head, f"\n{head}") for head in heads))
+    return table
+
+
+def _add_memory_row(table: Table, row: MemoryRow, names: Sequence[Group], last: int | None) -> None:
+    cells = (size(row.groups[name]) if name in row.groups else "" for name in names)
+    table.add_row(row.precision, *cells, str(row.nbytes), "" if last is None else str(last))
+
+
+def _memory_notes(memory: Memory) -> Iterator[str]:
+    """Say what the rows and columns mean, where that is not plain."""
+    yield f"packed: in linear layers that bitsandbytes takes; it keeps the others in {memory.rest}"
+    yield "bytes: weights and statistics, as files hold them"
+    call = "get_memory_footprint(return_buffers=False)" if memory.buffers_nbytes is None else "get_memory_footprint()"
+    yield f"footprint: what transformers' {call} says; statistics are not in it"
+    texts: dict[tuple[int, int], list[str]] = {}
+    for row in memory.rows:
+        if row.text_nbytes[1]:
+            texts.setdefault(row.text_nbytes, []).append(row.precision)
+    if texts:
+        said = "; ".join(f"{', '.join(names)} {_range(*nbytes)}" for nbytes, names in texts.items())
+        yield f"not in bytes: the JSON beside each packed layer: {said}"
+    yield from memory.notes
+
+
+def _range(fewest: int, most: int) -> str:
+    return f"{fewest} B" if fewest == most else f"{fewest} to {most} B"
+
+
+def _packed_too(inspection: Inspection) -> str:
+    return ", what it decodes to" if inspection.decoded else ""
+
+
+def _tensor_table(inspection: Inspection) -> Table:
+    decoded = {tensor.name: tensor for tensor in inspection.decoded}
+    largest = {tensor.part_of: tensor.name for tensor in sorted(inspection.tensors, key=lambda part: part.nbytes)}
+    table = _grid()
+    for tensor in inspection.tensors:
+        whole = decoded.get(tensor.part_of or "")
+        becomes = ""
+        if whole is not None and largest[whole.name] == tensor.name:
+            becomes = f"{whole.type} {_dimensions(whole.shape)}"
+        elif whole is not None:
+            becomes = "a part of it"
+        table.add_row(f"  {escape(tensor.name)}", _dimensions(tensor.shape), tensor.type, str(tensor.nbytes), becomes)
+    return table
+
+
+def _dimensions(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
 
 
 def _two_columns(rows: Iterable[tuple[str, str]]) -> Table:

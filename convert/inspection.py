@@ -5,53 +5,83 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gguf import LlamaFileType
 
-from convert.checkpoint import Checkpoint, open_checkpoint
-from convert.conversion import model_directory, plan_all
+from convert.checkpoint import Checkpoint, open_checkpoint, read_json
+from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
+from convert.conversion import plan_all
 from convert.errors import CheckpointError, ConvertError
 from convert.gguf_reader import GGUFFile, read_gguf
+from convert.memory import Memory, measure_memory
 from convert.model_config import read_model_config
 from convert.quant_mix import OutputType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from convert.plan import Plan
+
 _SHOWN_ITEMS = 8
+_MOST_WORDS = 8  # `.weight.quant_state.bitsandbytes__nf4` has six
+# Models whose buffers are two float32 rotary tables, half a head long: transformers 5.23, modeling_{llama,…}.py.
+_TWO_ROTARY_TABLES = ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
 
 
 @dataclass(frozen=True, slots=True)
 class InspectedTensor:
-    """A tensor as it lies in its file: NumPy shape, stored type, bytes."""
+    """A tensor as it lies in its file: NumPy shape, stored type, bytes.
+
+    part_of: the tensor of the model that it is packed into, alone or with others; None where it is one itself.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: str
     nbytes: int
+    part_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedTensor:
+    """A tensor of the model that a checkpoint holds packed: its shape, what it decodes to, the bytes of its parts."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    stored_nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """What a path holds.
 
-    kind: "checkpoint" or "gguf". stored: bytes by stored type. outputs: for a checkpoint, the exact
-    length of the GGUF file of each type. metadata: a GGUF's own, or what the F16 file would declare;
-    long arrays are cut. problem: why the checkpoint cannot be converted, if so.
+    kind: "checkpoint" or "gguf". n_parameters: the model's weights, whatever packs them; None where that
+    is not known, because the packing is not decoded. stored: bytes by stored type. outputs: for a checkpoint,
+    the exact length of the GGUF file of each type. metadata: a GGUF's own, or what the F16 file would declare;
+    long arrays are cut. problem: why the checkpoint cannot be converted, if so. packing: who packed a
+    checkpoint's weights, None for a plain one; decoded: what each packed tensor decodes to; notes: what else
+    is to say about it. memory: what a checkpoint's model takes in every precision, None where its packing is
+    not decoded.
     """
 
     path: str
     kind: str
     architecture: str
-    n_parameters: int
+    n_parameters: int | None
     stored: Mapping[str, int]
     outputs: Mapping[str, int]
     metadata: Mapping[str, Any]
     tensors: tuple[InspectedTensor, ...]
     problem: str | None = None
+    packing: str | None = None
+    decoded: tuple[DecodedTensor, ...] = ()
+    notes: tuple[str, ...] = ()
+    memory: Memory | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`."""
@@ -68,7 +98,8 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         return _inspect_gguf(read_gguf(target))
     if not target.exists():
         raise CheckpointError(f"`{target}` does not exist")
-    return _inspect_checkpoint(open_checkpoint(Path(os.path.abspath(target))))
+    path = Path(os.path.abspath(target))
+    return _inspect_checkpoint(open_checkpoint(path), path)
 
 
 def _is_gguf(path: Path) -> bool:
@@ -90,34 +121,122 @@ def _inspect_gguf(file: GGUFFile) -> Inspection:
     )
 
 
-def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
+def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
+    unpacked, reasons = _unpack(checkpoint)
+    plan, problem = _plan(path)
+    memory = None if unpacked is None else _measure(checkpoint, unpacked, plan)
+    decoded = {} if unpacked is None else _decoded(checkpoint, unpacked)
     tensors = tuple(
-        InspectedTensor(source.name, source.shape, source.dtype.value, source.nbytes)
+        InspectedTensor(source.name, source.shape, source.dtype.value, source.nbytes, decoded.get(source.name))
         for source in checkpoint.tensors.values()
     )
-    config = read_model_config(checkpoint.directory)
-    outputs, metadata, problem = _what_it_becomes(checkpoint.directory)
     return Inspection(
         path=str(checkpoint.directory),
         kind="checkpoint",
-        architecture=config.architecture,
-        n_parameters=sum(prod(tensor.shape) for tensor in tensors),
+        architecture=_architecture(checkpoint.directory),
+        n_parameters=None if memory is None else memory.n_parameters,
         stored=_by_type(tensors),
-        outputs=outputs,
-        metadata=metadata,
+        outputs={} if plan is None else {output.type.name: output.nbytes for output in plan.outputs},
+        metadata={} if plan is None else _metadata(plan),
         tensors=tensors,
         problem=problem,
+        packing=None if unpacked is None else unpacked.packing,
+        decoded=() if unpacked is None else _decoded_tensors(unpacked, tensors),
+        notes=checkpoint.notes + reasons + (() if unpacked is None else unpacked.notes),
+        memory=memory,
     )
 
 
-def _what_it_becomes(directory: Path) -> tuple[dict[str, int], dict[str, Any], str | None]:
+def _unpack(checkpoint: Checkpoint) -> tuple[ModelTensors | None, tuple[str, ...]]:
+    """Give the model's tensors, or a note that says why they are not known."""
     try:
-        plan = plan_all(model_directory(directory), directory, types=OutputType, name="model")
+        return model_tensors(checkpoint), ()
     except ConvertError as error:
-        return {}, {}, error.message
+        return None, (f"parameters and memory are not known: {error.message}",)
+
+
+def _plan(path: Path) -> tuple[Plan | None, str | None]:
+    """Plan every type, or say why there can be none."""
+    try:
+        return plan_all(path, path, types=OutputType, name="model"), None
+    except ConvertError as error:
+        return None, error.message
+
+
+def _architecture(directory: Path) -> str:
+    names = _config(directory).get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else "unknown"
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    """Read `config.json`, of which little is asked here; a broken one is the plan's to complain about."""
+    try:
+        return read_json(directory / "config.json")
+    except ConvertError:
+        return {}
+
+
+def _measure(checkpoint: Checkpoint, unpacked: ModelTensors, plan: Plan | None) -> Memory:
+    config = _config(checkpoint.directory)
+    model_type = config.get("model_type")
+    return measure_memory(
+        unpacked.tensors,
+        checkpoint.tensors,
+        () if plan is None else plan.outputs,
+        dtype=read_quantization(checkpoint.directory).dtype,
+        model_type=model_type if isinstance(model_type, str) else None,
+        ties_output=config.get("tie_word_embeddings") is True,
+        buffers_nbytes=_buffers_nbytes(checkpoint.directory),
+    )
+
+
+def _buffers_nbytes(directory: Path) -> int | None:
+    try:
+        config = read_model_config(directory)
+    except ConvertError:
+        return None
+    n_float32 = config.resolved_head_dim // 2 * 2
+    return 4 * n_float32 if config.architecture in _TWO_ROTARY_TABLES else None
+
+
+def _decoded(checkpoint: Checkpoint, unpacked: ModelTensors) -> dict[str, str]:
+    """Say of which of the model's tensors a stored one is a part: companions begin with its name, or its module's.
+
+    q_proj.weight, q_proj.weight.absmax, …      q_proj.qweight, q_proj.scales, …      experts.down_proj_blocks, …
+    """
+    packed = [name for name, tensor in unpacked.tensors.items() if tensor is not checkpoint.tensors.get(name)]
+    modules = {name.removesuffix(".weight"): name for name in packed}
+    parts = {}
+    for name in checkpoint.tensors:
+        if name in unpacked.tensors and name not in modules.values():
+            continue  # stored as the model has it
+        for length in _word_ends(name):
+            if (whole := modules.get(name[:length])) is not None:
+                parts[name] = whole
+                break
+    return parts
+
+
+def _word_ends(name: str) -> list[int]:
+    """Where a module's name may end in a tensor's: the longest first, and not more than a companion's name has."""
+    ends = (index for index in reversed(range(len(name))) if name[index] in "._")
+    return [len(name), *islice(ends, _MOST_WORDS)]
+
+
+def _decoded_tensors(unpacked: ModelTensors, stored: Iterable[InspectedTensor]) -> tuple[DecodedTensor, ...]:
+    nbytes: Counter[str] = Counter()
+    for part in stored:
+        if part.part_of is not None:
+            nbytes[part.part_of] += part.nbytes
+    decoded = (unpacked.tensors[name] for name in nbytes)
+    return tuple(
+        DecodedTensor(tensor.name, tensor.shape, tensor.dtype.value, nbytes[tensor.name]) for tensor in decoded
+    )
+
+
+def _metadata(plan: Plan) -> dict[str, Any]:
     f16 = next(output for output in plan.outputs if output.type is OutputType.F16)
-    metadata = {entry.key: _shown(entry.key, entry.value) for entry in f16.key_values}
-    return {output.type.name: output.nbytes for output in plan.outputs}, metadata, None
+    return {entry.key: _shown(entry.key, entry.value) for entry in f16.key_values}
 
 
 def _by_type(tensors: Iterable[InspectedTensor]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m tests.bench pipeline` and `python -m tests.bench kernels`.
+"""Benchmarks: `python -m tests.bench pipeline`, `python -m tests.bench nf4` and `python -m tests.bench kernels`.
 
 Every figure is a ratio against the reference measured in the same run: medians of several alternating runs.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from . import kernels, pipeline
+from . import kernels, nf4, pipeline
 
-_BENCHMARKS = {"pipeline": pipeline.main, "kernels": kernels.main}
+_BENCHMARKS = {"pipeline": pipeline.main, "nf4": nf4.main, "kernels": kernels.main}
 
 
 def main() -> None:

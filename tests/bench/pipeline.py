@@ -9,16 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .costs import Cost, compare, measure, median, warm
 from .synthetic import LAYERS, write_synthetic_llama
 
 if TYPE_CHECKING:
@@ -26,18 +24,6 @@ if TYPE_CHECKING:
 
 _TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 _BLOCK = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a series of programs took: seconds, seconds in user mode, peak resident bytes of the largest."""
-
-    wall: float
-    user: float
-    peak: int
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.wall + other.wall, self.user + other.user, max(self.peak, other.peak))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,47 +36,31 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "convert-bench")
     options = parser.parse_args(argv)
     model = write_synthetic_llama(options.work / f"synthetic-{options.layers}-layers", layers=options.layers)
-    candidates: dict[str, Callable[[], Cost]] = {"convert all": lambda: _ours(model, options.work / "ours")}
+    candidates: dict[str, Callable[[], Cost]] = {"convert all": lambda: ours(model, options.work / "ours")}
     if options.llama_cpp:
-        candidates["reference"] = lambda: _reference(
+        candidates["reference"] = lambda: reference(
             model, options.work / "reference", options.source, options.llama_cpp
         )
     candidates["bare copy"] = lambda: _floor(model, options.work / "ours", options.work / "copy")
-    _ours(model, options.work / "ours")  # warm the page cache
+    ours(model, options.work / "ours")  # warm the page cache
     costs: dict[str, list[Cost]] = {name: [] for name in candidates}
     for _ in range(options.runs):
         for name, run in candidates.items():
-            _warm(model)
+            warm(model / "model.safetensors")
             costs[name].append(run())
     _print_table(costs)
     if options.llama_cpp:
-        _compare(options.work / "ours", options.work / "reference")
+        compare(options.work / "ours", options.work / "reference", what="the reference's")
 
 
-def _warm(model: Path) -> None:
-    """Read the checkpoint: while one pipeline runs, the system may have dropped what the next one is to find cached."""
-    with (model / "model.safetensors").open("rb", buffering=0) as file:
-        while file.read(_BLOCK):
-            pass
-
-
-def _measure(command: Sequence[str | Path]) -> Cost:
-    os.sync()  # what the program before left to be written must not fall on this one
-    started = time.monotonic()
-    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, [str(part) for part in command])
-    return Cost(time.monotonic() - started, usage.ru_utime, usage.ru_maxrss * 1024)
-
-
-def _ours(model: Path, out: Path) -> Cost:
+def ours(model: Path, out: Path) -> Cost:
+    """Run `convert all` into a new directory."""
     shutil.rmtree(out, ignore_errors=True)
-    return _measure([sys.executable, "-m", "convert", "all", model, out, "--name", "model"])
+    return measure([sys.executable, "-m", "convert", "all", model, out, "--name", "model"], into=out)
 
 
-def _reference(model: Path, out: Path, source: Path, build: Path) -> Cost:
+def reference(model: Path, out: Path, source: Path, build: Path) -> Cost:
+    """Run the reference's converter, then its quantizer for each type, into a new directory."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     f16 = out / "model-F16.gguf"
@@ -103,9 +73,9 @@ def _reference(model: Path, out: Path, source: Path, build: Path) -> Cost:
         "--outfile",
         f16,
     ]
-    cost = _measure(converter)
+    cost = measure(converter, into=out)
     for kind in _TYPES:
-        cost += _measure([build / "bin" / "llama-quantize", f16, out / f"model-{kind}.gguf", kind])
+        cost += measure([build / "bin" / "llama-quantize", f16, out / f"model-{kind}.gguf", kind], into=out)
     return cost
 
 
@@ -142,10 +112,7 @@ def _copy_part(source: Path, target: Path, part: int, n_written: int) -> None:
 
 
 def _print_table(costs: dict[str, list[Cost]]) -> None:
-    medians = {
-        name: Cost(*(statistics.median(getattr(cost, field) for cost in runs) for field in ("wall", "user", "peak")))
-        for name, runs in costs.items()
-    }
+    medians = {name: median(runs) for name, runs in costs.items()}
     ours = medians["convert all"]
     print(f"{'':12}{'wall s':>9}{'user s':>9}{'peak MB':>9}   wall, user as a multiple of ours")
     for name, cost in medians.items():
@@ -153,9 +120,3 @@ def _print_table(costs: dict[str, list[Cost]]) -> None:
         print(f"{name:12}{cost.wall:9.2f}{cost.user:9.2f}{cost.peak / 1e6:9.0f}   {ratios}")
     for name, runs in costs.items():
         print(f"{name}: wall {', '.join(f'{cost.wall:.2f}' for cost in runs)}")
-
-
-def _compare(ours: Path, reference: Path) -> None:
-    for path in sorted(ours.glob("*.gguf")):
-        same = subprocess.run(["cmp", "-s", path, reference / path.name], check=False).returncode == 0
-        print(f"{path.name}: {'the same bytes' if same else 'DIFFERENT BYTES'} ({path.stat().st_size})")

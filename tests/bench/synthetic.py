@@ -1,10 +1,15 @@
-"""A synthetic 1.1B Llama, seeded: TinyLlama's shape, float16 safetensors, 2.2 GB, with a 32000-token vocabulary."""
+"""A synthetic 1.1B Llama, seeded: TinyLlama's shape, float16 safetensors, 2.2 GB, with a 32000-token vocabulary.
+
+The same in nf4, 0.75 GB: quantized by bitsandbytes, one tensor at a time, to the bytes that transformers would save.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import multiprocessing
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from sentencepiece import sentencepiece_model_pb2 as proto
@@ -12,12 +17,18 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
+    Stored = tuple[str, tuple[int, ...]]  # a safetensors type, and a shape
+
 HIDDEN: Final = 2048
 LAYERS: Final = 22
 INNER: Final = 5632
 HEADS: Final = 32
 KV_HEADS: Final = 4
 VOCAB: Final = 32000
+_ITEMSIZES: Final = {"F32": 4, "F16": 2, "U8": 1}
+_BLOCK: Final = 64  # values that share an absmax
 
 
 def write_synthetic_llama(directory: Path, *, layers: int = LAYERS) -> Path:
@@ -25,12 +36,93 @@ def write_synthetic_llama(directory: Path, *, layers: int = LAYERS) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     weights = directory / "model.safetensors"
     shapes = _shapes(layers)
-    header, length = _header(shapes)
+    header, length = _header({name: ("F16", shape) for name, shape in shapes.items()})
     if not weights.exists() or weights.stat().st_size != length:
         _write_weights(weights, shapes, header)
     (directory / "config.json").write_text(json.dumps(_config(layers), indent=2))
     (directory / "tokenizer.model").write_bytes(_tokenizer().SerializeToString())
     return directory
+
+
+def write_synthetic_nf4(directory: Path, source: Path, *, layers: int = LAYERS) -> Path:
+    """Write what transformers makes of the checkpoint in nf4, unless it is there already; returns the directory.
+
+    Without double quantization, computing in float16. In a process of its own, so that this one needs no torch.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / "model.safetensors").exists():
+        job = multiprocessing.get_context("spawn").Process(target=_write_nf4, args=(directory, source, layers))
+        job.start()
+        job.join()
+        if job.exitcode:
+            raise RuntimeError(f"the nf4 checkpoint could not be written: exit code {job.exitcode}")
+    (directory / "tokenizer.model").write_bytes((source / "tokenizer.model").read_bytes())
+    return directory
+
+
+def _write_nf4(directory: Path, source: Path, layers: int) -> None:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    wanted = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16
+    ).to_dict()
+    config = _config(layers) | {"quantization_config": wanted}
+    (directory / "config.json").write_text(json.dumps(config, indent=2))
+    shapes = _shapes(layers)
+    stored = _nf4_layout(shapes)
+    header, _ = _header(stored)
+    starts = {name: entry["data_offsets"][0] + len(header) for name, entry in json.loads(header[8:]).items()}
+    partial = directory / "model.partial"
+    with partial.open("wb") as file:
+        file.write(header)
+        for name, shape in shapes.items():
+            values = _read_f16(source / "model.safetensors", name, shape)
+            for part, data in (_quantized(name, values) if _is_packed(name) else {name: values}).items():
+                raw = data.contiguous().view(torch.uint8).numpy()
+                if raw.nbytes != _nbytes(stored[part]):
+                    raise RuntimeError(f"{part} has {raw.nbytes} bytes, planned {_nbytes(stored[part])}")
+                file.seek(starts[part])
+                file.write(raw.data)
+    partial.replace(directory / "model.safetensors")
+
+
+def _is_packed(name: str) -> bool:
+    return name.endswith("_proj.weight")
+
+
+def _nf4_layout(shapes: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
+    """Say what the file holds, wide types first, so that every tensor lies at a multiple of its type's size."""
+    stored: dict[str, Stored] = {}
+    for name, shape in shapes.items():
+        if not _is_packed(name):
+            stored[name] = ("F16", shape)
+            continue
+        n_values = math.prod(shape)
+        state = {"quant_type": "nf4", "blocksize": _BLOCK, "dtype": "float16", "shape": shape}
+        stored[name] = ("U8", (n_values // 2, 1))
+        stored[f"{name}.absmax"] = ("F32", (n_values // _BLOCK,))
+        stored[f"{name}.quant_map"] = ("F32", (16,))
+        stored[f"{name}.quant_state.bitsandbytes__nf4"] = ("U8", (len(json.dumps(state)),))
+    return dict(sorted(stored.items(), key=lambda item: (-_ITEMSIZES[item[1][0]], item[0])))
+
+
+def _quantized(name: str, values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Quantize one tensor: its packed values and their statistics, under the names that they are saved by."""
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(values, blocksize=_BLOCK, quant_type="nf4")
+    return {name: packed} | {f"{name}.{part}": data for part, data in state.as_dict(packed=True).items()}
+
+
+def _read_f16(path: Path, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    import torch
+
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        first, last = json.loads(file.read(length))[name]["data_offsets"]
+        file.seek(8 + length + first)
+        return torch.frombuffer(bytearray(file.read(last - first)), dtype=torch.float16).reshape(shape)
 
 
 def _config(layers: int) -> dict[str, object]:
@@ -72,15 +164,21 @@ def _shapes(layers: int) -> dict[str, tuple[int, ...]]:
     return shapes | {"model.norm.weight": (HIDDEN,), "lm_head.weight": (VOCAB, HIDDEN)}
 
 
-def _header(shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, int]:
-    offset, tensors = 0, {}
-    for name, shape in shapes.items():
-        nbytes = 2 * int(np.prod(shape))
-        tensors[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
-        offset += nbytes
+def _header(stored: dict[str, Stored]) -> tuple[bytes, int]:
+    """Make a safetensors header of tensors that lie one behind the other; with it, the file's length."""
+    offset = 0
+    tensors: dict[str, dict[str, Any]] = {}
+    for name, (dtype, shape) in stored.items():
+        end = offset + _nbytes((dtype, shape))
+        tensors[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
     text = json.dumps(tensors).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
     return struct.pack("<Q", len(text)) + text, 8 + len(text) + offset
+
+
+def _nbytes(stored: Stored) -> int:
+    return _ITEMSIZES[stored[0]] * math.prod(stored[1])
 
 
 def _write_weights(path: Path, shapes: dict[str, tuple[int, ...]], header: bytes) -> None:
