@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -80,15 +81,15 @@ def run_verification(
     """
     import json  # noqa: PLC0415
 
-    from convert.adapter import is_adapter  # noqa: PLC0415 - NumPy and gguf, only when needed
-    from convert.conversion import merge_requests  # noqa: PLC0415
+    from convert.conversion import merge_requests  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.verify import verify_files  # noqa: PLC0415
 
-    is_model = against is not None and against.is_dir() and not merge and not is_adapter(against)
-    base = against if is_model else None  # transformers computes a model's probabilities, not a merged one's
-    measuring = _measuring(with_llama_cpp, directory, text=text, checkpoint=base)
+    adapters = merge_requests(merge)
+    measuring = _measuring(with_llama_cpp, directory, text=text)
+    if measuring is not None and against is not None and against.is_dir():
+        measuring = replace(measuring, checkpoint=against, adapters=adapters)
     verification = verify_files(
-        files, against=against, pre_tokenizer=pre_tokenizer, adapters=merge_requests(merge), measuring=measuring
+        files, against=against, pre_tokenizer=pre_tokenizer, adapters=adapters, measuring=measuring
     )
     if as_json:
         click.echo(json.dumps(verification.as_json(), indent=2, ensure_ascii=False))
@@ -101,9 +102,7 @@ def run_verification(
     verification.check()
 
 
-def _measuring(
-    with_llama_cpp: bool | None, directory: Path | None, *, text: Path | None, checkpoint: Path | None
-) -> Measuring | None:
+def _measuring(with_llama_cpp: bool | None, directory: Path | None, *, text: Path | None) -> Measuring | None:
     from convert.errors import ToolchainError, UsageError  # noqa: PLC0415
     from convert.llama_cpp import find_program  # noqa: PLC0415
     from convert.process import ask  # noqa: PLC0415
@@ -118,7 +117,7 @@ def _measuring(
     completion, perplexity = (find_program(role, directory) for role in ("completion", "perplexity"))
     if completion is not None and (perplexity is not None or text is None):
         programs = LlamaCpp(completion, perplexity, partial(ask, timeout_s=_TIMEOUT_S))
-        return Measuring(programs, text=text, checkpoint=checkpoint)
+        return Measuring(programs, text=text)
     if with_llama_cpp or text is not None:
         raise ToolchainError("no llama.cpp build was found that can run the files", hint="run `convert build-llamacpp`")
     return None

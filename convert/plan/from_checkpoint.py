@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFWriter, Keys
 
-from convert.adapter import MergedTensor, MergeRequest, merge_adapters, resolve_model
-from convert.architecture import Architecture, OutputTensor, find_architecture, map_tensors
+from convert.adapter import MergedTensor, MergeRequest
+from convert.architecture import OutputTensor, map_tensors
 from convert.authorship import write_authorship
-from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
-from convert.checkpoint.packed import model_tensors
+from convert.checkpoint import StoredType, Tensor
 from convert.errors import CheckpointError
 from convert.gguf_file import ALIGNMENT, Entry, KeyValue, encoded_entry
-from convert.model_config import ModelConfig, read_model_config
 from convert.plan.assemble import assemble
 from convert.plan.data import Plan, PlannedInput, RequestedOutput, RequestedTensor
+from convert.plan.model import Model, open_model
 from convert.plan.requantize import quantized_output, with_file_type
 from convert.quant_mix import ModelFacts, OutputType, converter_choice
 from convert.tokenizer import read_vocabulary, vocabulary_metadata
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from convert.tokenizer.vocabulary import Vocabulary
+    from convert.model_config import ModelConfig
 
 _QUANTIZATION_VERSION: Final = 2  # GGML_QNT_VERSION
 _NO_SCORE: Final = -1000.0  # what LlamaHfVocab gives every token
@@ -51,36 +49,22 @@ def plan_checkpoint(
     outputs: for each type, the path of its file. adapters: to merge, in order.
     Raises CheckpointError, UnsupportedError or PlanError; nothing is written.
     """
-    base = resolve_model(model, adapters)
-    checkpoint = open_checkpoint(base.model)
-    config = read_model_config(checkpoint.directory)
-    architecture = find_architecture(config.architecture)
-    architecture.check(config)
-    unpacked = model_tensors(checkpoint)
-    merged = merge_adapters(architecture.unfuse(config, unpacked.tensors), base.requests)
-    if merged.vocab_size is not None:
-        config = replace(config, vocab_size=merged.vocab_size)
-    stored = merged.tensors
-    mapped = map_tensors(architecture, config, {name: source.shape for name, source in stored.items()})
-    inputs = tuple(_planned_input(tensor, stored) for tensor in mapped)
-    vocabulary = read_vocabulary(
-        merged.tokenizer or checkpoint.directory,
-        vocab_size=config.vocab_size,
-        pre_tokenizer=pre_tokenizer,
-        model_directory=checkpoint.directory,
-    )
-    entries = _metadata(architecture, config, checkpoint, mapped, vocabulary)
+    opened = open_model(model, adapters)
+    shapes = {name: tensor.shape for name, tensor in opened.tensors.items()}
+    mapped = map_tensors(opened.architecture, opened.config, shapes)
+    inputs = tuple(_planned_input(tensor, opened.tensors) for tensor in mapped)
+    entries = _metadata(opened, mapped, pre_tokenizer)
     requests = [_request(path, output_type, entries, mapped) for output_type, path in outputs.items()]
     planned, tasks = assemble(inputs, requests)
     return Plan(
-        source=checkpoint.directory,
-        architecture=config.architecture,
+        source=opened.directory,
+        architecture=opened.config.architecture,
         n_parameters=sum(prod(tensor.shape) for tensor in mapped if tensor.data is None),
         source_nbytes=sum(source.nbytes for tensor in inputs for source in tensor.sources),
         outputs=planned,
         tasks=tasks,
         through_f16=True,
-        notes=(*base.notes, *checkpoint.notes, *unpacked.notes, *merged.notes, *_notes(config, entries)),
+        notes=opened.notes + _notes(opened.config, entries),
     )
 
 
@@ -111,20 +95,20 @@ def _float_type(sources: Sequence[Tensor]) -> GGMLQuantizationType:
     return _STORED[sources[0].dtype]
 
 
-def _metadata(
-    architecture: Architecture,
-    config: ModelConfig,
-    checkpoint: Checkpoint,
-    tensors: Sequence[OutputTensor],
-    vocabulary: Vocabulary,
-) -> tuple[Entry, ...]:
-    writer = GGUFWriter(None, MODEL_ARCH_NAMES[architecture.gguf_arch])
+def _metadata(model: Model, tensors: Sequence[OutputTensor], pre_tokenizer: str | None) -> tuple[Entry, ...]:
+    writer = GGUFWriter(None, MODEL_ARCH_NAMES[model.architecture.gguf_arch])
     for tensor in tensors:  # the writer counts parameters for the size label
         writer.add_tensor_info(tensor.name, tensor.shape, None, 0, raw_dtype=GGMLQuantizationType.F32)
     writer.add_type(GGUFType.MODEL)
-    write_authorship(writer, checkpoint.directory)
-    architecture.write_parameters(writer, config)
+    write_authorship(writer, model.directory)
+    model.architecture.write_parameters(writer, model.config)
     writer.add_quantization_version(_QUANTIZATION_VERSION)
+    vocabulary = read_vocabulary(
+        model.tokenizer,
+        vocab_size=model.config.vocab_size,
+        pre_tokenizer=pre_tokenizer,
+        model_directory=model.directory,
+    )
     written = (KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items())
     entries = {entry.key: entry for entry in written}
     entries |= {entry.key: entry for entry in vocabulary_metadata(vocabulary)}

@@ -23,6 +23,7 @@ from convert.verify.with_transformers import checkpoint_probabilities
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from convert.adapter import MergeRequest
     from convert.gguf_reader import GGUFFile
 
 CHECK = "llama.cpp"
@@ -60,11 +61,13 @@ class Measuring:
     """What to measure: loading always; with a text its perplexity, and the divergence from a base model.
 
     checkpoint: the base, computed by transformers; without it, or where it cannot be, the first F32, F16 or BF16 file.
+    adapters: merged into it.
     """
 
     llama_cpp: LlamaCpp
     text: Path | None = None
     checkpoint: Path | None = None
+    adapters: Sequence[MergeRequest] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,8 @@ class _Measurement:
         bos = header.metadata.get(Keys.Tokenizer.BOS_ID)
         bos = bos if like.tokens[0, 0] == bos else None
         try:
-            return checkpoint_probabilities(model, like, self._folder / "base", bos=bos)
+            adapters = self._measuring.adapters
+            return checkpoint_probabilities(model, like, self._folder / "base", bos=bos, adapters=adapters)
         finally:
             like.path.unlink()
 

@@ -1,33 +1,50 @@
-"""The float checkpoint itself as the measure: its probabilities of a text, computed by transformers."""
+"""The checkpoint itself as the measure: its probabilities of a text, computed by transformers.
+
+A packed checkpoint, or one with adapters merged in, is given to transformers as the decoded and merged values: it
+need not know the packing.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
+from contextlib import closing
+from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from convert.checkpoint import open_checkpoint
+from convert.checkpoint import SourceFiles, matrix_shape
+from convert.checkpoint.packed.values import FLOATS, as_float32
 from convert.errors import UnsupportedError
+from convert.plan.model import Model, open_model
 from convert.verify.probabilities import Probabilities, write_probabilities
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    import torch
     from numpy.typing import NDArray
+
+    from convert.adapter import MergeRequest
+    from convert.checkpoint import Tensor
 
 _MAX_WINDOWS: Final = 16  # a short text: a large model takes seconds for each on a CPU
 
 
-def checkpoint_probabilities(model: Path, like: Probabilities, out: Path, *, bos: int | None) -> Probabilities:
+def checkpoint_probabilities(
+    model: Path, like: Probabilities, out: Path, *, bos: int | None, adapters: Sequence[MergeRequest] = ()
+) -> Probabilities:
     """Compute a checkpoint's probabilities of the same windows, in float32.
 
     bos: llama-perplexity puts it in place of each window's first token, if the tokenizer adds one.
+    adapters: as for the conversion.
     Raises UnsupportedError where transformers cannot: it is missing, too little memory, another vocabulary.
     """
-    _check_memory(model)
-    network = _load(model)
+    opened = open_model(model, adapters)
+    _check_memory(opened)
+    network = _load(opened)
     if network.config.vocab_size != like.n_vocab:
         raise UnsupportedError(f"the checkpoint has {network.config.vocab_size} tokens, the file {like.n_vocab}")
 
@@ -40,29 +57,58 @@ def checkpoint_probabilities(model: Path, like: Probabilities, out: Path, *, bos
     return write_probabilities(out, like, n_windows=min(len(like.tokens), _MAX_WINDOWS), logits=logits)
 
 
-def _check_memory(model: Path) -> None:
-    tensors = open_checkpoint(model).tensors.values()
-    needed = sum(tensor.nbytes // tensor.dtype.itemsize * 4 for tensor in tensors)
+def _check_memory(model: Model) -> None:
+    needed = sum(prod(tensor.shape) * 4 for tensor in model.tensors.values())
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
     if needed > free:
         raise UnsupportedError(f"the checkpoint needs {needed} bytes of memory in float32, {free} are free")
 
 
-def _load(model: Path) -> Any:  # noqa: ANN401 - transformers publishes no types
+def _load(model: Model) -> Any:  # noqa: ANN401 - transformers publishes no types
     try:
         import torch  # noqa: PLC0415 - hundreds of megabytes, only here
-        from transformers import AutoModelForCausalLM  # noqa: PLC0415
+        import transformers  # noqa: PLC0415
         from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
     except ImportError as error:
         raise UnsupportedError(f"transformers cannot be imported: {error}") from None
     disable_progress_bar()
+    how: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:  # its ways of refusing a directory
-        raise UnsupportedError(f"transformers cannot load `{model}`: {error}".splitlines()[0]) from None
+            if model.is_plain:
+                network = transformers.AutoModelForCausalLM.from_pretrained(model.directory, **how)
+            else:
+                how |= {"config": _config_without_packing(model), "state_dict": _state_dict(model)}
+                network = getattr(transformers, model.config.architecture).from_pretrained(None, **how)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:  # its ways of refusing a directory
+        raise UnsupportedError(f"transformers cannot load `{model.directory}`: {error}".splitlines()[0]) from None
     return network.eval()
+
+
+def _config_without_packing(model: Model) -> Any:  # noqa: ANN401
+    from transformers import AutoConfig  # noqa: PLC0415
+
+    config = AutoConfig.from_pretrained(model.directory, local_files_only=True)
+    config.vocab_size = model.config.vocab_size
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    if "lm_head.weight" in model.tensors:  # an adapter may have untied it
+        config.tie_word_embeddings = False
+    return config
+
+
+def _state_dict(model: Model) -> dict[str, Any]:
+    import torch  # noqa: PLC0415
+
+    def whole(tensor: Tensor) -> torch.Tensor:
+        n_rows, n_cols = matrix_shape(tensor.shape)
+        rows = np.empty((n_rows, n_cols * tensor.dtype.itemsize), np.uint8)
+        tensor.read_rows(files, 0, rows)
+        return torch.from_numpy(as_float32(rows, tensor.dtype).reshape(tensor.shape))
+
+    with closing(SourceFiles()) as files:
+        return {name: whole(tensor) for name, tensor in model.tensors.items() if tensor.dtype in FLOATS}
 
 
 def _logits(network: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:  # noqa: ANN401
