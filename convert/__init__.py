@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from convert.conversion import convert_all, convert_one, plan_all, plan_one, plan_quantize, quantize
+    from convert.dequantization import dequantize, plan_dequantize
     from convert.errors import ConvertError
     from convert.inspection import inspect
     from convert.stream import carry_out
@@ -19,8 +20,10 @@ __all__ = [
     "carry_out",
     "convert_all",
     "convert_one",
+    "dequantize",
     "inspect",
     "plan_all",
+    "plan_dequantize",
     "plan_one",
     "plan_quantize",
     "quantize",
@@ -31,8 +34,10 @@ _ROOMS: Final = {
     "carry_out": "stream",
     "convert_all": "conversion",
     "convert_one": "conversion",
+    "dequantize": "dequantization",
     "inspect": "inspection",
     "plan_all": "conversion",
+    "plan_dequantize": "dequantization",
     "plan_one": "conversion",
     "plan_quantize": "conversion",
     "quantize": "conversion",

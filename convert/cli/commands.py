@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.cli.dequantize_commands import dequantize
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf
 from convert.cli.verify_commands import run_verification, verify
 
@@ -45,8 +46,22 @@ def _writing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what every command that reads a checkpoint has."""
-    help_text = "What `tokenizer.ggml.pre` is to be, where the tokenizer is not recognised."
-    return click.option("--pre-tokenizer", metavar="NAME", help=help_text)(command)
+    options = (
+        click.option(
+            "--merge",
+            multiple=True,
+            metavar="ADAPTER[:WEIGHT]",
+            help="Merge a LoRA or DoRA adapter, a directory as peft saves it; may be repeated.",
+        ),
+        click.option(
+            "--pre-tokenizer",
+            metavar="NAME",
+            help="What `tokenizer.ggml.pre` is to be, where the tokenizer is not recognised.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -58,7 +73,7 @@ def cli() -> None:
     """
 
 
-for _command in (build_llamacpp, run_gguf, verify, doctor):
+for _command in (dequantize, build_llamacpp, run_gguf, verify, doctor):
     cli.add_command(_command)
 
 
@@ -78,23 +93,29 @@ def all_types(
     discard_f16: bool,
     name: str | None,
     verifies: bool,
+    merge: tuple[str, ...],
     pre_tokenizer: str | None,
     **run: Any,
 ) -> None:
     """Convert the checkpoint MODEL to OUTDIR/NAME-TYPE.gguf, all types in one read.
 
-    MODEL is a directory with config.json, weights (safetensors or PyTorch files) and tokenizer.
+    MODEL is a directory with config.json, weights (safetensors or PyTorch files) and tokenizer; or an adapter's
+    directory, when its base is on this machine.
 
     \b
       convert all ./my-finetuned-llama quantized/
       convert all ./my-finetuned-llama quantized/ --types q4_0,q8_0
+      convert all ./llama quantized/ --merge ./my-adapter
     """  # noqa: D301 - Click's mark for "do not wrap"
     from convert.conversion import plan_all  # noqa: PLC0415 - NumPy and gguf, only when needed
 
-    plan = plan_all(model, outdir, types=types, discard_f16=discard_f16, name=name, pre_tokenizer=pre_tokenizer)
+    plan = plan_all(
+        model, outdir, types=types, discard_f16=discard_f16, name=name, pre_tokenizer=pre_tokenizer, merge=merge
+    )
     _carry_out(plan, **run)
     if verifies and not run["dry_run"]:
-        run_verification([output.path for output in plan.outputs], against=model, pre_tokenizer=pre_tokenizer)
+        paths = [output.path for output in plan.outputs]
+        run_verification(paths, against=model, pre_tokenizer=pre_tokenizer, merge=merge)
 
 
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
@@ -103,11 +124,11 @@ def all_types(
 @click.option("--type", "kind", default="f16", show_default=True, help=_TYPES_HELP.replace("Comma-separated", "One of"))
 @_checkpoint_options
 @_writing_options
-def one_type(model: Path, out: Path, kind: str, pre_tokenizer: str | None, **run: Any) -> None:
+def one_type(model: Path, out: Path, kind: str, merge: tuple[str, ...], pre_tokenizer: str | None, **run: Any) -> None:
     """Convert the checkpoint MODEL to the file OUT.gguf."""
     from convert.conversion import plan_one  # noqa: PLC0415
 
-    _carry_out(plan_one(model, out, type=kind, pre_tokenizer=pre_tokenizer), **run)
+    _carry_out(plan_one(model, out, type=kind, pre_tokenizer=pre_tokenizer, merge=merge), **run)
 
 
 @cli.command("quantize", short_help="An f32, f16 or bf16 GGUF file to other types.")
@@ -147,7 +168,11 @@ def quantize(
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 @click.option("--tensors/--no-tensors", default=True, show_default=True, help="List every tensor.")
 def inspect_path(path: Path, as_json: bool, tensors: bool) -> None:
-    """Show architecture, parameters, sizes by type, metadata and tensors; no weight is read."""
+    """Show architecture, parameters, memory in every precision, metadata and tensors; no weight is read.
+
+    The memory table has the exact bytes of each group of tensors in f32, f16, bf16, bitsandbytes' int8, nf4 and fp4
+    (-dq: with double quantization), and in each GGUF type.
+    """
     import json  # noqa: PLC0415
 
     from convert.console import show_inspection  # noqa: PLC0415

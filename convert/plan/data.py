@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from convert.transform import UNCHANGED, Transform
@@ -72,6 +73,14 @@ class RequestedOutput:
     alignment: int
 
 
+class FileKind(Enum):
+    """What kind of file an output is: a file of another kind under its name is never replaced."""
+
+    GGUF = "GGUF file"
+    SAFETENSORS = "safetensors file"
+    PLAIN = "regular file"
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """One file to be: its header is complete, its tensors have their place, its length is known.
@@ -86,6 +95,7 @@ class Output:
     tensors: tuple[TensorInfo, ...]
     reasons: Mapping[str, str]
     nbytes: int
+    kind: FileKind = FileKind.GGUF
 
 
 @dataclass(frozen=True, slots=True)

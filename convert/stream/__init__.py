@@ -4,7 +4,19 @@ Slices of whole rows go through a few workers, each with its own reused buffers,
 workers x one slice whatever the model's size. Files appear under their final names only when complete.
 """
 
-from convert.stream.carry_out import Progress, Report, WrittenOutput, carry_out
-from convert.stream.publish import OutputState, existing_parent, output_states
+from convert.stream.carry_out import Progress, Report, WrittenOutput, available_cpus, carry_out, outputs_to_make
+from convert.stream.publish import OutputState, check_room, existing_parent, output_states, remove_abandoned
 
-__all__ = ["OutputState", "Progress", "Report", "WrittenOutput", "carry_out", "existing_parent", "output_states"]
+__all__ = [
+    "OutputState",
+    "Progress",
+    "Report",
+    "WrittenOutput",
+    "available_cpus",
+    "carry_out",
+    "check_room",
+    "existing_parent",
+    "output_states",
+    "outputs_to_make",
+    "remove_abandoned",
+]

@@ -83,8 +83,7 @@ def carry_out(
     if jobs is not None and jobs < 1:
         raise UsageError(f"the number of jobs is {jobs}, wanted at least 1")
     started = time.monotonic()
-    states = output_states(plan)
-    to_make = _to_make(plan, states, force=force)
+    to_make = outputs_to_make(plan, force=force)
     check_room(list(to_make.values()))
     work = _Work(plan, to_make, allow_nonfinite=allow_nonfinite, progress=progress or (lambda _: None))
     work.run(jobs or available_cpus())
@@ -94,11 +93,16 @@ def carry_out(
     return Report(outputs, time.monotonic() - started)
 
 
-def _to_make(plan: Plan, states: Sequence[OutputState], *, force: bool) -> dict[int, Output]:
+def outputs_to_make(plan: Plan, *, force: bool) -> dict[int, Output]:
+    """Say which outputs are to be written, by their index; the others are there already, as far as headers tell.
+
+    Raises OutputError for a file of another kind, and, unless `force`, for one that is not what the plan says.
+    """
+    states = output_states(plan)
     for output, state in zip(plan.outputs, states, strict=True):
         if state is OutputState.FOREIGN:
-            hint = "choose another directory or --name; only GGUF files are ever replaced"
-            raise OutputError(f"`{output.path}` is there already, and no GGUF file", hint=hint)
+            hint = f"choose another directory or --name; only a {output.kind.value} is ever replaced"
+            raise OutputError(f"`{output.path}` is there already, and no {output.kind.value}", hint=hint)
     others = [output.path for output, state in zip(plan.outputs, states, strict=True) if state is OutputState.OTHER]
     if others and not force:
         raise _differs(others)

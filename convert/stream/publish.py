@@ -17,9 +17,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from convert.errors import OutputError
+from convert.plan.data import FileKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from convert.plan import Output, Plan
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # memory that was just in use: taking fresh pages for whole files costs several times the encoding, and pushes out what
 # other programs had cached.
 _WRITTEN_BEHIND: Final = 8 << 20
+_MAX_SAFETENSORS_HEADER: Final = 100_000_000  # bytes; safetensors 0.8, MAX_HEADER_SIZE
 
 
 class OutputState(Enum):
@@ -36,8 +38,8 @@ class OutputState(Enum):
 
     ABSENT = "absent"
     CANDIDATE = "a file of the planned length and header"
-    OTHER = "another GGUF file"
-    FOREIGN = "no GGUF file"
+    OTHER = "another file of the output's kind"
+    FOREIGN = "a file of another kind, or no file"
 
 
 def output_states(plan: Plan) -> tuple[OutputState, ...]:
@@ -56,9 +58,15 @@ def _state(output: Output) -> OutputState:
         is_planned = header == output.header and output.path.stat().st_size == output.nbytes
     except OSError as error:
         raise _output_error(output.path, error) from error
-    if not header.startswith(output.header[:4]):
+    if not _is_of_kind(output.kind, header):
         return OutputState.FOREIGN
     return OutputState.CANDIDATE if is_planned else OutputState.OTHER
+
+
+def _is_of_kind(kind: FileKind, header: bytes) -> bool:
+    if kind is FileKind.SAFETENSORS:  # the header's length in eight bytes, then its JSON
+        return header[8:9] == b"{" and int.from_bytes(header[:8], "little") <= _MAX_SAFETENSORS_HEADER
+    return kind is FileKind.PLAIN or header.startswith(b"GGUF")
 
 
 class DifferenceError(Exception):
@@ -188,6 +196,19 @@ def _open_locked(final: Path) -> PartialFile:
         if _is_same_file(fd, partial):
             return PartialFile(final, partial, fd)
         os.close(fd)
+
+
+def remove_abandoned(directory: Path, planned: Collection[Path]) -> None:
+    """Remove what killed runs left of files that are not planned any more; what a run is writing stays."""
+    ours = {path.with_name(f".{path.name}.partial") for path in planned}
+    for path in set(directory.glob(".*.partial")) - ours:
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(fd)
 
 
 def _is_same_file(fd: int, path: Path) -> bool:

@@ -1,0 +1,114 @@
+"""The command that writes plain Hugging Face directories, and uploads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from convert.dequantization import DequantizePlan
+    from convert.hub import HubRepository
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("dequantize", short_help="A packed checkpoint to a plain Hugging Face directory.")
+@click.argument("model", type=_PATH)
+@click.argument("outdir", type=_PATH)
+@click.option("--dtype", metavar="f16|bf16|f32", help="Of every floating tensor; by default the checkpoint's own.")
+@click.option(
+    "--through",
+    metavar="TYPE",
+    help="Take a 16-bit checkpoint down to nf4, nf4-dq, fp4, fp4-dq or int8 and up again, as bitsandbytes does.",
+)
+@click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Of a file of weights.")
+@click.option("--merge", multiple=True, metavar="ADAPTER[:WEIGHT]", help="Merge a PEFT adapter; may be repeated.")
+@click.option("--push-to-hub", metavar="REPO", help="Then upload OUTDIR to this model repository, made if missing.")
+@click.option("--private", is_flag=True, help="With --push-to-hub: the repository must be private.")
+@click.option("--force", is_flag=True, help="Replace files that exist and differ from the plan.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Workers; by default at most 16.")
+@click.option(
+    "--allow-nonfinite", is_flag=True, help="Write NaN, infinity and float16 overflow instead of ending in an error."
+)
+@click.option("--dry-run", is_flag=True, help="Print the whole plan and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: the plan as JSON.")
+def dequantize(
+    model: Path,
+    outdir: Path,
+    push_to_hub: str | None,
+    private: bool,
+    force: bool,
+    jobs: int | None,
+    allow_nonfinite: bool,
+    dry_run: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Write the checkpoint MODEL, of any architecture, to OUTDIR as `from_pretrained` loads it: unpacked.
+
+    Tensors are decoded slice by slice; a killed run is continued by running the same command again.
+
+    --through takes the matrices that transformers 5 would quantize: 2-D `.weight`s of linear layers. It leaves
+    embeddings, norms, biases, the output head (lm_head, embed_out, output_layer, score, classifier) and, in a mixture
+    of experts, the experts and their router; --dry-run lists what it takes. The values are bit for bit what
+    bitsandbytes 0.50 computes on a CPU, loaded in --dtype. --merge comes after it, so that an adapter meets the weights
+    it was trained on.
+
+    --push-to-hub takes the token from HF_TOKEN or `hf auth login`; an interrupted upload is continued.
+
+    \b
+      convert dequantize ./llama-nf4 ./llama-f16
+      convert dequantize ./llama ./llama-nf4-upscaled --through nf4 --dtype f16
+      convert dequantize ./llama ./merged --through nf4-dq --merge ./my-qlora --push-to-hub me/merged --private
+    """  # noqa: D301 - Click's mark for "do not wrap"
+    from convert import console  # noqa: PLC0415 - NumPy and gguf, only when needed
+    from convert.codec import kernel_level  # noqa: PLC0415
+    from convert.dequantization import carry_out_dequantize, check_outputs, plan_dequantize  # noqa: PLC0415
+
+    _check_usage(push_to_hub, private=private, dry_run=dry_run, as_json=as_json)
+    plan = plan_dequantize(model, outdir, **asked)
+    if dry_run:
+        click.echo(plan.as_json()) if as_json else console.show_whole_plan(plan.summary)
+        return
+    console.show_plan(plan.summary, console.stderr())
+    check_outputs(plan, force=force)  # before anyone is asked
+    repository = _prepare(plan, push_to_hub, private=private) if push_to_hub else None
+    with console.warnings_shown():
+        kernel_level()
+    with console.byte_progress(plan.nbytes) as progress:
+        report = carry_out_dequantize(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
+    console.show_report(report)
+    if repository is not None:
+        _upload(plan, repository)
+
+
+def _check_usage(push_to_hub: str | None, *, private: bool, dry_run: bool, as_json: bool) -> None:
+    context = click.get_current_context()
+    if as_json and not dry_run:
+        raise click.UsageError("--json goes with --dry-run", ctx=context)
+    if private and push_to_hub is None:
+        raise click.UsageError("--private goes with --push-to-hub", ctx=context)
+    if push_to_hub is not None:
+        from convert.hub import check_repository_name  # noqa: PLC0415 - the Hub's client, only when needed
+
+        check_repository_name(push_to_hub)
+
+
+def _prepare(plan: DequantizePlan, name: str, *, private: bool) -> HubRepository:
+    from convert.hub import prepare_repository  # noqa: PLC0415
+
+    return prepare_repository(name, private=private, files=plan.file_names)
+
+
+def _upload(plan: DequantizePlan, repository: HubRepository) -> None:
+    from convert import console  # noqa: PLC0415
+    from convert.hub import upload_directory  # noqa: PLC0415
+
+    err = console.stderr()
+    err.print(f"uploading to {console.escape(repository.url)}")
+    message = f"Weights in {plan.dtype_name}"
+    with console.warnings_shown():
+        upload_directory(repository, plan.outdir, plan.file_names, message=message)
+    err.print(f"uploaded: {console.escape(repository.url)}")

@@ -1,0 +1,235 @@
+"""Decide what a dequantized directory holds: tensors, shards, config, card, and where everything lies."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from convert.adapter import MergedTensors, MergeRequest, merge_adapters, resolve_model
+from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
+from convert.checkpoint.packed import ModelTensors, model_tensors
+from convert.checkpoint.regular_file import shown, shown_list
+from convert.conversion import Merge, merge_requests
+from convert.dequantization.data import DequantizePlan
+from convert.dequantization.model_card import model_card
+from convert.dequantization.shards import (
+    INDEX_NAME,
+    INTEGERS,
+    StoredTensor,
+    cut_into_shards,
+    index_json,
+    parse_size,
+    plan_shard,
+    shard_names,
+)
+from convert.dequantization.side_files import DTYPE_NAMES, SideFile, copied_files, json_file, mended_config
+from convert.dequantization.through import FLOATS, Through, quantized_weights, refuse_transposed, take_through
+from convert.dequantization.wide_float import NarrowedDouble
+from convert.errors import CheckpointError, UsageError
+from convert.plan import FileKind, Output, Plan
+from convert.quant_mix import OutputType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+PathLike = str | os.PathLike[str]
+
+DTYPES: Final = {"f16": StoredType.F16, "bf16": StoredType.BF16, "f32": StoredType.F32}
+
+
+def plan_dequantize(
+    model: PathLike,
+    outdir: PathLike,
+    *,
+    dtype: str | None = None,
+    through: str | None = None,
+    max_shard_size: str | int = "5GB",
+    merge: Merge | Iterable[Merge] = (),
+) -> DequantizePlan:
+    """Plan a plain Hugging Face directory of a checkpoint that may be packed.
+
+    model: a checkpoint of any architecture, or an adapter beside or within reach of its base. dtype: f16, bf16 or f32,
+    by default the checkpoint's own. through: nf4, nf4-dq, fp4, fp4-dq or int8, to be taken down to and up again.
+    max_shard_size: bytes, or such as `5GB`. merge: adapters, as `ADAPTER` or `ADAPTER:WEIGHT`.
+    Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
+    """
+    limit = parse_size(max_shard_size)
+    wanted, down = _parse_dtype(dtype), _parse_through(through)
+    base = resolve_model(_absolute(model), merge_requests(merge))
+    checkpoint = open_checkpoint(base.model)
+    _check_outdir(checkpoint.directory, _absolute(outdir))
+    opened = _open_tensors(checkpoint, wanted, down, base.requests)
+    notes = (*base.notes, *checkpoint.notes, *opened.notes)
+    return _lay_out(checkpoint, _absolute(outdir), opened, limit, notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The tensors to write, and how they came about. reasons: for each that is decoded or taken through, why."""
+
+    merged: MergedTensors
+    unpacked: ModelTensors
+    dtype: StoredType
+    through: Through | None
+    reasons: Mapping[str, str]
+    requests: tuple[MergeRequest, ...]
+    notes: tuple[str, ...]
+
+
+def _open_tensors(
+    checkpoint: Checkpoint, wanted: StoredType | None, through: Through | None, requests: Sequence[MergeRequest]
+) -> _Opened:
+    unpacked = model_tensors(checkpoint)
+    tensors = {name: _floating(tensor) for name, tensor in unpacked.tensors.items()}
+    decoded = [name for name, tensor in unpacked.tensors.items() if tensor is not checkpoint.tensors.get(name)]
+    dtype = wanted or _own_dtype([tensors[name] for name in decoded] or tensors.values())
+    reasons = dict.fromkeys(decoded, f"packed by {unpacked.packing}")
+    if through is not None:
+        _check_through(checkpoint, unpacked, through)
+        reasons = dict.fromkeys(sorted(quantized_weights(tensors)), f"down to {through.value} and up again")
+        tensors = take_through(tensors, through, dtype)
+    merged = merge_adapters(tensors, requests) if requests else MergedTensors(tensors)
+    return _Opened(merged, unpacked, dtype, through, reasons, tuple(requests), (*unpacked.notes, *merged.notes))
+
+
+def _lay_out(
+    checkpoint: Checkpoint, outdir: Path, opened: _Opened, limit: int, notes: tuple[str, ...]
+) -> DequantizePlan:
+    config_file, config = mended_config(checkpoint.directory, opened.dtype, vocab_size=opened.merged.vocab_size)
+    architecture = _architecture(config)
+    stored = [_stored(tensor, name, opened.dtype) for name, tensor in opened.merged.tensors.items()]
+    cut = cut_into_shards(stored, limit)
+    shards = tuple(
+        plan_shard(outdir / name, tensors, checkpoint.directory, architecture=architecture, reasons=opened.reasons)
+        for name, tensors in zip(shard_names(len(cut)), cut, strict=True)
+    )
+    copied, left = copied_files(checkpoint.directory, opened.merged.tokenizer)
+    statements = _statements(checkpoint.directory.name, opened)
+    card = model_card(checkpoint.directory, outdir.name, statements)
+    index = [json_file(INDEX_NAME, index_json(shards))] if len(shards) > 1 else []
+    if left:
+        notes = (*notes, f"not copied: {shown_list(left)}")
+    return DequantizePlan(
+        source=checkpoint.directory,
+        outdir=outdir,
+        architecture=architecture,
+        dtype=opened.dtype,
+        packing=opened.unpacked.packing,
+        through=opened.through,
+        n_changed=len(opened.reasons),
+        merged=opened.requests,
+        shards=shards,
+        side_files=_plan_side_files(checkpoint, outdir, architecture, [*copied, card, *index, config_file]),
+        statements=statements,
+        notes=notes,
+    )
+
+
+def _plan_side_files(checkpoint: Checkpoint, outdir: Path, architecture: str, files: Sequence[SideFile]) -> Plan:
+    """Plan the small files as outputs that are header only: they are written, compared and renamed as all outputs."""
+    outputs = tuple(
+        Output(
+            outdir / file.name, OutputType.F16, (), file.data, (), MappingProxyType({}), len(file.data), FileKind.PLAIN
+        )
+        for file in files
+    )
+    return Plan(checkpoint.directory, architecture, 0, 0, outputs, (), through_f16=False, notes=())
+
+
+def _statements(source: str, opened: _Opened) -> tuple[str, ...]:
+    """Say, for the model card, what was made of what: a sentence for each step."""
+    name, dtype = shown(source), DTYPE_NAMES[opened.dtype]
+    said = []
+    if opened.unpacked.packing is not None:
+        said.append(
+            f"Dequantized from {name}: {len(opened.reasons)} of {len(opened.unpacked.tensors)} tensors were packed by "
+            f"{opened.unpacked.packing}. All floating-point tensors are {dtype}."
+        )
+    elif opened.through is not None:
+        said.append(
+            f"The weights of {name} were quantized to {opened.through.description} and dequantized again: "
+            f"{len(opened.reasons)} of {len(opened.unpacked.tensors)} tensors, those that transformers would quantize. "
+            f"All floating-point tensors are {dtype}."
+        )
+    else:
+        said.append(f"The weights are those of {name}; all floating-point tensors are {dtype}.")
+    for request in opened.requests:
+        weight = "" if request.weight == 1 else f" with the weight {request.weight:g}"
+        said.append(f"Then the adapter {shown(request.path.absolute().name)} was merged into them{weight}.")
+    return tuple(said)
+
+
+def _stored(tensor: Tensor, name: str, dtype: StoredType) -> StoredTensor:
+    if name == "__metadata__" or name != name.encode(errors="replace").decode():  # half of a surrogate pair
+        raise CheckpointError(f"a tensor is called {shown(name)}, which safetensors cannot hold")
+    if tensor.dtype in FLOATS:
+        return StoredTensor(tensor, name, dtype)
+    if tensor.dtype in INTEGERS:
+        return StoredTensor(tensor, name, tensor.dtype)
+    raise CheckpointError(
+        f"tensor {shown(name)} is stored as {tensor.dtype.value}, which has no plain form here",
+        hint="a packed or quantized checkpoint without its quantization_config cannot be decoded",
+    )
+
+
+def _floating(tensor: Tensor) -> Tensor:
+    return NarrowedDouble(tensor) if tensor.dtype is StoredType.F64 else tensor
+
+
+def _own_dtype(tensors: Iterable[Tensor]) -> StoredType:
+    """Return the float type that most numbers have."""
+    counts: Counter[StoredType] = Counter()
+    for tensor in tensors:
+        if tensor.dtype in FLOATS:
+            counts[tensor.dtype] += prod(tensor.shape)
+    return max(counts, key=lambda kind: counts[kind], default=StoredType.F32)
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else config.get("model_type")
+    return first if isinstance(first, str) else "unknown"
+
+
+def _check_through(checkpoint: Checkpoint, unpacked: ModelTensors, through: Through) -> None:
+    if unpacked.packing is not None:
+        raise UsageError(
+            f"--through takes a 16-bit checkpoint, {shown(checkpoint.directory)} is packed by {unpacked.packing}",
+            hint="without --through it is dequantized to what it holds",
+        )
+    refuse_transposed(checkpoint.directory, through)
+
+
+def _check_outdir(source: Path, outdir: Path) -> None:
+    target, model = Path(os.path.realpath(outdir)), Path(os.path.realpath(source))
+    if target == model or target.is_relative_to(model):
+        where = "is the model's own directory" if target == model else f"is inside the model's directory `{model}`"
+        raise UsageError(f"`{outdir}` {where}", hint="choose another directory")
+
+
+def _parse_dtype(text: str | None) -> StoredType | None:
+    if text is None:
+        return None
+    if text.lower() not in DTYPES:
+        raise UsageError(f"unknown dtype `{text}`", hint=f"known are {', '.join(DTYPES)}")
+    return DTYPES[text.lower()]
+
+
+def _parse_through(text: str | None) -> Through | None:
+    if text is None:
+        return None
+    try:
+        return Through(text.lower())
+    except ValueError:
+        known = ", ".join(kind.value for kind in Through)
+        raise UsageError(f"unknown type `{text}` to go through", hint=f"known are {known}") from None
+
+
+def _absolute(path: PathLike) -> Path:
+    return Path(os.path.abspath(path))

@@ -1,0 +1,231 @@
+"""`--through`: a model's weights as bitsandbytes leaves them, quantized when the model is loaded and dequantized again.
+
+    16-bit weight ── cast to the dtype of loading ── quantize, dequantize (float32) ── round ──▶ the same dtype
+
+Which weights transformers would quantize is told from names and shapes, so that no model has to be built.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from enum import Enum
+from math import prod
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from convert.checkpoint import StoredType, Tensor, matrix_shape, read_json
+from convert.checkpoint.packed.values import as_float32, rounded, to_bytes
+from convert.checkpoint.regular_file import shown
+from convert.dequantization.four_bit import (
+    BLOCK_SIZE,
+    CODES,
+    NestedStatistics,
+    block_absmax,
+    nested_statistics,
+    round_to_code,
+)
+from convert.dequantization.int8 import round_to_int8
+from convert.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from convert.checkpoint import SourceFiles
+    from convert.codec.contract import F32Array, U8Array
+
+_CHUNK_VALUES: Final = 1 << 16  # at a time: small enough for a core's cache, and for many workers' memory
+FLOATS: Final = frozenset({StoredType.F32, StoredType.F16, StoredType.BF16})
+
+
+class Through(Enum):
+    """A type of bitsandbytes to go down to, as the command line spells it."""
+
+    NF4 = "nf4"
+    NF4_DQ = "nf4-dq"
+    FP4 = "fp4"
+    FP4_DQ = "fp4-dq"
+    INT8 = "int8"
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether the absmax values are quantized too."""
+        return self.value.endswith("-dq")
+
+    @property
+    def description(self) -> str:
+        """What it is, for people."""
+        if self is Through.INT8:
+            return "int8 (bitsandbytes LLM.int8, an absmax a row)"
+        nested = ", double quantization" if self.is_nested else ""
+        return f"{self.value.removesuffix('-dq')} (bitsandbytes 4-bit, blocks of {BLOCK_SIZE}{nested})"
+
+
+def take_through(tensors: Mapping[str, Tensor], through: Through, dtype: StoredType) -> dict[str, Tensor]:
+    """Replace the weights that transformers would quantize; the others stay as they are.
+
+    dtype: F32, F16 or BF16, that the model is loaded in: quantized from it, dequantized to it.
+    """
+    taken = quantized_weights(tensors)
+    wrapper = RoundedToInt8 if through is Through.INT8 else RoundedTo4Bit
+    return {name: wrapper(tensor, through, dtype) if name in taken else tensor for name, tensor in tensors.items()}
+
+
+def refuse_transposed(directory: Path, through: Through) -> None:
+    """Raise UnsupportedError for the architectures whose matrices are stored transposed: their blocks run elsewhere."""
+    model_type = read_json(directory / "config.json").get("model_type")
+    if model_type in _CONV1D_MODELS:
+        raise UnsupportedError(
+            f"--through {through.value} does not know the transposed layers (`Conv1D`) of {shown(model_type)}",
+            hint="load the model with transformers and bitsandbytes, and save what `dequantize` gives",
+        )
+
+
+# transformers/pytorch_utils.py, Conv1D, and the models that use it.
+_CONV1D_MODELS: Final = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
+# An Embedding's weight is a matrix too; transformers quantizes `Linear` only.
+_NOT_LINEAR: Final = frozenset({"wte", "wpe", "shared", "relative_attention_bias"})
+# get_keys_to_not_convert: the output head, under its names; a classifier's is the last module of its model.
+_HEADS: Final = frozenset({"lm_head", "embed_out", "output_layer", "score", "classifier"})
+_ROUTERS: Final = frozenset({"gate", "router"})
+
+
+def quantized_weights(tensors: Mapping[str, Tensor]) -> frozenset[str]:
+    """Name the weights that transformers 5 quantizes when it loads a model in 4 or 8 bits.
+
+    These are the matrices of its `Linear` modules but for the output head: no embedding, no norm; of a mixture of
+    experts neither the experts, which transformers 5 keeps in one stacked tensor, nor the router.
+    """
+    mixtures = {name.split(".experts.")[0] for name in tensors if ".experts." in name}
+    return frozenset(
+        name
+        for name, tensor in tensors.items()
+        if len(tensor.shape) == 2  # noqa: PLR2004 - a matrix
+        and prod(tensor.shape) > 0
+        and tensor.dtype in FLOATS | {StoredType.F64}
+        and _is_quantized(name, mixtures)
+    )
+
+
+def _is_quantized(name: str, mixtures: set[str]) -> bool:
+    *path, module, parameter = ("", *name.split("."))
+    if parameter != "weight" or "experts" in path:
+        return False
+    if module in _ROUTERS and ".".join(path[1:]) in mixtures:
+        return False
+    is_embedding = "embed" in module or module in _NOT_LINEAR
+    is_output = module in _HEADS or [*path, module] == ["", "output"]
+    return not (is_embedding or is_output or "norm" in module)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounded:
+    """What both kinds share."""
+
+    base: Tensor
+    through: Through
+    dtype: StoredType
+
+    @property
+    def name(self) -> str:
+        """As the base's."""
+        return self.base.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the base's."""
+        return self.base.shape
+
+    @property
+    def nbytes(self) -> int:
+        """As the base's: it is what is read."""
+        return self.base.nbytes
+
+    def _load(self, files: SourceFiles, rows: range) -> F32Array:
+        """Read rows in the dtype that the model is loaded in: float32 (n_rows, n_cols)."""
+        n_cols = matrix_shape(self.shape)[1]
+        raw = np.empty((len(rows), n_cols * self.base.dtype.itemsize), np.uint8)
+        self.base.read_rows(files, rows.start, raw)
+        values = as_float32(raw, self.base.dtype)
+        return values if self.base.dtype is self.dtype else rounded(values, self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedToInt8(_Rounded):
+    """A weight as `Int8Params` leaves it."""
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        """See RowSource."""
+        for rows in _chunks(len(out), matrix_shape(self.shape)[1]):
+            loaded = self._load(files, range(first + rows.start, first + rows.stop))
+            out[rows.start : rows.stop] = to_bytes(round_to_int8(loaded), self.dtype)
+
+
+@dataclass(slots=True)
+class _Once:
+    """A tensor's statistics, computed by whichever worker comes first."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    value: NestedStatistics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedTo4Bit(_Rounded):
+    """A weight as `quantize_4bit` and `dequantize_4bit` leave it.
+
+    Blocks run over the flattened tensor, so a row may begin within one: what the first and the last block of a slice
+    have outside it is read with it.
+    """
+
+    _nested: _Once = field(default_factory=_Once, compare=False, repr=False)
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        """See RowSource."""
+        n_cols = matrix_shape(self.shape)[1]
+        nested = self._statistics(files) if self.through.is_nested else None
+        for rows in _chunks(len(out), n_cols):
+            wanted = range((first + rows.start) * n_cols, (first + rows.stop) * n_cols)
+            values = self._round(files, wanted, nested)
+            out[rows.start : rows.stop] = to_bytes(values.reshape(len(rows), n_cols), self.dtype)
+
+    def _round(self, files: SourceFiles, wanted: range, nested: NestedStatistics | None) -> F32Array:
+        """Give values `wanted` of the flattened tensor, down and up again."""
+        first_block, values = self._whole_blocks(files, wanted)
+        absmax = block_absmax(values)
+        stored = absmax if nested is None else nested.stored(absmax, first_block)
+        code = CODES[self.through.value.removesuffix("-dq")]
+        start = first_block * BLOCK_SIZE
+        return round_to_code(values, absmax, stored, code)[wanted.start - start : wanted.stop - start]
+
+    def _whole_blocks(self, files: SourceFiles, wanted: range) -> tuple[int, F32Array]:
+        """Read the blocks that some values of the flattened tensor lie in; and the first block's number."""
+        n_cols = matrix_shape(self.shape)[1]
+        first_block = wanted.start // BLOCK_SIZE
+        start = first_block * BLOCK_SIZE
+        stop = min(-(-wanted.stop // BLOCK_SIZE) * BLOCK_SIZE, prod(self.shape))
+        rows = range(start // n_cols, -(-stop // n_cols))
+        values = self._load(files, rows).reshape(-1)
+        return first_block, values[start - rows.start * n_cols : stop - rows.start * n_cols]
+
+    def _statistics(self, files: SourceFiles) -> NestedStatistics:
+        with self._nested.lock:
+            if self._nested.value is None:
+                self._nested.value = nested_statistics(np.concatenate(list(self._absmax(files))))
+            return self._nested.value
+
+    def _absmax(self, files: SourceFiles) -> Iterator[F32Array]:
+        """Read the whole tensor, and give the absmax of its blocks."""
+        size = prod(self.shape)
+        for start in range(0, size, _CHUNK_VALUES):
+            yield block_absmax(self._whole_blocks(files, range(start, min(start + _CHUNK_VALUES, size)))[1])
+
+
+def _chunks(n_rows: int, n_cols: int) -> Iterator[range]:
+    step = max(_CHUNK_VALUES // n_cols, 1)
+    for row in range(0, n_rows, step):
+        yield range(row, min(row + step, n_rows))
+
+
+assert _CHUNK_VALUES % BLOCK_SIZE == 0  # noqa: S101 - each block is counted once

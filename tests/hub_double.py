@@ -1,0 +1,277 @@
+"""A double of the Hugging Face Hub: an HTTP server that keeps what clients upload, and refuses what the Hub refuses.
+
+    with hub_double() as hub:
+        subprocess.run([...], env={**os.environ, **hub.environment(home)})
+        assert hub.repositories["me/model"].files == {"config.json": sha256, ...}
+
+It speaks what huggingface_hub 2.4 asks of it for a model: whoami, create, auth-check, model info, a card's validation,
+preupload, the LFS batch API with basic transfers and verification, and commits; and of hf_xet, by which the client
+uploads unless told otherwise, the first version of its protocol, for one file that does not compress. Contents are
+hashed on arrival and compared with their names; a commit that names an object it does not have is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha1, sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+TOKEN: Final = "hf_" + "double" * 5
+_LARGE: Final = (".safetensors", ".bin", ".model")  # what the Hub's default .gitattributes sends to LFS
+_CHUNK: Final = 1 << 16
+
+
+@dataclass
+class Repository:
+    """A model repository. files: sha256 of what each path holds; oids: what git or LFS calls it."""
+
+    private: bool = False
+    files: dict[str, str] = field(default_factory=dict)
+    oids: dict[str, str] = field(default_factory=dict)
+    commits: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Hub:
+    """What the double holds and how it behaves; a test may change either between and during requests.
+
+    objects: sha256 of the LFS objects that have arrived. uploads: their order, with repeats. refused: the status and
+    message for a method and the beginning of a path. on_object: set when the first byte of an object has arrived; it is
+    not read further while `holds` is set.
+    """
+
+    endpoint: str = ""
+    user: str = "me"
+    role: str = "write"
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    objects: set[str] = field(default_factory=set)
+    uploads: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    refused: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
+    holds: threading.Event = field(default_factory=threading.Event)
+    card_warnings: list[dict[str, str]] = field(default_factory=list)
+    on_object: threading.Event = field(default_factory=threading.Event)
+
+    def environment(self, home: Path, *, token: str | None = TOKEN, xet: bool = False) -> dict[str, str]:
+        """Give the environment variables that lead the client here, with nothing of this user's."""
+        variables = {
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "0" if xet else "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+        return {**variables, **({"HF_TOKEN": token} if token else {})}
+
+
+@contextmanager
+def hub_double() -> Iterator[Hub]:
+    """Serve a double on a free port of this machine while the block runs."""
+    hub = Hub()
+    handler = type("BoundHandler", (_Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - the base's signature
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        self._serve(self._get)
+
+    def do_POST(self) -> None:
+        self._serve(self._post)
+
+    def do_PUT(self) -> None:
+        self._serve(self._put)
+
+    def _serve(self, answer: Any) -> None:  # noqa: ANN401 - a bound method
+        self.hub.requests.append(f"{self.command} {self.path}")
+        for (method, start), (status, message) in self.hub.refused.items():
+            if self.command == method and self.path.startswith(start):
+                self._body()
+                self._reply({"error": message}, status)
+                return
+        if (
+            self.command != "PUT"
+            and not self.path.startswith(("/v1/", "/v2/"))
+            and self.headers.get("Authorization") != f"Bearer {TOKEN}"
+        ):
+            self._body()
+            self._reply({"error": "Invalid credentials"}, 401)
+            return
+        answer()
+
+    def _get(self) -> None:
+        if self.path == "/api/whoami-v2":
+            token = {"accessToken": {"role": self.hub.role, "displayName": "double"}}
+            self._reply({"name": self.hub.user, "type": "user", "orgs": [], "auth": token})
+            return
+        if "/xet-write-token/" in self.path:
+            self._reply({"casUrl": self.hub.endpoint, "accessToken": "xet", "exp": int(time.time()) + 3600})
+            return
+        name = self.path.removeprefix("/api/models/").removesuffix("/auth-check/write").removesuffix("/revision/main")
+        repository = self.hub.repositories.get(name)
+        if repository is None:
+            self._reply({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+        elif self.path.endswith("/auth-check/write"):
+            owned = name.split("/")[0] == self.hub.user
+            self._reply({} if owned else {"error": "You are not the owner"}, 200 if owned else 403)
+        else:
+            siblings = [{"rfilename": path} for path in repository.files]
+            described = {"id": name, "private": repository.private, "siblings": siblings, "sha": "0" * 40, "tags": []}
+            self._reply({**described, "downloads": 0, "likes": 0})
+
+    def _post(self) -> None:
+        body = self._body()
+        if self.path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif self.path == "/api/validate-yaml":
+            invalid = [{"message": '"license" must be one of …'}] if b"license: nonsense" in body else []
+            self._reply({"errors": invalid, "warnings": self.hub.card_warnings}, 400 if invalid else 200)
+        elif "/preupload/" in self.path:
+            self._preupload(self.path.split("/preupload/")[0].removeprefix("/api/models/"), json.loads(body))
+        elif self.path.endswith(".git/info/lfs/objects/batch"):
+            self._batch(json.loads(body))
+        elif self.path.startswith("/verify/"):
+            known = json.loads(body)["oid"] in self.hub.objects
+            self._reply({} if known else {"error": "no such object"}, 200 if known else 404)
+        elif self.path.startswith("/v1/xorbs/"):
+            self.hub.objects.add(sha256(b"".join(_xorb_chunks(body))).hexdigest())
+            self.hub.uploads.append(self.path)
+            self._reply({"was_inserted": True})
+        elif self.path == "/v1/shards":
+            self._reply({"result": 1})
+        elif "/commit/" in self.path:
+            self._commit(self.path.split("/commit/")[0].removeprefix("/api/models/"), body)
+        else:
+            self._reply({"error": "unknown"}, 404)
+
+    def _create(self, asked: Mapping[str, Any]) -> None:
+        owner = asked.get("organization") or self.hub.user
+        name = f"{owner}/{asked['name']}"
+        if owner != self.hub.user:
+            self._reply({"error": f"You don't have the rights to create a model under the namespace {owner}"}, 403)
+            return
+        status = 409 if name in self.hub.repositories else 200
+        self.hub.repositories.setdefault(name, Repository(private=asked.get("visibility") == "private"))
+        self._reply({"url": f"{self.hub.endpoint}/{name}", "name": name}, status)
+
+    def _preupload(self, name: str, asked: Mapping[str, Any]) -> None:
+        oids = self.hub.repositories[name].oids
+        modes = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["path"].endswith(_LARGE) else "regular",
+                "shouldIgnore": False,
+                "oid": oids.get(file["path"]),
+            }
+            for file in asked["files"]
+        ]
+        self._reply({"files": modes, "commitOid": "0" * 40})
+
+    def _batch(self, asked: Mapping[str, Any]) -> None:
+        objects = []
+        for item in asked["objects"]:
+            actions = {
+                "upload": {"href": f"{self.hub.endpoint}/object/{item['oid']}"},
+                "verify": {"href": f"{self.hub.endpoint}/verify/{item['oid']}"},
+            }
+            objects.append({**item, **({} if item["oid"] in self.hub.objects else {"actions": actions})})
+        self._reply({"transfer": "basic", "objects": objects}, headers={"Content-Type": "application/vnd.git-lfs+json"})
+
+    def _put(self) -> None:
+        oid = self.path.removeprefix("/object/")
+        self.hub.on_object.set()
+        digest, left = sha256(), int(self.headers["Content-Length"])
+        while left:
+            if self.hub.holds.is_set():
+                time.sleep(0.01)
+                continue
+            data = self.rfile.read(min(left, _CHUNK))
+            if not data:  # the client has gone
+                self.close_connection = True
+                return
+            left -= len(data)
+            digest.update(data)
+        if digest.hexdigest() != oid:
+            self._reply({"error": "the content has another hash"}, 400)
+            return
+        self.hub.uploads.append(oid)
+        self.hub.objects.add(oid)
+        self._reply({})
+
+    def _commit(self, name: str, body: bytes) -> None:
+        repository = self.hub.repositories[name]
+        lines = [json.loads(line) for line in body.splitlines()]
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                data = base64.b64decode(value["content"])
+                repository.files[value["path"]] = sha256(data).hexdigest()
+                repository.oids[value["path"]] = sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's
+            elif line["key"] == "lfsFile":
+                if value["oid"] not in self.hub.objects:
+                    self._reply({"error": f"LFS object {value['oid']} does not exist"}, 400)
+                    return
+                repository.files[value["path"]] = repository.oids[value["path"]] = value["oid"]
+        repository.commits.append(lines[0]["value"]["summary"])
+        oid = f"{len(repository.commits):040x}"
+        self._reply({"commitUrl": f"{self.hub.endpoint}/{name}/commit/{oid}", "commitOid": oid, "success": True})
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            return b"".join(self._chunks())
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    def _reply(self, value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        for key, text in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(key, text)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _xorb_chunks(xorb: bytes) -> Iterator[bytes]:
+    """Take a xorb apart: chunks, each after 8 bytes: version, length, scheme (0: as it is), length when unpacked."""
+    position = 0
+    while position < len(xorb):
+        version, length, scheme = (
+            xorb[position],
+            int.from_bytes(xorb[position + 1 : position + 4], "little"),
+            xorb[position + 4],
+        )
+        assert (version, scheme) == (0, 0), "only chunks that are not compressed are taken apart here"
+        yield xorb[position + 8 : position + 8 + length]
+        position += 8 + length
