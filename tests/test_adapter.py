@@ -180,9 +180,11 @@ def test_a_weight_of_nothing_leaves_the_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_a_resized_vocabulary_is_the_models(tied: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("saved", [None, ["embed_tokens", "lm_head"]])
+def test_a_resized_vocabulary_is_the_models(saved: list[str] | None, tied: bool, tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", tie_word_embeddings=tied)
-    adapter = write_adapter(base, tmp_path / "adapter", resize=1030, r=4, target_modules=["q_proj"])
+    lora: dict[str, Any] = {"r": 4, "target_modules": ["q_proj"], "modules_to_save": saved}
+    adapter = write_adapter(base, tmp_path / "adapter", resize=1030, **lora)
     peft = saved_tensors(peft_merged([(adapter, 1)], base, tmp_path / "merged", resize=1030))
     ours = merged(base, adapter)
     assert (ours.vocab_size, ours.tokenizer) == (1030, None)
@@ -190,6 +192,22 @@ def test_a_resized_vocabulary_is_the_models(tied: bool, tmp_path: Path) -> None:
     assert_as_peft(ours, peft)
     copy_tokenizer(adapter)
     assert merged(base, adapter).tokenizer == adapter
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_of_a_resized_vocabulary_the_embeddings_may_be_saved_twice(tied: bool, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", tie_word_embeddings=tied)
+    adapter = write_adapter(
+        base, tmp_path / "adapter", resize=1030, r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens"]
+    )
+    ours = merged(base, adapter)
+    peft = saved_tensors(peft_merged([(adapter, 1)], base, tmp_path / "merged", resize=1030))
+    # peft itself draws the new rows of the untrained matrix anew; the file has those that the training saw.
+    stored = read_adapter_tensors(adapter)
+    untrained = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    peft["lm_head.weight"] = stored[f"base_model.model.{untrained}"].numpy()
+    assert_as_peft(ours, peft)
+    assert (ours.vocab_size, ours.unties) == (1030, tied)
 
 
 @pytest.mark.parametrize("kind", ["tied-embeddings", "tied-saved-embeddings", "tied-saved-head"])

@@ -148,7 +148,7 @@ class _Merging:
             self._resized_by = opened
         if self._base.is_tied and is_embedding(found) and _is_saved(opened, "embed_tokens"):
             # peft 0.21.2: a saved module is a copy, so the output matrix stays what it was
-            self._untie("lm_head.weight", self._base.tensors[found])
+            self._untie("lm_head.weight", opened.named.untrained.get(name, self._base.tensors[found]))
         self._tensors[found] = RowWindow(source, found, source.shape)
 
     def _untie(self, name: str, embedding: Tensor) -> None:

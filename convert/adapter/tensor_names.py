@@ -36,6 +36,7 @@ _TOKENS: Final = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_de
 _WRAPPED: Final = re.compile(
     r"\.modules_to_save(\.[^.]+)?(?=\.[^.]+$)|\.base_layer(?=\.)|\.token_adapter(?=\.base_layer\.)"
 )
+_TRAINED: Final = ".modules_to_save."
 _UNREAD: Final = re.compile(r"\.(lora_\w+|ia3_\w+|hada_\w+|lokr_\w+|oft_\w+|vera_\w+)(\.|$)")
 
 
@@ -55,13 +56,13 @@ class Part(Enum):
 class NamedTensors:
     """An adapter's tensors, sorted by what they are.
 
-    parts: by module. whole: what replaces tensors of the base, by those's names; saved_beside: those of them that stand
-    in the file because the module is targeted or the vocabulary was resized, as peft saves embeddings then.
-    ignored: names of tensors that say nothing new.
+    parts: by module. whole: what replaces tensors of the base, by those's names.
+    untrained: what some of those were before, of a resized vocabulary. ignored: names of tensors that say nothing new.
     """
 
     parts: dict[str, dict[Part, TensorSource]] = field(default_factory=dict)
     whole: dict[str, TensorSource] = field(default_factory=dict)
+    untrained: dict[str, TensorSource] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
 
@@ -84,7 +85,7 @@ def sort_tensors(tensors: Mapping[str, TensorSource]) -> NamedTensors:
         elif ".original_module." in plain:
             named.ignored.append(name)
         else:
-            _put_whole(named, _WRAPPED.sub("", plain), source)
+            _put_whole(named, plain, source)
     if len(adapters) > 1:
         listed = ", ".join(shown(adapter) for adapter in sorted(adapters)[:8])
         raise CheckpointError(f"the file holds several adapters: {listed}", hint="save one: selected_adapters=[NAME]")
@@ -111,6 +112,13 @@ def _put_part(named: NamedTensors, module: str, part: Part, source: TensorSource
         raise CheckpointError(f"adapter tensors {shown(first.name)} and {shown(source.name)} are the same part")
 
 
-def _put_whole(named: NamedTensors, name: str, source: TensorSource) -> None:
-    if (first := named.whole.setdefault(name, source)) is not source:
+def _put_whole(named: NamedTensors, plain: str, source: TensorSource) -> None:
+    """Take a whole tensor. Of a resized vocabulary peft saves the old embeddings too: the trained ones count."""
+    name = _WRAPPED.sub("", plain)
+    first = named.whole.setdefault(name, source)
+    if first is source:
+        return
+    is_trained, was_trained = _TRAINED in source.name, _TRAINED in first.name
+    if is_trained == was_trained:
         raise CheckpointError(f"adapter tensors {shown(first.name)} and {shown(source.name)} are both {shown(name)}")
+    named.whole[name], named.untrained[name] = (source, first) if is_trained else (first, source)

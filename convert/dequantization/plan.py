@@ -101,7 +101,9 @@ def _open_tensors(
 def _lay_out(
     checkpoint: Checkpoint, outdir: Path, opened: _Opened, limit: int, notes: tuple[str, ...]
 ) -> DequantizePlan:
-    config_file, config = mended_config(checkpoint.directory, opened.dtype, vocab_size=opened.merged.vocab_size)
+    config_file, config = mended_config(
+        checkpoint.directory, opened.dtype, vocab_size=opened.merged.vocab_size, unties=opened.merged.unties
+    )
     architecture = _architecture(config)
     stored = [_stored(tensor, name, opened.dtype) for name, tensor in opened.merged.tensors.items()]
     cut = cut_into_shards(stored, limit)

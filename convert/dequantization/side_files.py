@@ -94,11 +94,12 @@ def read_bounded(path: Path, max_nbytes: int = MAX_NBYTES) -> bytes:
 
 
 def mended_config(
-    directory: Path, dtype: StoredType, *, vocab_size: int | None = None
+    directory: Path, dtype: StoredType, *, vocab_size: int | None = None, unties: bool = False
 ) -> tuple[SideFile, dict[str, Any]]:
     """Write `config.json` as that of a plain checkpoint: no quantization, and the dtype in the spelling it uses.
 
     Sections of a part of the model (`text_config` and the like) are mended too. vocab_size: if an adapter resized it.
+    unties: an adapter gave the output matrix weights of its own.
     Returns the file, and the config as it was.
     """
     config = read_json(directory / "config.json")
@@ -108,6 +109,8 @@ def mended_config(
     if vocab_size is not None:
         section = mended if "vocab_size" in mended else mended.get("text_config", mended)
         section["vocab_size"] = vocab_size
+    if unties:
+        mended["tie_word_embeddings"] = False
     return json_file("config.json", mended), config
 
 

@@ -28,6 +28,7 @@ from convert.dequantization.four_bit import (
 )
 from convert.dequantization.int8 import round_to_int8
 from convert.errors import UnsupportedError
+from convert.memory.groups import is_packed_linear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -85,39 +86,15 @@ def refuse_transposed(directory: Path, through: Through) -> None:
 
 # transformers/pytorch_utils.py, Conv1D, and the models that use it.
 _CONV1D_MODELS: Final = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
-# An Embedding's weight is a matrix too; transformers quantizes `Linear` only.
-_NOT_LINEAR: Final = frozenset({"wte", "wpe", "shared", "relative_attention_bias"})
-# get_keys_to_not_convert: the output head, under its names; a classifier's is the last module of its model.
-_HEADS: Final = frozenset({"lm_head", "embed_out", "output_layer", "score", "classifier"})
-_ROUTERS: Final = frozenset({"gate", "router"})
 
 
 def quantized_weights(tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    """Name the weights that transformers 5 quantizes when it loads a model in 4 or 8 bits.
-
-    These are the matrices of its `Linear` modules but for the output head: no embedding, no norm; of a mixture of
-    experts neither the experts, which transformers 5 keeps in one stacked tensor, nor the router.
-    """
-    mixtures = {name.split(".experts.")[0] for name in tensors if ".experts." in name}
+    """Name the weights that transformers 5 quantizes when it loads a model in 4 or 8 bits; see `is_packed_linear`."""
     return frozenset(
         name
         for name, tensor in tensors.items()
-        if len(tensor.shape) == 2  # noqa: PLR2004 - a matrix
-        and prod(tensor.shape) > 0
-        and tensor.dtype in FLOATS | {StoredType.F64}
-        and _is_quantized(name, mixtures)
+        if tensor.dtype in FLOATS | {StoredType.F64} and prod(tensor.shape) > 0 and is_packed_linear(name, tensor.shape)
     )
-
-
-def _is_quantized(name: str, mixtures: set[str]) -> bool:
-    *path, module, parameter = ("", *name.split("."))
-    if parameter != "weight" or "experts" in path:
-        return False
-    if module in _ROUTERS and ".".join(path[1:]) in mixtures:
-        return False
-    is_embedding = "embed" in module or module in _NOT_LINEAR
-    is_output = module in _HEADS or [*path, module] == ["", "output"]
-    return not (is_embedding or is_output or "norm" in module)
 
 
 @dataclass(frozen=True, slots=True)
