@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from peft_adapters import write_adapter
 
 import convert
 
@@ -223,10 +224,17 @@ def _recipes() -> list[list[str]]:
     return [block.splitlines() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
 
 
+@pytest.fixture(scope="module")
+def adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a LoRA adapter for the tiny model."""
+    return write_adapter(tiny_llama, tmp_path_factory.mktemp("adapter"), r=4, target_modules="all-linear")
+
+
 @pytest.mark.parametrize("lines", _recipes(), ids=lambda lines: lines[0])
-def test_every_line_of_a_recipe_runs(lines: list[str], tiny_llama: Path, tmp_path: Path) -> None:
+def test_every_line_of_a_recipe_runs(lines: list[str], tiny_llama: Path, adapter: Path, tmp_path: Path) -> None:
+    given = {"MODEL": str(tiny_llama), "ADAPTER": str(adapter), "ADAPTER:0.7": f"{adapter}:0.7"}
     for line in lines:
-        program, *words = [str(tiny_llama) if word == "MODEL" else word for word in shlex.split(line)]
+        program, *words = [given.get(word, word) for word in shlex.split(line)]
         assert program == "convert"
         result = run(*words, cwd=tmp_path)
         assert result.returncode == 0, f"{line}: {result.stderr}"
