@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
-import numpy as np
-
 from convert.checkpoint.source_files import RowSource
 
 if TYPE_CHECKING:
@@ -123,6 +121,8 @@ class TensorSource:
 
     def _read_columns(self, first: int, out: U8Array) -> None:
         """Read rows that lie in the file as columns; maps the tensor for this one read, such checkpoints are rare."""
+        import numpy as np  # noqa: PLC0415 - opening a checkpoint needs none
+
         stored = np.memmap(self.path, np.uint8, "r", self.offset, (*self.shape[::-1], self.dtype.itemsize))
         np.copyto(out, stored[:, first : first + len(out)].swapaxes(0, 1))
 
