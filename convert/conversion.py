@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.adapter import MergeRequest, parse_merge
+from convert.checkpoint.index import cached_name
 from convert.errors import UsageError
 from convert.plan import Plan, plan_checkpoint, plan_gguf
 from convert.quant_mix import OutputType
@@ -72,7 +73,8 @@ def plan_all(
 
     model: a directory as transformers saves it, or a weight file beside its `config.json`; or an adapter as peft saves
     it, whose base is then looked for. merge: adapters to merge, in order, such as `"ADAPTER"` or `"ADAPTER:0.7"`.
-    name: the files' base name, by default the directory's. discard_f16: leave the F16 file out.
+    name: the files' base name, by default the directory's, or the repository's of a model in the Hub's cache.
+    discard_f16: leave the F16 file out.
     pre_tokenizer: what `tokenizer.ggml.pre` is to be, where it is not recognised.
     Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
     """
@@ -80,7 +82,8 @@ def plan_all(
     if discard_f16:
         chosen = parse_types(kind for kind in chosen if kind is not OutputType.F16)
     directory = model_directory(model)
-    base = _checked_name(directory.name if name is None else name)
+    cached = (cached_name(directory) or "").rpartition("/")[2]  # not the commit that a snapshot is called after
+    base = _checked_name(cached or directory.name if name is None else name)
     paths = {kind: Path(outdir) / f"{base}-{kind.name}.gguf" for kind in chosen}
     adapters = merge_requests(merge)
     return plan_checkpoint(_absolute(model), paths, pre_tokenizer=pre_tokenizer, adapters=adapters)

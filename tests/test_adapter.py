@@ -210,6 +210,30 @@ def test_of_a_resized_vocabulary_the_embeddings_may_be_saved_twice(tied: bool, t
     assert (ours.vocab_size, ours.unties) == (1030, tied)
 
 
+@pytest.mark.parametrize(
+    "kind", ["tied-embeddings", "tied-head", "tied-both", "tied-saved-embeddings", "tied-saved-head"]
+)
+def test_one_matrix_under_two_names_is_tied(kind: str, tmp_path: Path) -> None:
+    """A torch file has both names of tied embeddings, and their bytes once."""
+    import torch
+    from safetensors.torch import load_file
+
+    lora, config = KINDS[kind]
+    base = write_base(tmp_path / "base", **config)
+    adapter = write_adapter(base, tmp_path / "adapter", **lora)
+    peft = saved_tensors(peft_merged([(adapter, 1)], base, tmp_path / "merged"))
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    (base / "model.safetensors").unlink()
+    torch.save(tensors, base / "pytorch_model.bin")
+    peft = {"lm_head.weight": peft["model.embed_tokens.weight"], **peft}  # which peft saves where it is another
+    ours = merged(base, adapter)
+    assert ours.unties == ("saved" in kind)
+    assert [*ours.tensors] == [*open_checkpoint(base).tensors]
+    for name, tensor in ours.tensors.items():
+        np.testing.assert_allclose(read_tensor(tensor), peft[name], rtol=0, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize("kind", ["tied-embeddings", "tied-saved-embeddings", "tied-saved-head"])
 def test_a_merge_tells_whether_it_unties(kind: str, tmp_path: Path) -> None:
     lora, base_options = KINDS[kind]
@@ -337,6 +361,111 @@ def test_a_transposed_layer_is_merged_as_peft_does(tmp_path: Path) -> None:
             assert sum(isinstance(tensor, MergedTensor) for tensor in ours.values()) == 3
             for name, tensor in ours.items():
                 np.testing.assert_allclose(read_tensor(tensor), peft[name].numpy(), rtol=0, atol=1e-6, err_msg=name)
+
+
+def _merged_by_peft(adapter: Path, base: Path, kind: str) -> Mapping[str, torch.Tensor]:
+    """Let peft merge into a model that `load_base` does not load, and give the tensors by the names in files."""
+    import torch
+    import transformers
+    from peft import PeftModel
+    from peft_adapters import quiet
+    from safetensors.torch import load_file
+
+    with quiet():
+        model = getattr(transformers, kind).from_pretrained(base, dtype=torch.float32)
+        PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(adapter / "merged")
+    saved: dict[str, torch.Tensor] = load_file(adapter / "merged" / "model.safetensors")
+    return saved
+
+
+def _save_with_adapter(base: Path, adapter: Path, kind: str, config: object, **lora: object) -> None:
+    import torch
+    import transformers
+    from peft import LoraConfig, get_peft_model
+    from peft_adapters import quiet
+
+    with quiet():
+        torch.manual_seed(6)
+        getattr(transformers, kind)(config).save_pretrained(base)
+        model = getattr(transformers, kind).from_pretrained(base)
+        options: dict[str, Any] = {"task_type": "CAUSAL_LM", "r": 4, "init_lora_weights": False, **lora}
+        get_peft_model(model, LoraConfig(**options)).save_pretrained(adapter)
+
+
+@pytest.mark.parametrize("kind", ["Gemma3", "Llava", "Qwen2_5_VL"])
+def test_models_that_see_have_other_names_in_their_files(kind: str, tmp_path: Path) -> None:
+    """Adapters call modules as transformers does since 4.52; files keep their names of before."""
+    import transformers
+
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": 64, "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0, **size}
+    image = {"image_size": 28, "patch_size": 14, **size}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    options: dict[str, dict[str, Any]] = {
+        "Gemma3": {"text_config": text, "vision_config": image},
+        "Llava": {
+            "text_config": {"model_type": "llama", **text},
+            "vision_config": {"model_type": "clip_vision_model", "projection_dim": 32, **image},
+        },
+        "Qwen2_5_VL": {
+            "text_config": {**text, "rope_parameters": rope},
+            "vision_config": {"depth": 1, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 32},
+        },
+    }
+    config = getattr(transformers, f"{kind}Config")(**options[kind])
+    name = f"{kind}ForConditionalGeneration"
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    targets = r".*language_model.*(q_proj|down_proj)|lm_head"
+    _save_with_adapter(base, adapter, name, config, target_modules=targets)
+    expected = _merged_by_peft(adapter, base, name)
+    ours = merged(base, adapter).tensors
+    assert sum(isinstance(tensor, MergedTensor) for tensor in ours.values()) == 3
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(read_tensor(tensor), expected[name].numpy(), rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("kind", "targets"), [("GPT2", "c_attn"), ("Bloom", "query_key_value")])
+def test_files_may_lack_the_models_prefix(kind: str, targets: str, tmp_path: Path) -> None:
+    """GPT-2 and BLOOM as they were published: `h.0.…`, not `transformer.h.0.…`."""
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    config = getattr(transformers, f"{kind}Config")(vocab_size=64, hidden_size=32, n_layer=1, n_head=2)
+    name = f"{kind}LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM"
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    _save_with_adapter(base, adapter, name, config, target_modules=[targets])
+    expected = _merged_by_peft(adapter, base, name)
+    stored = load_file(base / "model.safetensors")
+    short = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}
+    save_file(short, base / "model.safetensors", metadata={"format": "pt"})
+    for name, tensor in merged(base, adapter).tensors.items():
+        wanted = expected[f"transformer.{name}"].numpy()
+        np.testing.assert_allclose(read_tensor(tensor), wanted, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_fused_experts_of_other_families_are_merged_as_peft_does(tmp_path: Path) -> None:
+    """From the names of experts' projections peft makes `target_parameters`; the file has one expert beside another."""
+    from transformers import Qwen3MoeConfig
+
+    config = Qwen3MoeConfig(
+        vocab_size=64,
+        hidden_size=32,
+        head_dim=16,
+        moe_intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_experts=3,
+        num_experts_per_tok=2,
+    )
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    targets = ["q_proj", "gate_proj", "up_proj", "down_proj"]
+    _save_with_adapter(base, adapter, "Qwen3MoeForCausalLM", config, target_modules=targets)
+    expected = _merged_by_peft(adapter, base, "Qwen3MoeForCausalLM")
+    ours = merged(base, adapter).tensors
+    assert sum(isinstance(tensor, MergedTensor) for tensor in ours.values()) == 1 + 3 * 3
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(read_tensor(tensor), expected[name].numpy(), rtol=0, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.shared
@@ -617,6 +746,34 @@ def test_a_directory_without_weights_or_config_says_what_it_has(plain_base: Path
         merged(plain_base, adapter)
 
 
+def test_empty_tensors_are_told_to_come_from_zero3(plain_base: Path, adapter: Path) -> None:
+    import torch
+
+    write_adapter_tensors(adapter, dict.fromkeys(read_adapter_tensors(adapter), torch.zeros(0)))
+    with pytest.raises(CheckpointError, match=r"every tensor of the adapter .* is empty") as caught:
+        merged(plain_base, adapter)
+    assert "DeepSpeed ZeRO-3" in (caught.value.hint or "")
+
+
+def test_adapters_in_a_directory_are_listed(plain_base: Path, adapter: Path, tmp_path: Path) -> None:
+    for name in ("train", "reference"):  # as peft saves several adapters of one model
+        shutil.copytree(adapter, tmp_path / "run" / name)
+    says = r"has adapters in it: `reference`, `train`"
+    with pytest.raises(CheckpointError, match=says) as caught:
+        merged(plain_base, tmp_path / "run")
+    assert caught.value.hint == "name one of them"
+    with pytest.raises(CheckpointError, match=says):
+        open_checkpoint(tmp_path / "run")
+
+
+def test_what_a_trainer_saves_beside_an_adapter_is_no_model(adapter: Path) -> None:
+    for name in ("optimizer.pt", "rng_state.pth", "training_args.bin", "pytorch_model_fsdp.bin"):
+        (adapter / name).write_bytes(b"")
+    assert is_adapter(adapter)
+    (adapter / "pytorch_model.bin").write_bytes(b"")
+    assert not is_adapter(adapter)
+
+
 def test_an_adapter_of_mlx_is_named(plain_base: Path, tmp_path: Path) -> None:
     (tmp_path / "adapters.safetensors").write_bytes(b"")
     (tmp_path / "adapter_config.json").write_text('{"fine_tune_type": "lora", "num_layers": 16}')
@@ -711,8 +868,18 @@ def test_the_base_is_where_the_adapter_says(plain_base: Path, adapter: Path, tmp
     shutil.copytree(plain_base, tmp_path / "other")
     change_config(adapter, base_model_name_or_path="../other")
     path, notes = find_base(adapter)
-    assert path.samefile(tmp_path / "other")
-    assert "the base of `adapter` is" in notes[0]
+    assert path == tmp_path / "other"
+    assert notes == (f"the base of `adapter` is `{path}`",)
+
+
+def test_a_link_on_the_way_to_the_base_is_followed(plain_base: Path, adapter: Path, tmp_path: Path) -> None:
+    """`..` after a link is above where the link leads."""
+    inner = tmp_path / "elsewhere" / "inner"
+    inner.mkdir(parents=True)
+    shutil.copytree(plain_base, tmp_path / "elsewhere" / "model")
+    (adapter / "link").symlink_to(inner)
+    change_config(adapter, base_model_name_or_path="link/../model")
+    assert find_base(adapter)[0].samefile(tmp_path / "elsewhere" / "model")
 
 
 def test_an_adapter_beside_a_config_is_one_and_so_is_its_file(plain_base: Path, adapter: Path) -> None:

@@ -340,6 +340,19 @@ LOOKED_FOR = "looked for `model*.safetensors`, `pytorch_model*.bin` or one `.pt`
             "from_flax=True",
         ),
         (
+            {"qmodel.pt": b"", "config.json": {}},
+            f"`DIR` has no weights, {LOOKED_FOR}; it has HQQ's pickle: `qmodel.pt`",
+            "save_to_safetensors",
+        ),
+        (
+            {"output-00001-of-00002.safetensors": b"", "output-00002-of-00002.safetensors": b""},
+            (
+                f"`DIR` has no weights, {LOOKED_FOR}; it has what ExLlama saves, whose EXL weights are not decoded: "
+                "`output-00001-of-00002.safetensors`, `output-00002-of-00002.safetensors`"
+            ),
+            "16-bit",
+        ),
+        (
             {"llama.safetensors": ["w"], "training_args.bin": b""},
             f"`DIR` has no weights, {LOOKED_FOR}; it has weights under other names: `llama.safetensors`",
             "name the file",
@@ -348,6 +361,11 @@ LOOKED_FOR = "looked for `model*.safetensors`, `pytorch_model*.bin` or one `.pt`
             {"checkpoint-500/model.safetensors": ["w"]},
             f"`DIR` has no weights, {LOOKED_FOR}; it has directories of checkpoints: `checkpoint-500`",
             "name one of them",
+        ),
+        (
+            {"a.safetensors": ["w"], "b.safetensors": ["w"], "quantize_config.json": {}},
+            f"`DIR` has no weights, {LOOKED_FOR}; it has weights under other names: `a.safetensors`, `b.safetensors`",
+            "name the file",
         ),
         (
             {"a.pt": ["w"], "b.pth": ["w"]},
@@ -390,11 +408,19 @@ def test_a_path_that_the_system_refuses_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / ("x" * 5000)) in {"`DIR` cannot be read: File name too long", "`DIR` does not exist"}
 
 
+def test_a_cached_model_without_weights_is_told_to_be_downloaded(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    assert "`hf download org/name`" in str(hint(snapshot))
+
+
 def test_a_hub_id_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     relative = type(tmp_path)("meta-llama/Llama-3.2-1B")
     assert refusal(relative) == "`DIR` does not exist"
     assert "`hf download meta-llama/Llama-3.2-1B --local-dir DIR`" in str(hint(relative))
+    assert hint(relative.absolute()) == hint(relative)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "x.pt"])

@@ -219,6 +219,13 @@ def test_a_reader_that_goes_away_is_no_error(tiny_llama: Path) -> None:
     assert result.stderr == ""
 
 
+def test_a_model_in_the_hubs_cache_gives_its_repositorys_name(tiny_llama: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub" / "models--me--my-llama" / "snapshots" / ("0" * 40)
+    shutil.copytree(tiny_llama, snapshot)
+    plan = convert.plan_all(snapshot, tmp_path / "out", types="f16")
+    assert [output.path.name for output in plan.outputs] == ["my-llama-F16.gguf"]
+
+
 def _recipes() -> list[list[str]]:
     text = (PROJECT / "recipes" / "README.md").read_text()
     return [block.splitlines() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]

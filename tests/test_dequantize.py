@@ -21,6 +21,7 @@ from packed_checkpoints import bits_of, tiny_config, write_safetensors_checkpoin
 
 import convert
 from convert.dequantization import carry_out_dequantize
+from convert.dequantization.shards import parse_size
 from convert.errors import CheckpointError, OutputError, UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -245,7 +246,9 @@ def test_the_small_files_come_along(packed: Path, tmp_path: Path) -> None:
     assert {name: hashes(tmp_path / "out")[name] for name in copied} == {name: hashes(packed)[name] for name in copied}
     ids = AutoTokenizer.from_pretrained(tmp_path / "out")("Once upon a time").input_ids
     assert ids == AutoTokenizer.from_pretrained(packed)("Once upon a time").input_ids
-    assert "`sample.png`" in str(convert.plan_dequantize(packed, tmp_path / "other").notes)
+    for folder in ("original", ".cache", "__pycache__"):
+        (packed / folder).mkdir()
+    assert "not copied: `sample.png`, `original/`" in convert.plan_dequantize(packed, tmp_path / "other").notes
 
 
 def test_the_card_keeps_front_matter_and_text_and_says_what_was_made_of_what(packed: Path, tmp_path: Path) -> None:
@@ -256,6 +259,24 @@ def test_the_card_keeps_front_matter_and_text_and_says_what_was_made_of_what(pac
     assert card.endswith(text)
     assert re.search(r"Dequantized from `llama-nf4`: 14 of 21 tensors were packed by bitsandbytes", card)
     assert "All floating-point tensors are float16." in card
+
+
+def test_a_model_from_the_hubs_cache_is_called_by_its_name(packed: Path, tmp_path: Path) -> None:
+    """Its directory is called after a commit, and its files are links."""
+    repository = tmp_path / "hub" / "models--org--llama-nf4"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(packed, snapshot)
+    (repository / "blobs").mkdir()
+    for path in [path for path in snapshot.rglob("*") if path.is_file()]:
+        blob = repository / "blobs" / sha256(path.read_bytes()).hexdigest()
+        path.rename(blob)
+        path.symlink_to(os.path.relpath(blob, path.parent))
+    convert.dequantize(snapshot, tmp_path / "out")
+    convert.dequantize(packed, tmp_path / "plain" / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "Dequantized from `org/llama-nf4`: " in card
+    ours, plain = hashes(tmp_path / "out"), hashes(tmp_path / "plain" / "out")
+    assert {**ours, "README.md": ""} == {**plain, "README.md": ""}
 
 
 _NEW_CARD: Final = "---\nlibrary_name: transformers\n---\n\n# out\n\n## How"
@@ -330,6 +351,13 @@ def test_files_of_others_are_an_error_even_with_force(name: str, packed: Path, t
     assert hashes(tmp_path / "out") == {name: sha256(b"mine").hexdigest()}
 
 
+def test_a_file_in_the_directorys_place_is_an_error(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="out` is a file, wanted a directory"):
+        convert.dequantize(packed, tmp_path / "out", force=True)
+    assert (tmp_path / "out").read_bytes() == b"mine"
+
+
 def test_a_file_that_is_no_safetensors_file_is_never_replaced(packed: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.safetensors").write_bytes(b"mine, and longer than eight bytes")
@@ -349,8 +377,9 @@ def test_equal_files_are_kept_and_others_need_force(packed: Path, tmp_path: Path
     data[-1] ^= 1
     shard.write_bytes(data)
     (out / "config.json").unlink()
-    with pytest.raises(OutputError, match=f"{shard.name}` already there, and not what this run would make"):
+    with pytest.raises(OutputError, match=f"{shard.name}` already there, and not what this run would make") as caught:
         convert.dequantize(packed, out, max_shard_size="100KB")
+    assert caught.value.hint == "--force replaces; or choose another directory"
     assert not (out / "config.json").exists()
     convert.dequantize(packed, out, max_shard_size="100KB", force=True)
     assert hashes(out) == before
@@ -369,8 +398,9 @@ def test_too_small_a_disk_is_an_error_before_the_first_shard(
     plan = convert.plan_dequantize(packed, tmp_path / "out", max_shard_size="50KB")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=plan.nbytes - 1))
-    with pytest.raises(OutputError, match=f"the outputs need {plan.nbytes} bytes"):
+    with pytest.raises(OutputError, match=f"the outputs need {plan.nbytes} bytes") as caught:
         carry_out_dequantize(plan)
+    assert caught.value.hint == "make room, or choose another directory"
     assert not (tmp_path / "out").exists()
 
 
@@ -571,6 +601,21 @@ def test_float16_overflow_names_the_place_and_the_dtype_that_keeps_it(tmp_path: 
     assert "--dtype bf16" in str(error.value.hint)
     convert.dequantize(tmp_path / "model", tmp_path / "out", dtype="f16", allow_nonfinite=True)
     assert torch.isinf(load_all(tmp_path / "out")["a.weight"][3, 7])
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [("5GB", 5 * 10**9), ("500 mb", 5 * 10**8), ("0.5GiB", 2**29), ("100KiB", 102_400), ("1e6", 10**6), (7, 7)],
+)
+def test_sizes_are_read_as_transformers_reads_them(text: str | int, nbytes: int) -> None:
+    assert parse_size(text) == nbytes
+
+
+def test_a_dtype_may_be_spelled_as_in_a_config(packed: Path, tmp_path: Path) -> None:
+    spellings = [("f16", "float16"), ("bf16", "BFloat16"), ("f32", "float32")]
+    for short, long in spellings:
+        plans = [convert.plan_dequantize(packed, tmp_path / "out", dtype=dtype) for dtype in (short, long)]
+        assert plans[0].dtype is plans[1].dtype
 
 
 @pytest.mark.parametrize(

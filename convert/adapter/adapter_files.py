@@ -32,7 +32,10 @@ SAFETENSORS_FILE: Final = "adapter_model.safetensors"
 TORCH_FILE: Final = "adapter_model.bin"
 _MLX_FILE: Final = "adapters.safetensors"
 _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_MODEL_FILES: Final = re.compile(r"model.*\.safetensors(\.index\.json)?|pytorch_model.*\.bin(\.index\.json)?")
+# pytorch_model_fsdp.bin is what transformers' Trainer saves of the same adapter, to go on from it with FSDP.
+_MODEL_FILES: Final = re.compile(
+    r"model.*\.safetensors(\.index\.json)?|pytorch_model(?!_fsdp\.bin$).*\.bin(\.index\.json)?"
+)
 FLOATS: Final = (StoredType.F32, StoredType.F16, StoredType.BF16)
 
 
@@ -90,6 +93,7 @@ def open_adapter(path: Path) -> Adapter:
         raise CheckpointError(f"{shown(directory)} has no tensors in its adapter")
     tensors, more_notes = unwrap_names(sources)
     _check_types(tensors)
+    _refuse_empty(directory, tensors)
     return Adapter(directory, config, tensors, (*notes, *more_notes))
 
 
@@ -113,6 +117,16 @@ def _read(directory: Path) -> tuple[dict[str, TensorSource], tuple[str, ...]]:
     require_inside(directory, path)
     file = read_torch_file(path)
     return merge([file.sources]), file.notes
+
+
+def _refuse_empty(directory: Path, tensors: Mapping[str, TensorSource]) -> None:
+    """Refuse what DeepSpeed leaves of parameters that are spread over its workers."""
+    if not any(source.nbytes for source in tensors.values()):
+        raise CheckpointError(
+            f"every tensor of the adapter {shown(directory)} is empty",
+            hint="DeepSpeed ZeRO-3 saves empty ones unless it gathers them: set"
+            " `stage3_gather_16bit_weights_on_model_save`, or use its `zero_to_fp32.py`",
+        )
 
 
 def _check_types(tensors: Mapping[str, TensorSource]) -> None:

@@ -6,6 +6,7 @@ cache, at the revision that the adapter names. Nothing is downloaded.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from convert.adapter.adapter_files import adapter_directory, is_adapter, open_adapter
 from convert.adapter.config import read_adapter_config
 from convert.adapter.request import MergeRequest
+from convert.checkpoint.index import cached_name
 from convert.checkpoint.json_file import read_json
 from convert.checkpoint.regular_file import shown
 from convert.errors import CheckpointError
@@ -65,11 +67,11 @@ def find_base(adapter: Path) -> tuple[Path, tuple[str, ...]]:
                 hint="give the model that both belong to: `convert … BASE … --merge FIRST --merge SECOND`",
             )
         if _is_model(path):
-            return path, (f"the base of {shown(adapter.name)} is {shown(path)}",)
+            return path, (f"the base of {shown(_name(adapter))} is {shown(path)}",)
     cached = _cached(config.base, config.revision)
     if cached is not None:
         revision = f" at {shown(config.revision)}" if config.revision else ""
-        return cached, (f"the base of {shown(adapter.name)} is {shown(config.base)}{revision}, from the Hub's cache",)
+        return cached, (f"the base of {shown(_name(adapter))} is {shown(config.base)}{revision}, from the Hub's cache",)
     raise _not_found(adapter, config.base, config.revision)
 
 
@@ -86,20 +88,19 @@ def names_differ(path: Path, base: Path) -> str | None:
     directory = base if base.is_dir() else base.parent
     path = directory / "config.json"
     own = read_json(path).get("_name_or_path") if path.is_file() else None
-    parts = {_last(str(own)) if own else "", *(part.lower() for part in _cache_names(directory)), _last(directory.name)}
-    if _last(named) in parts:
+    cached = cached_name(directory)
+    if _last(named) in {_last(str(own or "")), _last(cached or ""), _last(directory.name)}:
         return None
-    return f"{shown(adapter.directory.name)} was trained on {shown(named)}, and is merged into {shown(directory.name)}"
+    name = cached or directory.name
+    return f"{shown(_name(adapter.directory))} was trained on {shown(named)}, and is merged into {shown(name)}"
 
 
 def _last(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2].lower()
 
 
-def _cache_names(directory: Path) -> Iterator[str]:
-    """Give the model's name, where a directory is a snapshot in the Hub's cache: models--org--name/snapshots/REV."""
-    if directory.parent.name == "snapshots":
-        yield directory.parent.parent.name.rpartition("--")[2]
+def _name(adapter: Path) -> str:
+    return cached_name(adapter) or adapter.name
 
 
 def _paths(adapter: Path, name: str) -> Iterator[Path]:
@@ -107,10 +108,19 @@ def _paths(adapter: Path, name: str) -> Iterator[Path]:
         return
     path = Path(name).expanduser() if name.startswith("~/") else Path(name)
     if path.is_absolute():
-        yield path
+        yield _without_dots(path)
         return
-    yield adapter / path
-    yield Path.cwd() / path
+    yield _without_dots(adapter / path)
+    yield _without_dots(Path.cwd() / path)
+
+
+def _without_dots(path: Path) -> Path:
+    """Take `..` out of a path, whose last part names the model, where no link on the way makes that another place."""
+    short = Path(os.path.normpath(path))
+    try:
+        return short if short.samefile(path) else path
+    except OSError:
+        return path
 
 
 def _is_model(path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 model.layers.0.self_attn.q_proj     model.layers.0.self_attn.q_proj.weight, or without `model.`, or with it
 model.layers.0.mlp.gate             model.layers.0.block_sparse_moe.gate.weight: Mixtral's name in files
+transformer.h.0.attn.c_attn         h.0.attn.c_attn.weight: GPT-2 and BLOOM as they were published
+model.language_model.layers.0…      language_model.model.layers.0…, or model.layers.0…: models that see, in older files
 lm_head                             model.embed_tokens.weight, where the file has no lm_head: the two are tied
 
 An adapter's names are those of transformers' modules, which are not always the file's.
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from convert.checkpoint import Tensor
 
 HEAD: Final = "lm_head.weight"
+_LANGUAGE: Final = "model.language_model."
 _EMBEDDING: Final = "embed_tokens.weight"
 
 
@@ -46,6 +49,12 @@ class BaseNames:
             yield spelling
             yield spelling.removeprefix("model.")
             yield f"model.{spelling}"
+            yield spelling.removeprefix("transformer.")
+        if name.startswith(_LANGUAGE):
+            yield f"language_model.model.{name.removeprefix(_LANGUAGE)}"
+            yield f"model.{name.removeprefix(_LANGUAGE)}"
+        if name == HEAD:
+            yield f"language_model.{HEAD}"
         if self.is_tied and _is(name, HEAD) and self.embedding is not None:
             yield self.embedding
 

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from convert.checkpoint.json_file import read_json
-from convert.checkpoint.regular_file import shown
+from convert.checkpoint.no_weights import adapters_inside
+from convert.checkpoint.regular_file import shown, shown_list
 from convert.errors import CheckpointError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -86,10 +87,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     """
     path = directory / CONFIG_FILE
     if not path.is_file():
-        raise CheckpointError(
-            f"{shown(directory)} has no {CONFIG_FILE}: without its rank and alpha an adapter cannot be merged",
-            hint="copy the file from where the adapter was saved; peft's save_pretrained() writes it",
-        )
+        raise _no_config(directory)
     values = _Values(read_json(path, max_nbytes=_MAX_CONFIG_NBYTES), shown(path))
     _refuse_others(values)
     return AdapterConfig(
@@ -114,6 +112,15 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
         token_indices=values.token_indices("trainable_token_indices"),
         base=values.text("base_model_name_or_path"),
         revision=values.text("revision"),
+    )
+
+
+def _no_config(directory: Path) -> CheckpointError:
+    if inner := adapters_inside(directory):
+        return CheckpointError(f"{shown(directory)} has adapters in it: {shown_list(inner)}", hint="name one of them")
+    return CheckpointError(
+        f"{shown(directory)} has no {CONFIG_FILE}: without its rank and alpha an adapter cannot be merged",
+        hint="copy the file from where the adapter was saved; peft's save_pretrained() writes it",
     )
 
 

@@ -1,4 +1,4 @@
-"""Low-rank factors of Mixtral's fused experts, as peft's `target_parameters` saves them, for the experts one by one.
+"""Low-rank factors of fused experts, as peft's `target_parameters` saves them, for the experts one by one.
 
     …mlp.experts.base_layer.lora_A   (experts * r, hidden)      the first parameter that is targeted; each further one
     …mlp.experts.base_layer.lora_B   (2 * inner, r * experts)   wraps those before it, so it stands one level up
@@ -25,8 +25,15 @@ if TYPE_CHECKING:
     from convert.adapter.config import AdapterConfig
 
 _MODULE: Final = re.compile(r"(?P<experts>(?P<layer>.+)\.mlp\.experts)(?P<wrapped>(\.base_layer)*)")
-# In the order of the module's parameters; which matrices of an expert each holds, one above the other.
-_PARAMETERS: Final = {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}
+# In the order of the module's parameters; which matrices of an expert each holds, one above the other, as files name
+# them: Mixtral's, then those of Qwen's, DeepSeek's and others.
+_PARAMETERS: Final = {
+    "gate_up_proj": (
+        ("block_sparse_moe.experts.{}.w1", "block_sparse_moe.experts.{}.w3"),
+        ("mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj"),
+    ),
+    "down_proj": (("block_sparse_moe.experts.{}.w2",), ("mlp.experts.{}.down_proj",)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +54,15 @@ def find_experts(config: AdapterConfig, base: BaseNames, module: str) -> FusedEx
     if not 0 <= index < len(targeted):
         return None
     parameter = targeted[index]
-    experts = tuple(_experts(base, match["layer"], _PARAMETERS[parameter]))
+    found = (tuple(_experts(base, match["layer"], parts)) for parts in _PARAMETERS[parameter])
+    experts = next((experts for experts in found if experts), None)
     return FusedExperts(f"{match['experts']}.{parameter}", experts) if experts else None
 
 
 def _experts(base: BaseNames, layer: str, parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     expert = 0
     while True:
-        names = [base.find(f"{layer}.block_sparse_moe.experts.{expert}.{part}.weight") for part in parts]
+        names = [base.find(f"{layer}.{part.format(expert)}.weight") for part in parts]
         found = tuple(name for name in names if name is not None)
         if len(found) != len(parts):
             return

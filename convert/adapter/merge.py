@@ -5,7 +5,7 @@ Whole tensors come first, then the low-rank changes in the order of the requests
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from convert.adapter.adapter_files import Adapter, open_adapter
@@ -13,7 +13,7 @@ from convert.adapter.base_names import BaseNames, is_embedding, is_head
 from convert.adapter.fit import Fit, fit_modules
 from convert.adapter.merged_tensor import MergedTensor
 from convert.adapter.tensor_names import NamedTensors, sort_tensors
-from convert.checkpoint import RowWindow
+from convert.checkpoint import RowWindow, TensorSource
 from convert.checkpoint.regular_file import shown
 from convert.errors import PlanError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from convert.adapter.low_rank import Change
     from convert.adapter.request import MergeRequest
-    from convert.checkpoint import Tensor, TensorSource
+    from convert.checkpoint import Tensor
 
 _MOST_SHOWN: Final = 8
 
@@ -71,8 +71,9 @@ class _Opened:
 
 class _Merging:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._base: Final = BaseNames(tensors)
-        self._tensors: Final[dict[str, Tensor]] = dict(tensors)
+        self._order: Final = tuple(tensors)
+        self._tensors: Final[dict[str, Tensor]] = _without_alias(tensors)
+        self._base: Final = BaseNames(dict(self._tensors))
         self._opened: Final[list[_Opened]] = []
         self._replaced_by: Final[dict[str, _Opened]] = {}
         self._notes: Final[list[str]] = []
@@ -109,12 +110,21 @@ class _Merging:
         for name, changes in gathered.items():
             self._tensors[name] = MergedTensor(self._tensors[name], tuple(changes))
         return MergedTensors(
-            self._tensors,
+            self._with_alias(),
             tuple(self._notes),
             self._vocab_size,
             self._tokenizer(),
             unties=self._base.is_tied and not BaseNames(self._tensors).is_tied,
         )
+
+    def _with_alias(self) -> Mapping[str, Tensor]:
+        """Give the output matrix its second name back, if it is still the embeddings, and the names their order."""
+        tensors = dict(self._tensors)
+        alias = next((name for name in self._order if name not in tensors), None)
+        if alias is not None and self._base.embedding is not None and BaseNames(tensors).is_tied:
+            embedding = tensors[self._base.embedding]
+            tensors[alias] = RowWindow(embedding, alias, embedding.shape)
+        return {name: tensors[name] for name in self._order} if tensors.keys() == set(self._order) else tensors
 
     def _whole(self, opened: _Opened) -> dict[str, TensorSource]:
         """Return an adapter's whole tensors, less a tied output matrix that was saved beside the embeddings it is."""
@@ -196,6 +206,19 @@ class _Merging:
             self._notes.append(f"{label}: passes over {len(opened.named.ignored)} copies of the base's own tensors")
         if BaseNames(self._tensors).is_tied and self._base.embedding in fit.changes:
             self._notes.append(f"{label} changes the embeddings, which are the output matrix too: as peft merges it")
+
+
+def _without_alias(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out an output matrix that is the embeddings under a second name, as torch files have it: it is tied."""
+    names = BaseNames(tensors)
+    if names.head is None or names.embedding is None:
+        return dict(tensors)
+    head, embedding = tensors[names.head], tensors[names.embedding]
+    if not (isinstance(head, TensorSource) and isinstance(embedding, TensorSource)):
+        return dict(tensors)
+    if head != replace(embedding, name=head.name):
+        return dict(tensors)
+    return {name: tensor for name, tensor in tensors.items() if name != names.head}
 
 
 def _count(number: int, what: str) -> str:

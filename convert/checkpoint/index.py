@@ -86,6 +86,14 @@ def _roots(directory: Path) -> list[Path]:
     return [directory, *(parent.parent for parent in snapshots if (parent.parent / "blobs").is_dir())]
 
 
+def cached_name(directory: Path) -> str | None:
+    """Return `ORG/NAME`, where a directory is a snapshot in the Hub's cache and so called after a commit; else None."""
+    repository = directory.parent.parent.name
+    if directory.parent.name != "snapshots" or not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/")
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()

@@ -7,6 +7,7 @@ directory is no model before it is whole.
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.regular_file import shown, shown_list
@@ -23,6 +24,7 @@ from convert.stream import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from convert.dequantization.data import DequantizePlan
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 
 # Workers' slices are what takes memory: these stay under 512 MB on a machine of any size.
 MAX_JOBS: Final = 16
+_HINTS: Final = {
+    "--types bf16": "--dtype bf16",
+    " or --name": "",
+    "choose fewer types with --types, or another directory": "make room, or choose another directory",
+}
 
 
 def carry_out_dequantize(
@@ -52,10 +59,8 @@ def carry_out_dequantize(
     options = {"force": force, "jobs": jobs or min(available_cpus(), MAX_JOBS), "allow_nonfinite": allow_nonfinite}
     written: dict[Path, WrittenOutput] = {}
     for part in _existing_first(plan, to_make):
-        try:
+        with _own_hints():
             report = carry_out(part, progress=progress, **options)  # type: ignore[arg-type]
-        except WeightsError as error:
-            raise _in_dtypes(error) from error
         written |= {output.path: output for output in report.outputs}
     return Report(tuple(written[output.path] for output in plan.outputs), time.monotonic() - started)
 
@@ -66,8 +71,9 @@ def check_outputs(plan: DequantizePlan, *, force: bool) -> list[dict[int, Output
     Raises OutputError for files in the way, or too little room.
     """
     _refuse_foreign(plan)
-    to_make = [outputs_to_make(part, force=force) for part in plan.plans]
-    check_room([output for part in to_make for output in part.values()])
+    with _own_hints():
+        to_make = [outputs_to_make(part, force=force) for part in plan.plans]
+        check_room([output for part in to_make for output in part.values()])
     return to_make
 
 
@@ -81,6 +87,8 @@ def _existing_first(plan: DequantizePlan, to_make: list[dict[int, Output]]) -> l
 def _refuse_foreign(plan: DequantizePlan) -> None:
     """Refuse a directory with other files in it: they might be loaded, or uploaded, as if they were this model's."""
     if not plan.outdir.is_dir():
+        if plan.outdir.exists():
+            raise OutputError(f"{shown(plan.outdir)} is a file, wanted a directory", hint="choose another one")
         return
     planned = {output.path for output in plan.outputs} | {output.path.parent for output in plan.outputs}
     others = sorted(path.name for path in plan.outdir.iterdir() if path not in planned and path.name[0] != ".")
@@ -91,6 +99,13 @@ def _refuse_foreign(plan: DequantizePlan) -> None:
         )
 
 
-def _in_dtypes(error: WeightsError) -> WeightsError:
-    hint = error.hint.replace("--types bf16", "--dtype bf16") if error.hint else None
-    return WeightsError(error.message, hint=hint)
+@contextmanager
+def _own_hints() -> Iterator[None]:
+    """Let hints name this command's options, where the rooms below speak of those that make GGUF files."""
+    try:
+        yield
+    except (OutputError, WeightsError) as error:
+        if error.hint:
+            for theirs, own in _HINTS.items():
+                error.hint = error.hint.replace(theirs, own)
+        raise

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from convert.adapter import MergedTensors, MergeRequest, merge_adapters, resolve_model
 from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
+from convert.checkpoint.index import cached_name
 from convert.checkpoint.packed import ModelTensors, model_tensors
 from convert.checkpoint.regular_file import shown, shown_list
-from convert.conversion import Merge, merge_requests
+from convert.conversion import Merge, merge_requests, model_directory
 from convert.dequantization.data import DequantizePlan
 from convert.dequantization.model_card import model_card
 from convert.dequantization.shards import (
@@ -112,7 +113,7 @@ def _lay_out(
         for name, tensors in zip(shard_names(len(cut)), cut, strict=True)
     )
     copied, left = copied_files(checkpoint.directory, opened.merged.tokenizer)
-    statements = _statements(checkpoint.directory.name, opened)
+    statements = _statements(checkpoint.directory, opened)
     card = model_card(checkpoint.directory, outdir.name, statements)
     index = [json_file(INDEX_NAME, index_json(shards))] if len(shards) > 1 else []
     if left:
@@ -144,9 +145,9 @@ def _plan_side_files(checkpoint: Checkpoint, outdir: Path, architecture: str, fi
     return Plan(checkpoint.directory, architecture, 0, 0, outputs, (), through_f16=False, notes=())
 
 
-def _statements(source: str, opened: _Opened) -> tuple[str, ...]:
+def _statements(source: Path, opened: _Opened) -> tuple[str, ...]:
     """Say, for the model card, what was made of what: a sentence for each step."""
-    name, dtype = shown(source), DTYPE_NAMES[opened.dtype]
+    name, dtype = shown(_name(source)), DTYPE_NAMES[opened.dtype]
     said = []
     if opened.unpacked.packing is not None:
         said.append(
@@ -163,8 +164,12 @@ def _statements(source: str, opened: _Opened) -> tuple[str, ...]:
         said.append(f"The weights are those of {name}; all floating-point tensors are {dtype}.")
     for request in opened.requests:
         weight = "" if request.weight == 1 else f" with the weight {request.weight:g}"
-        said.append(f"Then the adapter {shown(request.path.absolute().name)} was merged into them{weight}.")
+        said.append(f"Then the adapter {shown(_name(model_directory(request.path)))} was merged into them{weight}.")
     return tuple(said)
+
+
+def _name(directory: Path) -> str:
+    return cached_name(directory) or directory.name
 
 
 def _stored(tensor: Tensor, name: str, dtype: StoredType) -> StoredTensor:
@@ -218,9 +223,10 @@ def _check_outdir(source: Path, outdir: Path) -> None:
 def _parse_dtype(text: str | None) -> StoredType | None:
     if text is None:
         return None
-    if text.lower() not in DTYPES:
+    spelled = {**DTYPES, **{name: dtype for dtype, name in DTYPE_NAMES.items()}}
+    if text.lower() not in spelled:
         raise UsageError(f"unknown dtype `{text}`", hint=f"known are {', '.join(DTYPES)}")
-    return DTYPES[text.lower()]
+    return spelled[text.lower()]
 
 
 def _parse_through(text: str | None) -> Through | None:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 MAX_SHARDS: Final = 99_999  # five digits
-_UNITS: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS: Final = {
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
 _FLOATS: Final = {
     StoredType.F32: GGMLQuantizationType.F32,
     StoredType.F16: GGMLQuantizationType.F16,
@@ -74,7 +77,7 @@ class Shard:
 
 
 def parse_size(text: str | int) -> int:
-    """Read a size such as `5GB` or `500MB` (powers of 1000) in bytes, as huggingface_hub reads it."""
+    """Read a size such as `5GB` or `500MB` (powers of 1000) or `5GiB` (of 1024) in bytes, as transformers does."""
     if isinstance(text, int):
         nbytes = text
     else:

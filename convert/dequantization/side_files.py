@@ -50,7 +50,7 @@ class SideFile:
 
 
 def copied_files(directory: Path, tokenizer: Path | None = None) -> tuple[list[SideFile], list[str]]:
-    """Read what is copied as it is; and name the files that are left behind, and not made anew.
+    """Read what is copied as it is; and name the files and folders that are left behind, and not made anew.
 
     tokenizer: another directory whose tokenizer files replace the model's.
 
@@ -59,6 +59,7 @@ def copied_files(directory: Path, tokenizer: Path | None = None) -> tuple[list[S
     chosen = {path.relative_to(directory).as_posix(): path for path in _candidates(directory)}
     taken = {name: path for name, path in chosen.items() if _is_copied(path.name)}
     left = [name for name in chosen if name not in taken and not _EXPECTED.fullmatch(name)]
+    left += sorted(f"{path.name}/" for path in directory.iterdir() if path.is_dir() and _is_told(path.name))
     if tokenizer is not None:
         files = {path.relative_to(tokenizer).as_posix(): path for path in _candidates(tokenizer)}
         taken = {name: path for name, path in taken.items() if not _TOKENIZER_FILE.fullmatch(name)}
@@ -81,6 +82,10 @@ def _is_copied(name: str) -> bool:
     if _LEFT.fullmatch(name):
         return False
     return f".{name.rpartition('.')[2]}" in _COPIED_SUFFIXES or _COPIED_NAMES.fullmatch(name) is not None
+
+
+def _is_told(folder: str) -> bool:
+    return folder not in (_TEMPLATES, "__pycache__") and not folder.startswith(".")
 
 
 def read_bounded(path: Path, max_nbytes: int = MAX_NBYTES) -> bytes:
