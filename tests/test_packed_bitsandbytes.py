@@ -37,6 +37,7 @@ from reference import complete
 
 import convert
 from convert.checkpoint import SourceFiles
+from convert.errors import UnsupportedError
 from convert.process import ask
 from convert.verify import LlamaCpp, Measuring, verify_files
 
@@ -239,6 +240,29 @@ def test_int8_saved_before_there_was_a_weight_format_is_rows(saved: Callable[[st
     stored = {name: tensor for name, tensor in read_stored(saved("int8")).items() if "weight_format" not in name}
     config = json.loads((saved("int8") / "config.json").read_text())
     tensors = unpacked(write_safetensors_checkpoint(tmp_path / "old", config, stored))
+    for name, tensor in unpacked(saved("int8")).items():
+        np.testing.assert_array_equal(read_bits(tensors[name]), read_bits(tensor))
+
+
+@pytest.mark.parametrize("layout", ["row", "col_turing", "col_ampere"])
+def test_int8_in_a_torch_file_says_its_layout_as_text(
+    saved: Callable[[str], Path], tmp_path: Path, layout: str
+) -> None:
+    """So bitsandbytes 0.38 to 0.41 saved; a model that had run was in the order of its GPU."""
+    import torch
+
+    stored: dict[str, object] = dict(read_stored(saved("int8")))
+    stored |= {name: layout for name in stored if name.endswith("weight_format")}
+    directory = write_safetensors_checkpoint(
+        tmp_path / "old", json.loads((saved("int8") / "config.json").read_text()), {}
+    )
+    (directory / "model.safetensors").unlink()
+    torch.save(stored, directory / "pytorch_model.bin")
+    if layout != "row":
+        with pytest.raises(UnsupportedError, match=f"`.*weight_format` in .* laid out as `{layout}`, only `row` is"):
+            unpacked(directory)
+        return
+    tensors = unpacked(directory)
     for name, tensor in unpacked(saved("int8")).items():
         np.testing.assert_array_equal(read_bits(tensors[name]), read_bits(tensor))
 

@@ -31,7 +31,7 @@ from reference import convert as convert_by_reference
 import convert
 from convert.checkpoint import SourceFiles, StoredType, open_checkpoint
 from convert.checkpoint.packed import model_tensors
-from convert.errors import UnsupportedError, WeightsError
+from convert.errors import CheckpointError, UnsupportedError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,6 +148,27 @@ def test_several_groups(tmp_path: Path) -> None:
     assert (section["format"], len(section["config_groups"])) == ("mixed-precision", 3)
     for name, tensor in unpacked(made.directory).items():
         assert_same(tensor, made.expected[name])
+
+
+@pytest.mark.parametrize("method", ["sparseml", "compressed_tensors", None])
+def test_its_method_in_other_spellings(tmp_path: Path, method: str | None) -> None:
+    """Its own until 0.3, a common one that vLLM takes, and none: only this library writes `config_groups`."""
+    groups = linear(weights())
+    opened = model_tensors(open_checkpoint(write(tmp_path, module(), groups, quant_method=method)))
+    assert opened.packing == "compressed-tensors"
+
+
+def test_the_section_of_a_part_of_the_model(tmp_path: Path) -> None:
+    directory = write(tmp_path, module(), linear(weights()))
+    config = json.loads((directory / "config.json").read_text())
+    expected = unpacked(directory)
+    part = {"quantization_config": config.pop("quantization_config"), "dtype": "bfloat16"}
+    (directory / "config.json").write_text(json.dumps({**config, "vision_config": {}, "text_config": part}))
+    assert unpacked(directory) == expected
+    part["quantization_config"]["config_groups"] = 1
+    (directory / "config.json").write_text(json.dumps({**config, "text_config": part}))
+    with pytest.raises(CheckpointError, match=r"`config_groups` of `text_config\.quantization_config` in"):
+        unpacked(directory)
 
 
 def test_embeddings_too(tmp_path: Path) -> None:

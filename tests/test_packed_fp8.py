@@ -229,6 +229,14 @@ def test_last_blocks_are_partial(shape: tuple[int, int], block: tuple[int, int],
     assert_same(decoded[WEIGHT], expected)
 
 
+@pytest.mark.parametrize("suffix", ["input_scale", "act_scale", "in_scale", "out_scale", "output_scale"])
+def test_scales_of_activations_are_left_out_however_they_are_called(suffix: str, tmp_path: Path) -> None:
+    """Each was AutoFP8's or vLLM's name for one, at some time."""
+    tensors = {WEIGHT: random_codes((8, 8)), f"{WEIGHT}_scale": random_scales(()), f"{NAME}.{suffix}": torch.ones(1)}
+    quantization = {"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"]}
+    assert list(unpacked(write(tmp_path, tensors, quantization))) == [WEIGHT]
+
+
 SPELLINGS: Final = {
     "deepseek": ("weight_scale_inv", (2, 3), section()),
     "deepseek-native": ("scale", (2, 3), section()),

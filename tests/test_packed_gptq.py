@@ -6,6 +6,7 @@ torch; its and AutoGPTQ's ways with zero points of 0 are checked with words work
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,8 @@ from group_packing import (
 from packed_checkpoints import assert_same, read_tensor, tiny_config, unpacked, write_safetensors_checkpoint
 
 from convert import convert_one
+from convert.checkpoint import open_checkpoint
+from convert.checkpoint.packed import model_tensors
 from convert.errors import CheckpointError, ConvertError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -159,6 +162,68 @@ def test_a_config_beside_config_json_as_autogptq_wrote_it(tmp_path: Path) -> Non
     assert_same(unpacked(directory)[f"{NAME}.weight"], packed.dequantized())
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gptq_model-4bit-32g.safetensors",
+        "gptq_model-4bit-32g.bin",
+        "Wizard-7B-GPTQ-4bit-32g.compat.no-act-order.safetensors",
+    ],
+)
+def test_files_are_called_as_autogptq_or_its_user_likes(tmp_path: Path, name: str) -> None:
+    packed = make_codes((64, 64))
+    directory = write_safetensors_checkpoint(tmp_path / "m", tiny_config(), gptq_module(NAME, packed))
+    (directory / "quantize_config.json").write_text('{"bits": 4, "group_size": 32, "model_file_base_name": null}')
+    (directory / "model.safetensors").rename(directory / name)
+    if name.endswith(".bin"):
+        torch.save(gptq_module(NAME, packed), directory / name)
+    assert_same(unpacked(directory)[f"{NAME}.weight"], packed.dequantized())
+
+
+def test_shards_are_called_as_autogptq_likes(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    packed = make_codes((64, 64))
+    tensors = gptq_module(NAME, packed)
+    directory = write_safetensors_checkpoint(tmp_path / "m", tiny_config(quantization_config=config()), {})
+    (directory / "model.safetensors").unlink()
+    (directory / "quantize_config.json").write_text("{}")
+    names = [f"gptq_model-4bit-32g-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    halves = dict(list(tensors.items())[:2]), dict(list(tensors.items())[2:])
+    for name, half in zip(names, halves, strict=True):
+        save_file(half, directory / name)
+    weight_map = {tensor: name for name, half in zip(names, halves, strict=True) for tensor in half}
+    (directory / "gptq_model-4bit-32g.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    checkpoint = open_checkpoint(directory)
+    assert [file.path.name for file in checkpoint.files] == names
+    assert_same(model_tensors(checkpoint).tensors[f"{NAME}.weight"], packed.dequantized())
+    (directory / names[1]).unlink()
+    with pytest.raises(CheckpointError, match=f"lacks 1 of 2 files .*: `{names[1]}`"):
+        open_checkpoint(directory)
+
+
+def test_zero_biases_of_experts_are_left_out_with_a_note(tmp_path: Path) -> None:
+    """AutoGPTQ gives every module a bias. Attention keeps it, as in the reference; Mixtral's experts have no place."""
+    packed = make_codes((64, 64))
+    expert = "model.layers.0.block_sparse_moe.experts.0.w1"
+    tensors = {**gptq_module(NAME, packed), **gptq_module(expert, packed)}
+    tensors |= {f"{module}.bias": torch.zeros(64).half() for module in (NAME, expert)}
+    opened = model_tensors(open_checkpoint(write_packed(tmp_path, tensors, config())))
+    assert sorted(opened.tensors) == [f"{expert}.weight", f"{NAME}.bias", f"{NAME}.weight"]
+    assert opened.notes[1:] == ("1 biases of experts, all zero, are left out",)
+
+
+@pytest.mark.parametrize("change", ["not-zero", "not-packed"])
+def test_other_biases_of_experts_stay(tmp_path: Path, change: str) -> None:
+    expert = "model.layers.0.block_sparse_moe.experts.0.w1"
+    tensors = gptq_module(expert if change == "not-zero" else NAME, make_codes((64, 64)))
+    tensors[f"{expert}.bias"] = torch.zeros(64).half()
+    tensors[f"{expert}.bias"][63] = change == "not-zero"
+    opened = model_tensors(open_checkpoint(write_packed(tmp_path, tensors, config())))
+    assert f"{expert}.bias" in opened.tensors
+    assert len(opened.notes) == 1
+
+
 def test_modules_of_their_own_bits_and_groups(tmp_path: Path) -> None:
     """GPTQModel's `dynamic`: patterns with changes, `-:` before what is not packed."""
     up, down = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
@@ -278,8 +343,9 @@ def test_what_is_wrong_is_an_error_that_names_it(tmp_path: Path, row: str) -> No
 
 
 def test_a_config_that_says_nothing_beside_packed_tensors(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"declares no quantization, but .* is GPTQ's"):
+    with pytest.raises(CheckpointError, match=r"declares no quantization, but .* is GPTQ's") as caught:
         unpacked(write_packed(tmp_path, gptq_module(NAME, make_codes((64, 64))), None))
+    assert '"quant_method": "gptq", "bits": 4, "group_size": 128' in (caught.value.hint or "")
 
 
 def test_a_config_that_says_another_method(tmp_path: Path) -> None:

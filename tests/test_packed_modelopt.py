@@ -84,6 +84,24 @@ def test_8_bit_floats_are_multiplied_in_the_models_type(case: str, dtype: str, t
     assert_same(decoded[WEIGHT], weight.to(wanted) * factors.to(wanted))
 
 
+def test_a_section_without_a_method_is_known_by_its_algorithm(tmp_path: Path) -> None:
+    tensors = module(weight=codes((8, 8)), weight_scale=scales(()))
+    quantization: dict[str, Any] = {"quant_algo": "FP8", "producer": {"name": "modelopt"}, "config_groups": {}}
+    opened = model_tensors(open_checkpoint(write(tmp_path, tensors, quantization)))
+    assert opened.packing == "modelopt"
+
+
+def test_where_only_the_cache_is_packed_weights_stay_as_they_are(tmp_path: Path) -> None:
+    """`quant_algo` is null then, beside a `kv_cache_quant_algo`."""
+    tensors = {WEIGHT: torch.ones(4, 4), "model.layers.0.self_attn.k_proj.k_scale": torch.ones(1)}
+    directory = write_safetensors_checkpoint(tmp_path / "m", tiny_config(), tensors)
+    quantization: dict[str, Any] = {"quant_algo": None, "kv_cache_quant_algo": "FP8", "exclude_modules": []}
+    (directory / "hf_quant_config.json").write_text(json.dumps({"quantization": quantization}))
+    decoded = unpacked(directory)
+    assert list(decoded) == [WEIGHT]
+    assert_same(decoded[WEIGHT], torch.ones(4, 4))
+
+
 @pytest.mark.parametrize("algorithm", ["MXFP8", "MIXED_PRECISION"])
 def test_mxfp8(algorithm: str, tmp_path: Path) -> None:
     weight = codes((40, 64))

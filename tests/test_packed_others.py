@@ -21,7 +21,7 @@ from group_packing import (
     replaced,
     write_packed,
 )
-from packed_checkpoints import assert_same, unpacked
+from packed_checkpoints import assert_same, tiny_config, unpacked, write_safetensors_checkpoint
 
 from convert.checkpoint.packed.refused import REFUSED_METHODS
 from convert.errors import CheckpointError, ConfigError, UnsupportedError
@@ -176,6 +176,51 @@ def test_a_method_that_is_refused_is_named_with_a_way_out(tmp_path: Path, method
     message, hint = caught.value.message, caught.value.hint or ""
     assert message.startswith(f"the checkpoint is quantized with {refused.label}, which this version does not decode: ")
     assert hint.startswith(f"{refused.remedy}; decoded are bitsandbytes, GPTQ, AWQ, ")
+
+
+@pytest.mark.parametrize("key", ["quantization", "quantization_config"])
+@pytest.mark.parametrize("mode", [{}, {"mode": "affine"}])
+def test_mlx_names_no_method_and_is_named_all_the_same(tmp_path: Path, key: str, mode: dict[str, str]) -> None:
+    config = tiny_config(**{key: {"group_size": 64, "bits": 4, **mode}})
+    directory = write_safetensors_checkpoint(tmp_path / "m", config, {f"{NAME}.weight": torch.zeros(8, 8)})
+    with pytest.raises(UnsupportedError, match="is quantized with MLX, which") as caught:
+        unpacked(directory)
+    assert "`mlx_lm.convert --dequantize`" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("section", "what"),
+    [
+        ({"quant_method": "fp8"}, "an 8-bit float"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "packed"),
+        ({"quant_method": "mxfp4"}, "its blocks"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8}}}},
+            "compressed",
+        ),
+    ],
+)
+def test_a_section_that_dequantized_weights_have_kept(tmp_path: Path, section: dict[str, Any], what: str) -> None:
+    directory = write_packed(tmp_path, {f"{NAME}.weight": torch.zeros(8, 8)}, section)
+    with pytest.raises(
+        CheckpointError, match=f"declares `{section['quant_method']}`, but no tensor is {what}"
+    ) as caught:
+        unpacked(directory)
+    assert caught.value.hint == "if the weights have been dequantized, take that section out"
+
+
+def test_a_section_called_quantization_that_is_something_else(tmp_path: Path) -> None:
+    config = tiny_config(quantization={"bits": 16})
+    directory = write_safetensors_checkpoint(tmp_path / "m", config, {f"{NAME}.weight": torch.zeros(8, 8)})
+    assert_same(unpacked(directory)[f"{NAME}.weight"], torch.zeros(8, 8))
+
+
+def test_8_bit_floats_of_whom_nobody_says(tmp_path: Path) -> None:
+    codes = torch.zeros(8, 8).to(torch.float8_e4m3fn)
+    directory = write_packed(tmp_path, {f"{NAME}.weight": codes, f"{NAME}.weight_scale": torch.ones(1)}, None)
+    with pytest.raises(CheckpointError, match=f"declares no quantization, but `{NAME}.weight` is F8_E4M3") as caught:
+        unpacked(directory)
+    assert "`quantization_config` says how they are packed" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

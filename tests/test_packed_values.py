@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, quants
 
 from convert.checkpoint import StoredType
 from convert.checkpoint.packed.values import as_float32, rounded, to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from convert.codec.contract import F32Array
 
 TYPES = {
     StoredType.F32: GGMLQuantizationType.F32,
@@ -32,16 +41,16 @@ HARD = (
 
 
 @pytest.fixture(scope="module")
-def values() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Return float32 (2, n) of any bits."""
-    some = np.random.default_rng(3).integers(0, 1 << 32, (2, 4096), dtype=np.uint32)
+def values() -> F32Array:
+    """Return float32 (2, n) of any bits, as many as a slice's piece has."""
+    some = np.random.default_rng(3).integers(0, 1 << 32, (2, 1 << 15), dtype=np.uint32)
     some[0, : len(HARD)] = HARD
     some[1, : len(HARD)] = np.array(HARD, np.uint32) | np.uint32(1 << 31)
     return some.view(np.float32)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=lambda dtype: dtype.value)
-def test_bytes_are_gguf_s(dtype: StoredType, values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+def test_bytes_are_gguf_s(dtype: StoredType, values: F32Array) -> None:
     with np.errstate(over="ignore"):
         encoded = quants.quantize(values, TYPES[dtype]).view(np.uint8)
     np.testing.assert_array_equal(to_bytes(values, dtype), encoded)
@@ -49,13 +58,15 @@ def test_bytes_are_gguf_s(dtype: StoredType, values: np.ndarray[tuple[int, ...],
     np.testing.assert_array_equal(as_float32(encoded, dtype).view(np.uint32), widened.view(np.uint32))
 
 
+@pytest.mark.parametrize("count", [1000, None], ids=["few", "many"])
+@pytest.mark.parametrize("are_kept", [np.isfinite, lambda numbers: ~np.isnan(numbers)], ids=["finite", "infinities"])
 @pytest.mark.parametrize("dtype", TYPES, ids=lambda dtype: dtype.value)
 def test_numbers_are_rounded_as_torch_rounds(
-    dtype: StoredType, values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+    dtype: StoredType, are_kept: Callable[[F32Array], NDArray[np.bool_]], count: int | None, values: F32Array
 ) -> None:
     import torch
 
     torch_dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[dtype.value]
-    numbers = values[~np.isnan(values)]
+    numbers = values[are_kept(values)][:count]
     expected = torch.from_numpy(numbers.copy()).to(torch_dtype).float().numpy()
     np.testing.assert_array_equal(rounded(numbers, dtype).view(np.uint32), expected.view(np.uint32))

@@ -211,7 +211,7 @@ def test_a_disk_that_fills_midway_leaves_nothing(model: Path, tmp_path: Path, mo
     monkeypatch.setattr(os, "pwrite", pwrite)
     with pytest.raises(OutputError, match="the disk is full"):
         convert.convert_all(model, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_short_write_is_continued(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +234,7 @@ def test_a_checkpoint_that_shrinks_during_the_work_is_an_error(model: Path, tmp_
     os.truncate(model / "model.safetensors", 100_000)
     with pytest.raises(CheckpointError, match="ended while"):
         convert.carry_out(plan)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 BAD_VALUES = {
@@ -261,7 +261,51 @@ def test_a_bad_weight_names_the_tensor_how_many_and_the_first_place(kind: str, m
     assert caught.value.message == f"tensor `{name}` has {says}"
     assert "--allow-nonfinite" in str(caught.value.hint)
     assert ("--types bf16" in str(caught.value.hint)) == (kind == "overflow")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
+
+
+def _spoilt(model: Path) -> Path:
+    _spoil(model, float("nan"))
+    return model
+
+
+def test_a_failed_run_leaves_no_directory_that_it_made(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(WeightsError):
+        convert.convert_all(_spoilt(model), tmp_path / "there" / "made" / "below")
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_failed_run_leaves_a_directory_that_another_writes_to(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def write_theirs(_: int) -> None:
+        (out / "theirs").touch()
+
+    with pytest.raises(WeightsError):
+        convert.convert_all(_spoilt(model), out, jobs=1, progress=write_theirs)
+    assert [path.name for path in out.iterdir()] == ["theirs"]
+
+
+def test_a_run_whose_first_file_cannot_be_made_leaves_no_directory(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        convert.convert_one(model, tmp_path / "out" / ("x" * 250 + ".gguf"))  # too long only with `.partial`
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_that_another_failed_run_removes_is_made_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real_open, removals = tmp_path / "out", os.open, iter((True, True))
+
+    def open_late(path: Path, flags: int, mode: int = 0o777) -> int:
+        if Path(path).parent == out and next(removals, None):
+            out.rmdir()
+        return real_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", open_late)
+    convert.convert_all(model, out, types="q4_0")
+    assert [path.name for path in out.iterdir()] == ["model-Q4_0.gguf"]
 
 
 def test_a_bad_weight_in_a_permuted_tensor_is_named_at_its_place_in_the_checkpoint(model: Path, tmp_path: Path) -> None:
@@ -336,7 +380,7 @@ def test_a_signal_stops_the_work_and_leaves_nothing(
     _, stderr = running.communicate(timeout=30)
     assert running.returncode == code
     assert stderr.splitlines()[-1] == f"{says}; no partial file is left"
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_killed_at_any_moment_no_final_name_holds_a_partial_file(large_model: Path, tmp_path: Path) -> None:

@@ -130,10 +130,10 @@ class Dora:
         delta = self.change.delta(files, range(first, first + len(values)))
         raw = read_elements(self.magnitude, files, first, len(values))
         with np.errstate(all="ignore"):
-            norms = np.linalg.norm(unmerged + delta, axis=1)
-            factors = as_float32(raw.reshape(1, -1), self.magnitude.dtype).reshape(-1, 1) / norms.reshape(-1, 1)
+            before = None if unmerged is values else unmerged + delta
             values += delta
-            values *= factors
+            norms = np.linalg.norm(values if before is None else before, axis=1)
+            values *= as_float32(raw.reshape(1, -1), self.magnitude.dtype).reshape(-1, 1) / norms.reshape(-1, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 Where the reference reads a directory, the choice and the order are its own (conversion/base.py,
 ModelBase.index_tensors @ 0c1e570): the files that an index names, else every `model*.safetensors`, else every
-`pytorch_model*.bin`; sorted by name. A bare `.pt`, `.pth` or `.ckpt` it does not read.
+`pytorch_model*.bin`; sorted by name. A bare `.pt`, `.pth` or `.ckpt` it does not read, nor what AutoGPTQ saves, which
+is called `gptq_model-4bit-128g.safetensors`, or as its user likes.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ _SHARD: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(
 _TRAINER_FILE: Final = re.compile(
     r"(optimizer|scheduler|scaler|training_args|trainer_state|rng_state(_\d+)?)\.(pt|pth|bin)|consolidated.*\.pth"
 )
+_AUTOGPTQ_CONFIG: Final = "quantize_config.json"  # auto_gptq 0.7.1, modeling/_base.py, save_quantized
+_HQQ_PICKLE: Final = "qmodel.pt"  # hqq 0.2.8, models/base.py: no state dict, a dict of each layer's
 
 
 def choose_parts(path: Path) -> Parts:
@@ -81,20 +84,41 @@ def _choose_parts(path: Path) -> Parts:
 def _choose(directory: Path, names: Sequence[str]) -> Parts:
     safetensors = _matching(names, "model", ".safetensors")
     if safetensors or (directory / "model.safetensors.index.json").is_file():
-        return _whole_or_sharded(directory, names, safetensors, WeightFormat.SAFETENSORS)
+        return _whole_or_sharded(directory, names, safetensors, "model", WeightFormat.SAFETENSORS)
     bins = _matching(names, "pytorch_model", ".bin")
     if bins or (directory / "pytorch_model.bin.index.json").is_file():
-        return _whole_or_sharded(directory, names, bins, WeightFormat.TORCH)
-    return _bare(directory, names)
+        return _whole_or_sharded(directory, names, bins, "pytorch_model", WeightFormat.TORCH)
+    return _from_autogptq(directory, names) or _bare(directory, names)
+
+
+def _from_autogptq(directory: Path, names: Sequence[str]) -> Parts | None:
+    """Take the one file of weights beside AutoGPTQ's config, or the shards of one, whatever it is called."""
+    if _AUTOGPTQ_CONFIG not in names:
+        return None
+    for suffix, weight_format in ((".safetensors", WeightFormat.SAFETENSORS), (".bin", WeightFormat.TORCH)):
+        found = [name for name in _matching(names, "", suffix) if not _is_beside_weights(name)]
+        shards = [_SHARD.fullmatch(name) for name in found]
+        stems = {
+            shard["stem"] if shard else name.removesuffix(suffix) for shard, name in zip(shards, found, strict=True)
+        }
+        if len(stems) == 1:
+            return _whole_or_sharded(directory, names, found, stems.pop(), weight_format)
+    return None
 
 
 def _matching(names: Sequence[str], prefix: str, suffix: str) -> list[str]:
     return [name for name in names if name.startswith(prefix) and name.endswith(suffix)]
 
 
-def _whole_or_sharded(directory: Path, names: Sequence[str], found: list[str], weight_format: WeightFormat) -> Parts:
+def _is_beside_weights(name: str) -> bool:
+    """Say whether a file is a trainer's or an adapter's, by its name."""
+    return _TRAINER_FILE.fullmatch(name) is not None or name.startswith("adapter_")
+
+
+def _whole_or_sharded(
+    directory: Path, names: Sequence[str], found: list[str], stem: str, weight_format: WeightFormat
+) -> Parts:
     suffix = ".safetensors" if weight_format is WeightFormat.SAFETENSORS else ".bin"
-    stem = "model" if weight_format is WeightFormat.SAFETENSORS else "pytorch_model"
     index, weight_map, taken = directory / f"{stem}{suffix}.index.json", None, found
     if index.is_file():
         weight_map = read_weight_map(index, suffix=suffix)
@@ -112,6 +136,7 @@ def _whole_or_sharded(directory: Path, names: Sequence[str], found: list[str], w
 
 def _bare(directory: Path, names: Sequence[str]) -> Parts:
     found = [name for name in names if name.endswith(BARE_SUFFIXES) and not _TRAINER_FILE.fullmatch(name)]
+    found = [name for name in found if name != _HQQ_PICKLE]
     if not found:
         raise no_weights(directory, names)
     if len(found) > 1:
@@ -141,7 +166,7 @@ def _notes(names: Sequence[str], taken: Sequence[str]) -> tuple[str, ...]:
     """Tell which files of weights are passed over."""
     suffixes = tuple(_FILE_FORMATS)
     others = [name for name in names if name.endswith(suffixes) and name not in taken]
-    others = [name for name in others if not _TRAINER_FILE.fullmatch(name) and not name.startswith("adapter_")]
+    others = [name for name in others if not _is_beside_weights(name)]
     if not others:
         return ()
     return (f"reads {shown_list(list(taken))}, passes over {shown_list(others)}",)

@@ -20,7 +20,7 @@ from convert.checkpoint.source import StoredType, TensorSource
 from convert.errors import CheckpointError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 MAX_HEADER_NBYTES: Final = 100_000_000  # safetensors/src/tensor.rs, MAX_HEADER_SIZE
@@ -51,6 +51,20 @@ def read_safetensors(path: Path) -> tuple[TensorSource, ...]:
     sources = [_source(name, entry, path, first_byte) for name, entry in entries.items()]
     validate(sources, path=path, first_byte=first_byte, file_nbytes=nbytes)
     return tuple(sorted(sources, key=lambda source: source.name))
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """Read what a safetensors file says of itself beside its tensors: `__metadata__` of its header, or nothing.
+
+    Raises CheckpointError as `read_safetensors` does.
+    """
+    with open_regular(path) as file:
+        header = _read_header(file, file_nbytes(file), path)
+    what = f"the header of {shown(path)}"
+    entries = parse_json(header, what=what, max_values=_MAX_VALUES)
+    metadata = entries.get("__metadata__", {}) if isinstance(entries, dict) else {}
+    _check_metadata(metadata, what)
+    return metadata
 
 
 def validate(sources: Iterable[TensorSource], *, path: Path, first_byte: int, file_nbytes: int) -> None:

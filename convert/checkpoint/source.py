@@ -46,6 +46,10 @@ class StoredType(Enum):
         return _ITEMSIZES[self]
 
 
+# torch's names of the types that a model computes in, as configs spell them.
+TORCH_FLOATS: Final = {"float32": StoredType.F32, "float16": StoredType.F16, "bfloat16": StoredType.BF16}
+TORCH_NAMES: Final = {dtype: name for name, dtype in TORCH_FLOATS.items()}
+
 _ITEMSIZES: Final = {
     StoredType.F64: 8,
     StoredType.F32: 4,

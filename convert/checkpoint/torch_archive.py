@@ -59,6 +59,8 @@ _STATE_DICT_NAMES: Final = frozenset(
         "torch.storage.UntypedStorage",
     }
 )
+# torch/_tensor.py, Tensor._reduce_ex_internal: what rebuilds a tensor subclass, with its class to be imported.
+_SUBCLASS_NAMES: Final = frozenset({"torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_wrapper_subclass"})
 _TYPE_NAME: Final = re.compile(r"torch\.([A-Z]\w*Storage|(bfloat|float|complex|q?u?int)\d\w*|bool)")
 
 
@@ -209,7 +211,14 @@ def _check_protocol(pickle: bytes, path: Path) -> None:
         raise CheckpointError(f"{shown(path)} has a pickle of protocol {got}, wanted {_PROTOCOL}", hint=_RESAVE)
 
 
-def _refusal(name: str, path: Path) -> CheckpointError:
+def _refusal(name: str, path: Path) -> CheckpointError | UnsupportedError:
+    if name in _SUBCLASS_NAMES:
+        return UnsupportedError(
+            f"{shown(path)} holds tensors of a subclass, such as torchao's packed weights, which are not decoded from "
+            "torch files",
+            hint="load it with transformers and torchao and save it again, as safetensors, or replace each weight by "
+            "`weight.dequantize()` before; or get the 16-bit checkpoint",
+        )
     if name.startswith("torch."):
         return CheckpointError(f"{shown(path)} holds a {shown(name)}, wanted plain tensors", hint=_RESAVE)
     return CheckpointError(

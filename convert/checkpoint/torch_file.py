@@ -134,8 +134,21 @@ def _tensors(state: Mapping[object, object], path: Path) -> tuple[dict[str, torc
         elif isinstance(value, torch.Tensor):
             raise CheckpointError(f"{shown(path)} has a tensor under the key {shown(key)}, wanted a string")
         else:
+            _refuse_layout(key, value, path)
             others.append(key)
     return tensors, (f"{shown(path.name)}: " + _ignored_entries(others).lstrip(", "),) if others else ()
+
+
+def _refuse_layout(key: object, value: object, path: Path) -> None:
+    """Refuse an 8-bit weight in the order of a GPU's tensor cores: bitsandbytes before 0.42 says so in text.
+
+    Source: bitsandbytes 0.41.1, nn/modules.py, Linear8bitLt._save_to_state_dict; later it is a tensor.
+    """
+    if isinstance(key, str) and key.endswith(".weight_format") and isinstance(value, str) and value != "row":
+        raise UnsupportedError(
+            f"{shown(key)} in {shown(path)} says that the weight is laid out as {shown(value)}, only `row` is read",
+            hint="load it with bitsandbytes 0.44 and save it again, or get the 16-bit checkpoint",
+        )
 
 
 def _ignored_entries(keys: list[object]) -> str:

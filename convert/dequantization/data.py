@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convert.dequantization.side_files import DTYPE_NAMES
+from convert.checkpoint.source import TORCH_NAMES
 from convert.plan import Plan
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class DequantizePlan:
     @property
     def dtype_name(self) -> str:
         """The dtype as config.json spells it."""
-        return DTYPE_NAMES[self.dtype]
+        return TORCH_NAMES[self.dtype]
 
     @property
     def file_names(self) -> list[str]:

@@ -15,6 +15,7 @@ from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
 from convert.checkpoint.index import cached_name
 from convert.checkpoint.packed import ModelTensors, model_tensors
 from convert.checkpoint.regular_file import shown, shown_list
+from convert.checkpoint.source import TORCH_FLOATS, TORCH_NAMES
 from convert.conversion import Merge, merge_requests, model_directory
 from convert.dequantization.data import DequantizePlan
 from convert.dequantization.model_card import model_card
@@ -28,7 +29,7 @@ from convert.dequantization.shards import (
     plan_shard,
     shard_names,
 )
-from convert.dequantization.side_files import DTYPE_NAMES, SideFile, copied_files, json_file, mended_config
+from convert.dequantization.side_files import SideFile, copied_files, json_file, mended_config
 from convert.dequantization.through import FLOATS, Through, quantized_weights, refuse_transposed, take_through
 from convert.dequantization.wide_float import NarrowedDouble
 from convert.errors import CheckpointError, UsageError
@@ -147,7 +148,7 @@ def _plan_side_files(checkpoint: Checkpoint, outdir: Path, architecture: str, fi
 
 def _statements(source: Path, opened: _Opened) -> tuple[str, ...]:
     """Say, for the model card, what was made of what: a sentence for each step."""
-    name, dtype = shown(_name(source)), DTYPE_NAMES[opened.dtype]
+    name, dtype = shown(_name(source)), TORCH_NAMES[opened.dtype]
     said = []
     if opened.unpacked.packing is not None:
         said.append(
@@ -223,7 +224,7 @@ def _check_outdir(source: Path, outdir: Path) -> None:
 def _parse_dtype(text: str | None) -> StoredType | None:
     if text is None:
         return None
-    spelled = {**DTYPES, **{name: dtype for dtype, name in DTYPE_NAMES.items()}}
+    spelled = {**DTYPES, **TORCH_FLOATS}
     if text.lower() not in spelled:
         raise UsageError(f"unknown dtype `{text}`", hint=f"known are {', '.join(DTYPES)}")
     return spelled[text.lower()]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from convert.checkpoint import StoredType, read_json
 from convert.checkpoint.index import require_inside
 from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer, shown
+from convert.checkpoint.source import TORCH_NAMES
 from convert.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_NBYTES: Final = 128 << 20  # of all together: they are held in memory; a large tokenizer.json is about 35 MB
-DTYPE_NAMES: Final = {StoredType.F32: "float32", StoredType.F16: "float16", StoredType.BF16: "bfloat16"}
 
 _COPIED_SUFFIXES: Final = frozenset({".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", ".v3", ".v7"})
 _COPIED_NAMES: Final = re.compile(r"(licen[cs]e|notice|copying|use_policy|readme_license).*", re.IGNORECASE)
@@ -108,9 +108,9 @@ def mended_config(
     Returns the file, and the config as it was.
     """
     config = read_json(directory / "config.json")
-    mended = _mended(config, DTYPE_NAMES[dtype])
+    mended = _mended(config, TORCH_NAMES[dtype])
     if not any(key in mended for key in _DTYPE_KEYS):
-        mended["torch_dtype"] = DTYPE_NAMES[dtype]  # every transformers reads this spelling
+        mended["torch_dtype"] = TORCH_NAMES[dtype]  # every transformers reads this spelling
     if vocab_size is not None:
         section = mended if "vocab_size" in mended else mended.get("text_config", mended)
         section["vocab_size"] = vocab_size

@@ -29,6 +29,7 @@ from convert.dequantization.four_bit import (
 from convert.dequantization.int8 import round_to_int8
 from convert.errors import UnsupportedError
 from convert.memory.groups import is_packed_linear
+from convert.memory.table import CONV1D_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,15 +78,11 @@ def take_through(tensors: Mapping[str, Tensor], through: Through, dtype: StoredT
 def refuse_transposed(directory: Path, through: Through) -> None:
     """Raise UnsupportedError for the architectures whose matrices are stored transposed: their blocks run elsewhere."""
     model_type = read_json(directory / "config.json").get("model_type")
-    if model_type in _CONV1D_MODELS:
+    if model_type in CONV1D_MODELS:
         raise UnsupportedError(
             f"--through {through.value} does not know the transposed layers (`Conv1D`) of {shown(model_type)}",
             hint="load the model with transformers and bitsandbytes, and save what `dequantize` gives",
         )
-
-
-# transformers/pytorch_utils.py, Conv1D, and the models that use it.
-_CONV1D_MODELS: Final = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 
 
 def quantized_weights(tensors: Mapping[str, Tensor]) -> frozenset[str]:

@@ -20,17 +20,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.checkpoint import StoredType
+from convert.checkpoint.source import TORCH_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from convert.checkpoint import StoredType
     from convert.memory.groups import Shape
 
 _BLOCK: Final = 64
 _NESTED_BLOCK: Final = 256
 _FLOAT32: Final = 4
-_DTYPES: Final = {StoredType.F32: "float32", StoredType.F16: "float16", StoredType.BF16: "bfloat16"}
 
 # `nested_offset`, the mean of all absmax, is written with as many digits as it takes to tell it from other float64.
 _FEWEST_DIGITS: Final = len("0.0")
@@ -84,7 +84,7 @@ PACKINGS: Final[dict[str, Callable[[Shape, StoredType], PackedBytes]]] = {
 
 
 def _state(shape: Shape, dtype: StoredType) -> dict[str, Any]:
-    return {"quant_type": "nf4", "blocksize": _BLOCK, "dtype": _DTYPES[dtype], "shape": list(shape)}
+    return {"quant_type": "nf4", "blocksize": _BLOCK, "dtype": TORCH_NAMES[dtype], "shape": list(shape)}
 
 
 def _n_blocks(n_values: int, block: int) -> int:

@@ -22,7 +22,7 @@ _TEXT: Final = ".quant_state.bitsandbytes__"  # JSON in a tensor of bytes
 # Their linear layers are of a class of their own, which transformers passes over.
 _NEVER_PACKED: Final = ("falcon",)
 # transformers quantizes these models' Conv1D too, after turning it round: its rows are the stored matrix' columns.
-_TURNED_MODELS: Final = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+CONV1D_MODELS: Final = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 _TURNED: Final = (".c_attn.weight", ".q_attn.weight", ".c_proj.weight", ".c_fc.weight")
 # By `model_type`: where tests compare these rows with what transformers loads and saves.
 COMPARED_MODELS: Final = frozenset(
@@ -130,7 +130,7 @@ def _weights(tensors: Mapping[str, Tensor], model_type: str | None) -> tuple[_We
         for name, tensor in tensors.items()
         if tensor.dtype.value.startswith(_FLOATS) and not is_computed(name, tensor.shape)
     ]
-    turned = _TURNED if model_type in _TURNED_MODELS else ()
+    turned = _TURNED if model_type in CONV1D_MODELS else ()
     return tuple(
         _Weight(
             tensor.name,

@@ -20,9 +20,11 @@ from convert.stream.publish import (
     OutputState,
     PartialFile,
     check_room,
+    missing_directories,
     open_existing,
     open_partial,
     output_states,
+    remove_empty,
 )
 from convert.stream.slices import Slice, cut
 
@@ -138,12 +140,13 @@ class _Work:
         self._existing: dict[int, ExistingFile] = {}
 
     def run(self, jobs: int) -> None:
-        """Do it all; whatever goes wrong, no partial file stays behind.
+        """Do it all; whatever goes wrong, no partial file stays behind, nor an empty directory that was made for it.
 
         Files are opened and published on threads too: an interruption is raised in the main thread, at any
         instruction, and must not come between a file's creation and the note that it exists.
         """
         sources = SourceFiles()
+        to_be_made = missing_directories(self._to_make.values())
         try:
             self._in_parallel(1, self._open_files)
             n_slices = sum(1 for task in self._plan.tasks for _ in cut(task))
@@ -159,6 +162,7 @@ class _Work:
             for file in self._files.values():
                 file.discard()
                 file.close()
+            remove_empty(to_be_made)
             sources.close()
 
     def _open_files(self) -> None:

@@ -20,7 +20,7 @@ from convert.errors import OutputError
 from convert.plan.data import FileKind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     from convert.plan import Output, Plan
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # other programs had cached.
 _WRITTEN_BEHIND: Final = 8 << 20
 _MAX_SAFETENSORS_HEADER: Final = 100_000_000  # bytes; safetensors 0.8, MAX_HEADER_SIZE
+_MOST_TRIES: Final = 10
 
 
 class OutputState(Enum):
@@ -183,8 +184,7 @@ def _open_locked(final: Path) -> PartialFile:
     partial = final.with_name(f".{final.name}.partial")
     while True:
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            fd = _create(partial)
         except OSError as error:
             raise _output_error(final, error) from error
         try:
@@ -196,6 +196,30 @@ def _open_locked(final: Path) -> PartialFile:
         if _is_same_file(fd, partial):
             return PartialFile(final, partial, fd)
         os.close(fd)
+
+
+def _create(path: Path) -> int:
+    """Open a file, in a directory that is made where it is missing."""
+    for _ in range(_MOST_TRIES):
+        # Before the file is in it, another run that fails may remove the directory again.
+        with contextlib.suppress(FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def missing_directories(outputs: Iterable[Output]) -> tuple[Path, ...]:
+    """Return the directories that are to be made for outputs, the deepest first."""
+    parents = {parent for output in outputs for parent in output.path.absolute().parents}
+    missing = (parent for parent in parents if not parent.exists())
+    return tuple(sorted(missing, key=lambda parent: len(parent.parts), reverse=True))
+
+
+def remove_empty(directories: Iterable[Path]) -> None:
+    """Remove those directories, the deepest first, that hold nothing: not a published file, nor another run's."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def remove_abandoned(directory: Path, planned: Collection[Path]) -> None:

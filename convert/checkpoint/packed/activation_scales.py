@@ -12,10 +12,21 @@ if TYPE_CHECKING:
 _OF: Final = ("input", "output", "q", "k", "v", "kv")
 _WHAT: Final = ("scale", "zero_point", "global_scale")
 # `prob_output_scale` and `bmm` are modelopt's; `qscale_act` is Mistral's, also under `kv_fake_quantizer` and others;
-# `input_scale_ub` is fbgemm's.
+# `input_scale_ub` is fbgemm's; `act_scale`, `in_scale` and `out_scale` are what AutoFP8's first files call theirs.
 _SUFFIXES: Final = frozenset(
     {f"{of}_{what}" for of in _OF for what in _WHAT}
-    | {"activation_scale", "qscale_act", "input_scale_ub", "prob_scale", "prob_output_scale", "k_bias", "v_bias"}
+    | {
+        "activation_scale",
+        "act_scale",
+        "in_scale",
+        "out_scale",
+        "qscale_act",
+        "input_scale_ub",
+        "prob_scale",
+        "prob_output_scale",
+        "k_bias",
+        "v_bias",
+    }
 )
 
 

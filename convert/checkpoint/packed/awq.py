@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from convert.checkpoint.packed.grouped import Grouping, checked, contradiction, dequantize, read_bit_stream
+from convert.checkpoint.packed.grouped import Grouping, checked, contradiction, dequantize_into, read_bit_stream
 from convert.checkpoint.packed.options import read_integer, read_name
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, WORD_TYPES, PackedModule, unpack_modules
-from convert.checkpoint.packed.values import as_float32, read_window, to_bytes
+from convert.checkpoint.packed.values import as_float32, read_window
 from convert.checkpoint.regular_file import shown
 from convert.errors import ConfigError, UnsupportedError
 
@@ -72,13 +72,14 @@ class AwqGemmTensor:
         """See RowSource."""
         rows = range(first, first + len(out))
         scales = read_window(self.scales, files, rows=range(self.scales.shape[0]), cols=rows)
-        values = dequantize(
+        dequantize_into(
+            out,
             _read_columns(self.qweight, files, rows),
             zeros=_read_columns(self.qzeros, files, rows),
             scales=np.ascontiguousarray(as_float32(scales, self.dtype).T),
             group_of=None,
+            dtype=self.dtype,
         )
-        out[...] = to_bytes(values, self.dtype)
 
 
 def _read_columns(source: TensorSource, files: SourceFiles, cols: range) -> U8Array:
@@ -118,13 +119,14 @@ class AwqGemvTensor:
             read_window(source, files, rows=rows, cols=range(source.shape[1]))
             for source in (self.qweight, self.qzeros, self.scales)
         )
-        values = dequantize(
+        dequantize_into(
+            out,
             read_bit_stream(codes, _BITS),
             zeros=read_bit_stream(zeros, _BITS)[:, : self.n_groups],
             scales=as_float32(scales, self.dtype)[:, : self.n_groups],
             group_of=None,
+            dtype=self.dtype,
         )
-        out[...] = to_bytes(values, self.dtype)
 
 
 def marks_awq(source: TensorSource) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from convert.checkpoint.json_file import parse_json
 from convert.checkpoint.packed.values import read_small
 from convert.checkpoint.regular_file import shown
-from convert.checkpoint.source import StoredType
+from convert.checkpoint.source import TORCH_FLOATS, StoredType
 from convert.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ BLOCK_SIZES: Final = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 _MAX_NBYTES: Final = 4096  # one has about 160
 _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
-_DTYPES: Final = {"float32": StoredType.F32, "float16": StoredType.F16, "bfloat16": StoredType.BF16}
 _KEYS: Final = ("quant_type", "blocksize", "dtype", "shape")
 _NESTED_KEYS: Final = ("nested_blocksize", "nested_dtype", "nested_offset")
 
@@ -77,7 +76,7 @@ def read_quant_state(source: TensorSource) -> QuantState:
     return QuantState(
         quant_type=_quant_type(state["quant_type"], source.name, what),
         block_size=_block_size(state, "blocksize", what),
-        dtype=_DTYPES[_one_of(state, "dtype", tuple(_DTYPES), what)],
+        dtype=TORCH_FLOATS[_one_of(state, "dtype", tuple(TORCH_FLOATS), what)],
         shape=_shape(state["shape"], what),
         nested=_nested(state, what) if _NESTED_KEYS[0] in state else None,
     )

@@ -24,6 +24,7 @@ from convert.checkpoint.packed.compressed_tensors_config import HINT, Layout, re
 from convert.checkpoint.packed.compressed_tensors_module import PARTS, mismatch, read_modules
 from convert.checkpoint.packed.modelopt import read_one_float32
 from convert.checkpoint.packed.module_names import refuse_left_out
+from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.packed_words import PackedCodes, PackedZeros
 from convert.checkpoint.packed.scaled import ByteCodes, NibbleCodes, ScaledTensor, factor_grid
 from convert.checkpoint.packed.values import as_integers, read_small
@@ -57,7 +58,7 @@ def unpack_compressed_tensors(quantization: Quantization, tensors: Mapping[str, 
     config = read_compression_config(quantization)
     modules = read_modules(tensors)
     if not modules and any(scheme.layout is not Layout.DENSE for scheme in config.schemes):
-        raise CheckpointError(f"{config.where} declares `{quantization.method}`, but no tensor is compressed")
+        raise nothing_packed(quantization, "compressed")
     decoders = {module.main.name: _decoder(module, config) for module in modules.values()}
     out: dict[str, Tensor] = {}
     for name, source in tensors.items():

@@ -21,6 +21,7 @@ from convert.checkpoint.packed.activation_scales import is_activation_scale
 from convert.checkpoint.packed.float8 import FLOAT8_TYPES
 from convert.checkpoint.packed.module_names import read_names, refuse_left_out
 from convert.checkpoint.packed.options import read_name
+from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.scaled import (
     FLOAT_TYPES,
     Blocks,
@@ -85,7 +86,7 @@ def unpack_fp8(quantization: Quantization, tensors: Mapping[str, TensorSource]) 
         elif name not in taken and not is_activation_scale(name):
             out[name] = source
     if not scales:
-        raise CheckpointError(f"{quantization.where} declares `{quantization.method}`, but no tensor is an 8-bit float")
+        raise nothing_packed(quantization, "an 8-bit float")
     return out
 
 

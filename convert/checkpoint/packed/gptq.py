@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from convert.checkpoint.packed.grouped import Grouping, checked, contradiction, dequantize, read_bit_stream
+from convert.checkpoint.packed.grouped import Grouping, checked, contradiction, dequantize_into, read_bit_stream
 from convert.checkpoint.packed.options import read_flag, read_integer, read_name, read_section
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, WORD_TYPES, PackedModule, unpack_modules
-from convert.checkpoint.packed.values import as_float32, as_integers, read_small, read_window, to_bytes
+from convert.checkpoint.packed.values import as_float32, as_integers, read_small, read_window
 from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, ConfigError, UnsupportedError
@@ -92,13 +92,14 @@ class GptqTensor:
         """See RowSource."""
         rows = range(first, first + len(out))
         scales = read_window(self.scales, files, rows=range(self.scales.shape[0]), cols=rows)
-        values = dequantize(
+        dequantize_into(
+            out,
             self._codes(files, rows),
             zeros=self._zeros(files, rows),
             scales=np.ascontiguousarray(as_float32(scales, self.dtype).T),
             group_of=self.group_of,
+            dtype=self.dtype,
         )
-        out[...] = to_bytes(values, self.dtype)
 
     def _codes(self, files: SourceFiles, rows: range) -> U8Array:
         """Return the codes of some rows of the weight: uint8 (n_rows, in)."""
@@ -132,7 +133,30 @@ def marks_gptq(source: TensorSource) -> bool:
 
 def unpack_gptq(quantization: Quantization, tensors: Mapping[str, TensorSource]) -> Mapping[str, Tensor]:
     """Give the weights of a GPTQ checkpoint: see PackedFormat."""
-    return unpack_modules(tensors, suffixes=SUFFIXES, decode=partial(decode_gptq, read_scheme(quantization)))
+    unpacked = unpack_modules(tensors, suffixes=SUFFIXES, decode=partial(decode_gptq, read_scheme(quantization)))
+    left_out = _zero_biases(tensors)
+    return {name: tensor for name, tensor in unpacked.items() if name not in left_out}
+
+
+def zero_bias_notes(tensors: Mapping[str, TensorSource]) -> tuple[str, ...]:
+    """Return the line that says which biases are left out; nothing where none is."""
+    count = len(_zero_biases(tensors))
+    return (f"{count} biases of experts, all zero, are left out",) if count else ()
+
+
+def _zero_biases(tensors: Mapping[str, TensorSource]) -> frozenset[str]:
+    """Name the biases of packed experts that are all zero.
+
+    AutoGPTQ packs every module with a bias (0.7.1, modeling/_utils.py, make_quant), and no Mixtral has one.
+    """
+    biases = (tensors[name] for name in tensors if ".experts." in name and name.endswith(".bias"))
+    return frozenset(
+        bias.name
+        for bias in biases
+        if f"{bias.name.removesuffix('bias')}qweight" in tensors
+        and bias.dtype in FLOAT_TYPES
+        and not read_small(bias).any()
+    )
 
 
 def read_scheme(quantization: Quantization) -> GptqScheme:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convert.checkpoint.packed.values import pieces, to_bytes
 from convert.checkpoint.regular_file import shown
 from convert.errors import CheckpointError, ConfigError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convert.checkpoint.packed.packed_module import PackedModule
+    from convert.checkpoint.source import StoredType
     from convert.codec.contract import F32Array, U8Array
 
     GroupsArray = NDArray[np.unsignedinteger[Any]]
@@ -76,6 +78,22 @@ def dequantize(codes: U8Array, *, zeros: U8Array, scales: F32Array, group_of: Gr
             values -= np.take(zeros, group_of, axis=1)
             values *= np.take(scales, group_of, axis=1)
     return values
+
+
+def dequantize_into(
+    out: U8Array,
+    codes: U8Array,
+    *,
+    zeros: U8Array,
+    scales: F32Array,
+    group_of: GroupsArray | None,
+    dtype: StoredType,
+) -> None:
+    """Decode as `dequantize` does, round to `dtype`, and fill `out`, uint8 (n_rows, n_cols * itemsize)."""
+    for rows in pieces(*codes.shape):
+        part = slice(rows.start, rows.stop)
+        values = dequantize(codes[part], zeros=zeros[part], scales=scales[part], group_of=group_of)
+        out[part] = to_bytes(values, dtype)
 
 
 def read_bit_stream(raw: U8Array, bits: int) -> U8Array:

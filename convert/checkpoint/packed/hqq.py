@@ -21,7 +21,15 @@ import numpy as np
 
 from convert.checkpoint.packed.options import read_integer, read_section
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, PackedModule, unpack_modules
-from convert.checkpoint.packed.values import as_float32, as_integers, read_elements, read_small, rounded, to_bytes
+from convert.checkpoint.packed.values import (
+    as_float32,
+    as_integers,
+    pieces,
+    read_elements,
+    read_small,
+    rounded,
+    to_bytes,
+)
 from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, UnsupportedError
@@ -119,11 +127,12 @@ class HqqTensor:
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """See RowSource."""
         n_cols = self.shape[1]
-        flat = range(first * n_cols, (first + len(out)) * n_cols)
-        zero, scale = (self._per_code(source, files, flat) for source in (self.zero, self.scale))
-        with np.errstate(over="ignore", invalid="ignore"):  # a scale may be infinite; the run says where
-            values = rounded(self._codes(files, flat) - zero, self.dtype) * scale
-        out[...] = to_bytes(values.reshape(len(out), n_cols), self.dtype)
+        for rows in pieces(len(out), n_cols):
+            flat = range((first + rows.start) * n_cols, (first + rows.stop) * n_cols)
+            zero, scale = (self._per_code(source, files, flat) for source in (self.zero, self.scale))
+            with np.errstate(over="ignore", invalid="ignore"):  # a scale may be infinite; the run says where
+                values = rounded(self._codes(files, flat) - zero, self.dtype) * scale
+            out[rows.start : rows.stop] = to_bytes(values.reshape(len(rows), n_cols), self.dtype)
 
     def _codes(self, files: SourceFiles, flat: range) -> F32Array:
         """Return the codes of a run of the flattened weight."""

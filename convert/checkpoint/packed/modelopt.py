@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from convert.checkpoint.packed.float8 import FLOAT8_TYPES
 from convert.checkpoint.packed.fp8 import blocks_of, check_weight
 from convert.checkpoint.packed.module_names import read_names, refuse_left_out
 from convert.checkpoint.packed.options import read_integer, read_name
+from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.scaled import Blocks, ByteCodes, NibbleCodes, ScaledTensor, factor_grid
 from convert.checkpoint.packed.values import read_small
 from convert.checkpoint.regular_file import shown
@@ -77,15 +78,21 @@ def unpack_modelopt(quantization: Quantization, tensors: Mapping[str, TensorSour
         second = tensors.get(f"{module}.weight_scale_2")
         decoders[weight.name] = _decoder(weight, scale, second, algorithm, quantization)
         taken |= {name, *([second.name] if second is not None else [])}
-    _check_none_left(quantization, tensors, decoders, taken)
+    _check_none_left(tensors, decoders, taken)
+    if not decoders and not _packs_cache_only(quantization):
+        raise nothing_packed(quantization, "packed")
     kept = {name: source for name, source in tensors.items() if name not in taken and not is_activation_scale(name)}
     return {name: decoders.get(name, source) for name, source in kept.items()}
 
 
+def _section(quantization: Quantization) -> Mapping[str, Any]:
+    """Return what says the algorithm; in hf_quant_config.json it is a level down."""
+    inner = quantization.options.get("quantization")
+    return inner if isinstance(inner, Mapping) else quantization.options
+
+
 def _read_options(quantization: Quantization) -> tuple[str, frozenset[str]]:
-    section, where = quantization.options, quantization.where
-    if isinstance(section.get("quantization"), Mapping):  # hf_quant_config.json
-        section = section["quantization"]
+    section, where = _section(quantization), quantization.where
     algorithm = read_name(section, "quant_algo", where=where) or _MIXED
     if algorithm not in _KNOWN:
         raise UnsupportedError(
@@ -98,12 +105,7 @@ def _read_options(quantization: Quantization) -> tuple[str, frozenset[str]]:
     return algorithm, read_names(section, "exclude_modules", "ignore", where=where)
 
 
-def _check_none_left(
-    quantization: Quantization,
-    tensors: Mapping[str, TensorSource],
-    decoders: Mapping[str, Tensor],
-    taken: set[str],
-) -> None:
+def _check_none_left(tensors: Mapping[str, TensorSource], decoders: Mapping[str, Tensor], taken: set[str]) -> None:
     for name, source in tensors.items():
         if name.endswith(".pre_quant_scale"):
             raise UnsupportedError(f"tensor {shown(name)} rescales activations before its weight", hint=_16_BIT)
@@ -112,8 +114,12 @@ def _check_none_left(
         if source.dtype in {*FLOAT8_TYPES, StoredType.U8} and name not in decoders and name not in taken:
             wanted = shown(f"{name}_scale")
             raise CheckpointError(f"tensor {shown(name)} is {source.dtype.value} without a scale, wanted {wanted}")
-    if not decoders:
-        raise CheckpointError(f"{quantization.where} declares `{quantization.method}`, but no tensor is packed")
+
+
+def _packs_cache_only(quantization: Quantization) -> bool:
+    """Say whether `quant_algo` is there and null: weights stay as they are where only the key-value cache is packed."""
+    section = _section(quantization)
+    return "quant_algo" in section and section["quant_algo"] is None
 
 
 def _decoder(

@@ -17,6 +17,7 @@ import numpy as np
 
 from convert.checkpoint.packed.float8 import decode_nibbles
 from convert.checkpoint.packed.module_names import read_names, refuse_left_out
+from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.values import read_window, to_bytes
 from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType, TensorSource
@@ -100,7 +101,7 @@ def unpack_mxfp4(quantization: Quantization, tensors: Mapping[str, TensorSource]
         elif base + _BLOCKS not in tensors:
             raise CheckpointError(f"tensor {shown(name)} has no {shown(base + _BLOCKS)} that it belongs to")
     if len(out) == len(tensors):
-        raise CheckpointError(f"{quantization.where} declares `mxfp4`, but no tensor is its blocks")
+        raise nothing_packed(quantization, "its blocks")
     return out
 
 

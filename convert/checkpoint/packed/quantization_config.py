@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from convert.checkpoint.json_file import read_json
 from convert.checkpoint.regular_file import shown
-from convert.checkpoint.source import StoredType
+from convert.checkpoint.source import TORCH_FLOATS, StoredType
 from convert.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,8 +21,16 @@ _OTHER_FILES: Final[Mapping[str, Mapping[str, Any]]] = {
     "quant_config.json": {"quant_method": "awq"},  # AutoAWQ, before it wrote config.json
     "hf_quant_config.json": {"quant_method": "modelopt"},  # NVIDIA modelopt
 }
+_SECTIONS: Final = ("quantization_config", "compression_config")
+_MLX: Final[Mapping[str, Any]] = {"quant_method": "mlx"}
+# A key that only one producer writes, for sections without `quant_method`; the first that is there.
+_TELLING_KEYS: Final = (
+    ("quant_algo", "modelopt"),
+    ("config_groups", "compressed-tensors"),
+    ("sparsity_config", "compressed-tensors"),
+    ("desc_act", "gptq"),
+)
 _BITSANDBYTES_KEYS: Final = ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit", "bnb_4bit_", "llm_int8_")
-_DTYPES: Final = {"float32": StoredType.F32, "float16": StoredType.F16, "bfloat16": StoredType.BF16}
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -49,9 +57,16 @@ def read_quantization(directory: Path) -> Quantization:
     path = directory / "config.json"
     config = read_json(path) if path.is_file() else {}
     dtype = _dtype(config)
-    for section in ("quantization_config", "compression_config"):
+    for section in _SECTIONS:
         if config.get(section):
             return _quantization(config[section], dtype, f"`{section}` in {shown(path)}", _NOTHING)
+    for part, values in config.items():  # a model of several parts: `text_config` and the like
+        for section in _SECTIONS:
+            if isinstance(values, Mapping) and values.get(section):
+                where = f"{shown(f'{part}.{section}')} in {shown(path)}"
+                return _quantization(values[section], dtype or _dtype(values), where, _NOTHING)
+    if _is_mlx(config.get("quantization")):
+        return _quantization(config["quantization"], dtype, f"`quantization` in {shown(path)}", _MLX)
     for name, defaults in _OTHER_FILES.items():
         if (directory / name).is_file():
             return _quantization(read_json(directory / name), dtype, shown(directory / name), defaults)
@@ -70,9 +85,16 @@ def _quantization(section: object, dtype: StoredType | None, where: str, default
 
 def _unnamed_method(options: Mapping[str, Any]) -> str | None:
     """Name the method of a section without one: before transformers 4.32 only bitsandbytes wrote sections."""
-    return "bitsandbytes" if any(key.startswith(_BITSANDBYTES_KEYS) for key in options) else None
+    if any(key.startswith(_BITSANDBYTES_KEYS) for key in options):
+        return "bitsandbytes"
+    return next((method for key, method in _TELLING_KEYS if key in options), "mlx" if _is_mlx(options) else None)
+
+
+def _is_mlx(section: object) -> bool:
+    """Tell whether a section is mlx_lm's: bits and a group size, and no method."""
+    return isinstance(section, Mapping) and {"bits", "group_size"} <= section.keys()
 
 
 def _dtype(config: Mapping[str, Any]) -> StoredType | None:
     name = config.get("dtype") or config.get("torch_dtype")
-    return _DTYPES.get(name.removeprefix("torch.")) if isinstance(name, str) else None
+    return TORCH_FLOATS.get(name.removeprefix("torch.")) if isinstance(name, str) else None

@@ -10,9 +10,6 @@ from convert.errors import UnsupportedError
 
 _ANOTHER: Final = "get the 16-bit checkpoint that it was made from"
 _DEQUANTIZE: Final = f"{_ANOTHER}, or dequantize it with its producer's library and save that"
-_TORCHAO: Final = (
-    f"{_ANOTHER}, or load it with transformers and torchao, replace each weight by `weight.dequantize()` and save that"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,6 @@ class RefusedMethod:
 
 
 REFUSED_METHODS: Final = (
-    RefusedMethod(("aqlm",), "AQLM", "sums of learned codebook vectors"),
     RefusedMethod(("quip", "quip#", "quip_sharp"), "QuIP#", "lattice codes of weights that were rotated", _ANOTHER),
     RefusedMethod(("spqr",), "SpQR", "tiles of its CUDA kernel with outliers kept apart", _ANOTHER),
     RefusedMethod(("vptq",), "VPTQ", "indices into codebooks of vectors, with outliers and residuals"),
@@ -38,7 +34,6 @@ REFUSED_METHODS: Final = (
     RefusedMethod(("higgs",), "HIGGS", "grid codes in the order of FLUTE's kernel, rotated by Hadamard matrices"),
     RefusedMethod(("fp_quant",), "FP-Quant", "4-bit floats of weights rotated by Hadamard matrices"),
     RefusedMethod(("quanto",), "quanto", "tensors that transformers itself does not save"),
-    RefusedMethod(("torchao",), "torchao", "tensor subclasses that only torchao puts together", _TORCHAO),
     RefusedMethod(("quark",), "AMD Quark", "any of several packings of its own", _DEQUANTIZE),
     RefusedMethod(("sinq",), "SINQ", "codes with scales along both dimensions"),
     RefusedMethod(("metal", "mlx"), "MLX", "words of Apple's MLX", f"{_ANOTHER}, or `mlx_lm.convert --dequantize` it"),

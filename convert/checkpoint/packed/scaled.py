@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from convert.checkpoint.packed.float8 import decode_bytes, decode_nibbles
-from convert.checkpoint.packed.values import as_float32, rounded, to_bytes
+from convert.checkpoint.packed.values import FLOATS, as_float32, pieces, rounded, to_bytes
 from convert.checkpoint.source import Shape, StoredType, TensorSource, matrix_shape
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from convert.checkpoint.source_files import SourceFiles
     from convert.codec.contract import F32Array, U8Array
 
-FLOAT_TYPES: Final = (StoredType.F32, StoredType.F16, StoredType.BF16)
-_PIECE_VALUES: Final = 1 << 16
+FLOAT_TYPES: Final = tuple(FLOATS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +138,8 @@ class FactorGrid:
         matrices, rows_in_matrix = np.divmod(rows, self.n_rows)
         grid_rows = matrices * -(-self.n_rows // self.block_rows) + rows_in_matrix // self.block_rows
         start, end = int(grid_rows[0]), int(grid_rows[-1]) + 1
-        values: F32Array = np.take(
-            self._values(read_rows(self.source, files, start, end - start)), grid_rows - start, 0
-        )
+        stored = self._values(read_rows(self.source, files, start, end - start))
+        values: F32Array = np.take(stored, grid_rows - start, axis=0)
         return values
 
     def _values(self, raw: U8Array) -> F32Array:
@@ -196,12 +194,11 @@ class ScaledTensor:
         return self.codes.nbytes + self.scales.nbytes + (self.zeros.nbytes if self.zeros else 0)
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource. A slice is decoded in pieces that stay in a processor's cache."""
-        step = max(_PIECE_VALUES // self.shape[-1], 1)
+        """See RowSource."""
         with np.errstate(all="ignore"):  # a scale may be NaN or infinite; the run says where
-            for start in range(0, len(out), step):
-                part = out[start : start + step]
-                part[...] = to_bytes(self._decode(files, first + start, len(part)), self.dtype)
+            for rows in pieces(len(out), self.shape[-1]):
+                values = self._decode(files, first + rows.start, len(rows))
+                out[rows.start : rows.stop] = to_bytes(values, self.dtype)
 
     def _decode(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
         values = self.codes.read(files, first, n_rows)
@@ -220,9 +217,8 @@ class ScaledTensor:
         n_full = values.shape[1] // self.block_cols
         n_even = n_full * self.block_cols
         if n_full:
-            blocks = values[:, :n_even].reshape(
-                len(values), n_full, self.block_cols
-            )  # a view: only the last axis splits
+            # A view, since only the last axis splits: the operation is in place.
+            blocks = values[:, :n_even].reshape(len(values), n_full, self.block_cols)
             operation(blocks, factors[:, :n_full, None], out=blocks)
         if n_even < values.shape[1]:
             operation(values[:, n_even:], factors[:, n_full:], out=values[:, n_even:])

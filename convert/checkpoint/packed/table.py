@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.packed.activation_scales import activation_notes
+from convert.checkpoint.packed.aqlm import marks_aqlm, unpack_aqlm
 from convert.checkpoint.packed.auto_round import unpack_auto_round
 from convert.checkpoint.packed.awq import marks_awq, unpack_awq
 from convert.checkpoint.packed.bitnet import marks_bitnet, unpack_bitnet
 from convert.checkpoint.packed.bitsandbytes import marks_bitsandbytes, unpack_bitsandbytes
 from convert.checkpoint.packed.compressed_tensors import is_compressed, unpack_compressed_tensors
+from convert.checkpoint.packed.float8 import FLOAT8_TYPES
 from convert.checkpoint.packed.fp8 import is_fp8_scale, unpack_fp8
-from convert.checkpoint.packed.gptq import marks_gptq, unpack_gptq
+from convert.checkpoint.packed.gptq import marks_gptq, unpack_gptq, zero_bias_notes
 from convert.checkpoint.packed.hqq import marks_hqq, unpack_hqq
 from convert.checkpoint.packed.modelopt import is_nvfp4_scale, unpack_modelopt
 from convert.checkpoint.packed.mxfp4 import is_mxfp4_blocks, unpack_mxfp4
 from convert.checkpoint.packed.packed_format import PackedFormat
 from convert.checkpoint.packed.refused import refusal
+from convert.checkpoint.packed.torchao import marks_torchao, torchao_notes, unpack_torchao
 from convert.checkpoint.regular_file import shown
 from convert.errors import CheckpointError
 
@@ -33,14 +36,18 @@ PACKED_FORMATS: Final[tuple[PackedFormat, ...]] = (
         marks_bitsandbytes,
         unpack_bitsandbytes,
     ),
-    PackedFormat("GPTQ", ("gptq",), marks_gptq, unpack_gptq),
+    PackedFormat("GPTQ", ("gptq",), marks_gptq, unpack_gptq, zero_bias_notes),
     PackedFormat("AWQ", ("awq",), marks_awq, unpack_awq),
     PackedFormat("auto-round", ("auto-round", "intel/auto-round"), marks_gptq, unpack_auto_round),
     PackedFormat("HQQ", ("hqq",), marks_hqq, unpack_hqq),
     PackedFormat("BitNet", ("bitnet",), marks_bitnet, unpack_bitnet),
     PackedFormat("fp8", ("fp8", "mxfp8", "fbgemm_fp8"), is_fp8_scale, unpack_fp8, activation_notes),
     PackedFormat(
-        "compressed-tensors", ("compressed-tensors",), is_compressed, unpack_compressed_tensors, activation_notes
+        "compressed-tensors",
+        ("compressed-tensors", "compressed_tensors", "sparseml"),  # `sparseml` until 0.3
+        is_compressed,
+        unpack_compressed_tensors,
+        activation_notes,
     ),
     PackedFormat(
         "modelopt",
@@ -50,6 +57,15 @@ PACKED_FORMATS: Final[tuple[PackedFormat, ...]] = (
         activation_notes,
     ),
     PackedFormat("mxfp4", ("mxfp4",), is_mxfp4_blocks, unpack_mxfp4),
+    PackedFormat("AQLM", ("aqlm",), marks_aqlm, unpack_aqlm),
+    PackedFormat("torchao", ("torchao",), marks_torchao, unpack_torchao, torchao_notes),
+)
+
+_UNDECLARED: Final = (
+    "take config.json from where the weights are from: its `quantization_config` says how they are packed"
+)
+_GPTQ_EXAMPLE: Final = (
+    'or write `"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}` into it'
 )
 
 
@@ -62,10 +78,29 @@ def find_format(quantization: Quantization, tensors: Mapping[str, TensorSource])
     for source in tensors.values():
         marked = [row for row in PACKED_FORMATS if row.marks(source)]
         if marked and declared not in marked:
-            said = f"`{quantization.method}`" if quantization.method else "no quantization"
-            whose = " or ".join(f"{row.label}'s" for row in marked)
-            raise CheckpointError(f"{quantization.where} declares {said}, but {shown(source.name)} is {whose}")
+            raise _contradiction(quantization, source, marked)
+    if declared is None:
+        _refuse_undeclared_float8(quantization, tensors)
     return declared
+
+
+def _refuse_undeclared_float8(quantization: Quantization, tensors: Mapping[str, TensorSource]) -> None:
+    """Raise CheckpointError for 8-bit floats: several producers have them, but no plain model."""
+    for source in tensors.values():
+        if source.dtype in FLOAT8_TYPES:
+            raise CheckpointError(
+                f"{quantization.where} declares no quantization, but {shown(source.name)} is {source.dtype.value}",
+                hint=_UNDECLARED,
+            )
+
+
+def _contradiction(quantization: Quantization, source: TensorSource, marked: list[PackedFormat]) -> CheckpointError:
+    said = f"`{quantization.method}`" if quantization.method else "no quantization"
+    whose = " or ".join(f"{row.label}'s" for row in marked)
+    hint = None
+    if not quantization.method:
+        hint = f"{_UNDECLARED}; {_GPTQ_EXAMPLE}" if marks_gptq(source) else _UNDECLARED
+    return CheckpointError(f"{quantization.where} declares {said}, but {shown(source.name)} is {whose}", hint=hint)
 
 
 def _declared(quantization: Quantization) -> PackedFormat | None:

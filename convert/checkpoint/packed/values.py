@@ -11,10 +11,11 @@ from gguf import GGMLQuantizationType
 from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType, TensorSource, matrix_shape
 from convert.checkpoint.source_files import SourceFiles
-from convert.codec import CODECS
+from convert.codec import CODECS, encode_rows
 from convert.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from numpy.typing import NDArray
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 MAX_SMALL_NBYTES: Final = 1 << 20
 _SHORT_ROW_NBYTES: Final = 1 << 13
 _SCRATCH_NBYTES: Final = 1 << 18
+_PIECE_VALUES: Final = 1 << 16
+_MANY_VALUES: Final = 1 << 14  # from which on a call of the kernels costs less than NumPy's slower rounding
 
 FLOATS: Final = {
     StoredType.F32: GGMLQuantizationType.F32,
@@ -83,6 +86,16 @@ def read_window(source: TensorSource, files: SourceFiles, *, rows: range, cols: 
     return out
 
 
+def pieces(n_rows: int, n_cols: int) -> Iterator[range]:
+    """Cut rows into runs of about 65536 values: what decoders hold in float32 then stays in a core's cache.
+
+    It also keeps their memory small where many workers have a slice each.
+    """
+    step = max(_PIECE_VALUES // max(n_cols, 1), 1)
+    for first in range(0, n_rows, step):
+        yield range(first, min(first + step, n_rows))
+
+
 def as_float32(raw: U8Array, dtype: StoredType) -> F32Array:
     """Read F32, F16 or BF16 bytes (…, n * itemsize) as float32 (…, n), exactly."""
     rows = CODECS[FLOATS[dtype]].decode(raw.reshape(-1, raw.shape[-1]))
@@ -96,8 +109,15 @@ def as_integers(raw: U8Array, dtype: StoredType) -> NDArray[Any]:
 
 def to_bytes(values: F32Array, dtype: StoredType) -> U8Array:
     """Round float32 (n_rows, n_cols) to nearest, ties to even: uint8 (n_rows, n_cols * itemsize) of a float type."""
+    values, tensor_type = np.ascontiguousarray(values), FLOATS[dtype]
     with np.errstate(over="ignore"):
-        return CODECS[FLOATS[dtype]].encode(np.ascontiguousarray(values))
+        if values.size < _MANY_VALUES:
+            return CODECS[tensor_type].encode(values)
+        out = np.empty((len(values), values.shape[1] * dtype.itemsize), np.uint8)
+        source, targets = values.reshape(-1).view(np.uint8), [(tensor_type, out.reshape(-1))]
+        bad = encode_rows(source, GGMLQuantizationType.F32, n_cols=values.shape[1], through_f16=False, targets=targets)
+        # The kernels make every NaN a quiet one, NumPy keeps its bits.
+        return CODECS[tensor_type].encode(values) if bad.n_nonfinite else out
 
 
 def rounded(values: F32Array, dtype: StoredType) -> F32Array:
