@@ -223,9 +223,9 @@ def remove_empty(directories: Iterable[Path]) -> None:
 
 
 def remove_abandoned(directory: Path, planned: Collection[Path]) -> None:
-    """Remove what killed runs left of files that are not planned any more; what a run is writing stays."""
+    """Remove what killed runs left of shards that are not planned any more; what a run is writing stays."""
     ours = {path.with_name(f".{path.name}.partial") for path in planned}
-    for path in set(directory.glob(".*.partial")) - ours:
+    for path in set(directory.glob(".model*.safetensors.partial")) - ours:
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
