@@ -97,7 +97,8 @@ def _open_tensors(
         reasons = dict.fromkeys(sorted(quantized_weights(tensors)), f"down to {through.value} and up again")
         tensors = take_through(tensors, through, dtype)
     merged = merge_adapters(tensors, requests) if requests else MergedTensors(tensors)
-    return _Opened(merged, unpacked, dtype, through, reasons, tuple(requests), (*unpacked.notes, *merged.notes))
+    notes = (*unpacked.notes[1:], *merged.notes)  # the first tells what is packed, as `_statements` does
+    return _Opened(merged, unpacked, dtype, through, reasons, tuple(requests), notes)
 
 
 def _lay_out(
