@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from typing import TYPE_CHECKING, Any, Final
@@ -186,6 +187,14 @@ def test_mlx_names_no_method_and_is_named_all_the_same(tmp_path: Path, key: str,
     with pytest.raises(UnsupportedError, match="is quantized with MLX, which") as caught:
         unpacked(directory)
     assert "`mlx_lm.convert --dequantize`" in (caught.value.hint or "")
+
+
+def test_quanto_says_it_in_a_file_of_its_own(tmp_path: Path) -> None:
+    tensors = {f"{NAME}.weight._data": torch.zeros(8, 8, dtype=torch.int8), f"{NAME}.weight._scale": torch.ones(8, 1)}
+    directory = write_safetensors_checkpoint(tmp_path / "m", tiny_config(), tensors)
+    (directory / "quanto_qmap.json").write_text(json.dumps({NAME: {"weights": "qint8", "activations": "none"}}))
+    with pytest.raises(UnsupportedError, match="is quantized with quanto, which"):
+        unpacked(directory)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ _OTHER_FILES: Final[Mapping[str, Mapping[str, Any]]] = {
     "quantize_config.json": {"quant_method": "gptq"},  # AutoGPTQ
     "quant_config.json": {"quant_method": "awq"},  # AutoAWQ, before it wrote config.json
     "hf_quant_config.json": {"quant_method": "modelopt"},  # NVIDIA modelopt
+    "quanto_qmap.json": {"quant_method": "quanto"},  # optimum-quanto
 }
 _SECTIONS: Final = ("quantization_config", "compression_config")
 _MLX: Final[Mapping[str, Any]] = {"quant_method": "mlx"}
