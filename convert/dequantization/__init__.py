@@ -40,9 +40,5 @@ def dequantize(
     progress: Progress | None = None,
 ) -> Report:
     """Write a checkpoint as a plain Hugging Face directory; see `plan_dequantize` and `carry_out`."""
-    plan = plan_dequantize(
-        model, outdir, dtype=dtype, through=through, max_shard_size=max_shard_size, merge=merge
-    )  # fmt: skip
-    return carry_out_dequantize(
-        plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress
-    )  # fmt: skip
+    plan = plan_dequantize(model, outdir, dtype=dtype, through=through, max_shard_size=max_shard_size, merge=merge)
+    return carry_out_dequantize(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)

@@ -14,6 +14,7 @@ from convert.adapter import MergedTensors, MergeRequest, merge_adapters, resolve
 from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
 from convert.checkpoint.index import cached_name
 from convert.checkpoint.packed import ModelTensors, model_tensors
+from convert.checkpoint.packed.values import FLOATS
 from convert.checkpoint.regular_file import shown, shown_list
 from convert.checkpoint.source import TORCH_FLOATS, TORCH_NAMES
 from convert.conversion import Merge, merge_requests, model_directory
@@ -30,7 +31,7 @@ from convert.dequantization.shards import (
     shard_names,
 )
 from convert.dequantization.side_files import SideFile, copied_files, json_file, mended_config
-from convert.dequantization.through import FLOATS, Through, quantized_weights, refuse_transposed, take_through
+from convert.dequantization.through import Through, quantized_weights, refuse_transposed, take_through
 from convert.dequantization.wide_float import NarrowedDouble
 from convert.errors import CheckpointError, UsageError
 from convert.plan import FileKind, Output, Plan

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gguf import GGMLQuantizationType
 
 from convert.checkpoint import StoredType, Tensor
+from convert.checkpoint.packed.values import FLOATS
 from convert.errors import UsageError
 from convert.gguf_file import TensorInfo
 from convert.plan import FileKind, Output, Plan, PlannedInput, Target, Task
@@ -33,11 +34,6 @@ _UNITS: Final = {
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
 }  # fmt: skip
-_FLOATS: Final = {
-    StoredType.F32: GGMLQuantizationType.F32,
-    StoredType.F16: GGMLQuantizationType.F16,
-    StoredType.BF16: GGMLQuantizationType.BF16,
-}
 # Bytes that go through as they are; only their number matters.
 _CARRIED: Final = {
     1: GGMLQuantizationType.I8,
@@ -50,7 +46,7 @@ _ORDER: Final = (
     StoredType.BOOL, StoredType.U8, StoredType.I8, StoredType.I16, StoredType.U16, StoredType.F16, StoredType.BF16,
     StoredType.I32, StoredType.U32, StoredType.F32, StoredType.I64, StoredType.U64,
 )  # fmt: skip
-INTEGERS: Final = frozenset(_ORDER) - frozenset(_FLOATS)
+INTEGERS: Final = frozenset(_ORDER) - frozenset(FLOATS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +167,13 @@ def _header(ordered: Sequence[StoredTensor]) -> tuple[bytes, list[int]]:
 
 def _task(tensor: StoredTensor, offset: int) -> Task:
     target_type = _carried_type(tensor.stored)
-    source_type = target_type if tensor.stored is tensor.tensor.dtype else _FLOATS[tensor.tensor.dtype]
+    source_type = target_type if tensor.stored is tensor.tensor.dtype else FLOATS[tensor.tensor.dtype]
     planned = PlannedInput(tensor.name, tensor.tensor.shape, source_type, (tensor.tensor,))
     return Task(planned, (Target(target_type, ((0, offset),)),))
 
 
 def _carried_type(stored: StoredType) -> GGMLQuantizationType:
-    return _FLOATS[stored] if stored in _FLOATS else _CARRIED[stored.itemsize]
+    return FLOATS[stored] if stored in FLOATS else _CARRIED[stored.itemsize]
 
 
 def index_json(shards: Sequence[Shard]) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from convert.checkpoint import StoredType, Tensor, matrix_shape, read_json
-from convert.checkpoint.packed.values import as_float32, rounded, to_bytes
+from convert.checkpoint.packed.values import FLOATS, as_float32, pieces, rounded, to_bytes
 from convert.checkpoint.regular_file import shown
 from convert.dequantization.four_bit import (
     BLOCK_SIZE,
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from convert.checkpoint import SourceFiles
     from convert.codec.contract import F32Array, U8Array
 
-_CHUNK_VALUES: Final = 1 << 16  # at a time: small enough for a core's cache, and for many workers' memory
-FLOATS: Final = frozenset({StoredType.F32, StoredType.F16, StoredType.BF16})
+_CHUNK_VALUES: Final = 1 << 16  # whose absmax is taken at a time
 
 
 class Through(Enum):
@@ -90,7 +89,9 @@ def quantized_weights(tensors: Mapping[str, Tensor]) -> frozenset[str]:
     return frozenset(
         name
         for name, tensor in tensors.items()
-        if tensor.dtype in FLOATS | {StoredType.F64} and prod(tensor.shape) > 0 and is_packed_linear(name, tensor.shape)
+        if (tensor.dtype in FLOATS or tensor.dtype is StoredType.F64)
+        and prod(tensor.shape) > 0
+        and is_packed_linear(name, tensor.shape)
     )
 
 
@@ -132,7 +133,7 @@ class RoundedToInt8(_Rounded):
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """See RowSource."""
-        for rows in _chunks(len(out), matrix_shape(self.shape)[1]):
+        for rows in pieces(len(out), matrix_shape(self.shape)[1]):
             loaded = self._load(files, range(first + rows.start, first + rows.stop))
             out[rows.start : rows.stop] = to_bytes(round_to_int8(loaded), self.dtype)
 
@@ -159,7 +160,7 @@ class RoundedTo4Bit(_Rounded):
         """See RowSource."""
         n_cols = matrix_shape(self.shape)[1]
         nested = self._statistics(files) if self.through.is_nested else None
-        for rows in _chunks(len(out), n_cols):
+        for rows in pieces(len(out), n_cols):
             wanted = range((first + rows.start) * n_cols, (first + rows.stop) * n_cols)
             values = self._round(files, wanted, nested)
             out[rows.start : rows.stop] = to_bytes(values.reshape(len(rows), n_cols), self.dtype)
@@ -194,12 +195,6 @@ class RoundedTo4Bit(_Rounded):
         size = prod(self.shape)
         for start in range(0, size, _CHUNK_VALUES):
             yield block_absmax(self._whole_blocks(files, range(start, min(start + _CHUNK_VALUES, size)))[1])
-
-
-def _chunks(n_rows: int, n_cols: int) -> Iterator[range]:
-    step = max(_CHUNK_VALUES // n_cols, 1)
-    for row in range(0, n_rows, step):
-        yield range(row, min(row + step, n_rows))
 
 
 assert _CHUNK_VALUES % BLOCK_SIZE == 0  # noqa: S101 - each block is counted once

@@ -10,7 +10,7 @@ from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFWriter, K
 from convert.adapter import MergedTensor, MergeRequest
 from convert.architecture import OutputTensor, map_tensors
 from convert.authorship import write_authorship
-from convert.checkpoint import StoredType, Tensor
+from convert.checkpoint.packed.values import FLOATS
 from convert.errors import CheckpointError
 from convert.gguf_file import ALIGNMENT, Entry, KeyValue, encoded_entry
 from convert.plan.assemble import assemble
@@ -24,16 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from convert.checkpoint import Tensor
     from convert.model_config import ModelConfig
 
 _QUANTIZATION_VERSION: Final = 2  # GGML_QNT_VERSION
 _NO_SCORE: Final = -1000.0  # what LlamaHfVocab gives every token
-
-_STORED: Final[Mapping[StoredType, GGMLQuantizationType]] = {
-    StoredType.F32: GGMLQuantizationType.F32,
-    StoredType.F16: GGMLQuantizationType.F16,
-    StoredType.BF16: GGMLQuantizationType.BF16,
-}
 
 
 def plan_checkpoint(
@@ -85,14 +80,14 @@ def _of_one_type(sources: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def _float_type(sources: Sequence[Tensor]) -> GGMLQuantizationType:
     types = {source.dtype for source in sources}
     for source in sources:
-        if source.dtype not in _STORED:
+        if source.dtype not in FLOATS:
             raise CheckpointError(
                 f"tensor `{source.name}` is stored as {source.dtype.value}; F32, F16 and BF16 are read",
                 hint="a packed or quantized checkpoint without its quantization_config cannot be decoded",
             )
     if len(types) > 1:
         raise CheckpointError(f"the experts of `{sources[0].name}` are stored in several types")
-    return _STORED[sources[0].dtype]
+    return FLOATS[sources[0].dtype]
 
 
 def _metadata(model: Model, tensors: Sequence[OutputTensor], pre_tokenizer: str | None) -> tuple[Entry, ...]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from convert.checkpoint.packed.values import as_float32, as_integers, read_elements, read_small, to_bytes
+from convert.checkpoint.packed.values import as_float32, as_integers, pieces, read_elements, read_small, to_bytes
 from convert.checkpoint.regular_file import shown, shown_list
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, UnsupportedError
@@ -36,7 +36,6 @@ LAYOUTS: Final = ("row", "col32", "col_turing", "col_ampere")
 
 _COMPANION: Final = re.compile(r"(.*)\.(SCB|weight_format)", re.DOTALL)
 _ONE_OF_127: Final = np.float32(7.874015718698502e-3)
-_CHUNK_VALUES: Final = 1 << 16
 _SAVE_AGAIN: Final = "load it with bitsandbytes 0.44 and save it again, or get the 16-bit checkpoint"
 
 
@@ -66,15 +65,13 @@ class Packed8bit:
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """See RowSource."""
         absmax = as_float32(read_elements(self.row_absmax, files, first, len(out)), StoredType.F32)
-        n_cols = self.shape[1]
-        step = max(_CHUNK_VALUES // max(n_cols, 1), 1)
-        for row in range(0, len(out), step):
-            scales = absmax[row : row + step, None]
-            raw = np.empty((len(scales), n_cols), np.uint8)
-            self.weight.read_rows(files, first + row, raw)
+        for rows in pieces(len(out), self.shape[1]):
+            part = slice(rows.start, rows.stop)
+            raw = np.empty((len(rows), self.shape[1]), np.uint8)
+            self.weight.read_rows(files, first + rows.start, raw)
             with np.errstate(all="ignore"):  # an SCB of infinity is found where weights are checked
-                values = raw.view(np.int8).astype(np.float32) * scales * _ONE_OF_127
-            out[row : row + step] = to_bytes(values, self.dtype)
+                values = raw.view(np.int8).astype(np.float32) * absmax[part, None] * _ONE_OF_127
+            out[part] = to_bytes(values, self.dtype)
 
 
 def is_companion_8bit(name: str) -> bool:
