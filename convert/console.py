@@ -148,7 +148,7 @@ def plan_as_json(plan: Plan) -> str:
     outputs = [
         {
             "path": str(output.path),
-            "type": output.type.name,
+            "type": output.label,
             "nbytes": output.nbytes,
             "tensors": [
                 {

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 from convert.adapter import MergeRequest, parse_merge
 from convert.checkpoint.index import cached_name
 from convert.errors import UsageError
-from convert.plan import Plan, plan_checkpoint, plan_gguf
-from convert.quant_mix import OutputType
+from convert.model import ModelRequest, gguf_model, read_gguf_model
+from convert.plan import Plan, plan
+from convert.quant_mix import FILE_TYPES, FileType
 from convert.stream import Progress, Report, carry_out
 
 if TYPE_CHECKING:
@@ -24,19 +25,17 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 Merge = str | os.PathLike[str] | MergeRequest
 
-DEFAULT_TYPES: Final = (
-    OutputType.F16, OutputType.Q4_0, OutputType.Q4_1, OutputType.Q5_0, OutputType.Q5_1, OutputType.Q8_0,
-)  # fmt: skip
+DEFAULT_TYPES: Final = tuple(FILE_TYPES[name] for name in ("F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"))
 QUANTIZED_TYPES: Final = tuple(kind for kind in DEFAULT_TYPES if kind.is_quantized)
 
 
-def parse_types(text: str | Iterable[str | OutputType]) -> tuple[OutputType, ...]:
+def parse_types(text: str | Iterable[str | FileType]) -> tuple[FileType, ...]:
     """Read types such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case, without repeats.
 
     Raises UsageError that lists the known types.
     """
     names = text.split(",") if isinstance(text, str) else text
-    types = tuple(dict.fromkeys(name if isinstance(name, OutputType) else _parse_type(name) for name in names))
+    types = tuple(dict.fromkeys(name if isinstance(name, FileType) else _parse_type(name) for name in names))
     if not types:
         raise UsageError("no output type is left", hint=f"known are {_known_types()}")
     return types
@@ -51,6 +50,13 @@ def merge_requests(merge: Merge | Iterable[Merge]) -> tuple[MergeRequest, ...]:
     return tuple(map(_merge_request, listed))
 
 
+def model_request(
+    model: PathLike, *, merge: Merge | Iterable[Merge] = (), pre_tokenizer: str | None = None
+) -> ModelRequest:
+    """Say which model is meant; see `plan_all` for the arguments."""
+    return ModelRequest(_absolute(model), merge_requests(merge), pre_tokenizer)
+
+
 def _merge_request(merge: Merge) -> MergeRequest:
     if isinstance(merge, MergeRequest):
         request = merge
@@ -63,7 +69,7 @@ def plan_all(
     model: PathLike,
     outdir: PathLike,
     *,
-    types: str | Iterable[str | OutputType] = DEFAULT_TYPES,
+    types: str | Iterable[str | FileType] = DEFAULT_TYPES,
     name: str | None = None,
     discard_f16: bool = False,
     pre_tokenizer: str | None = None,
@@ -80,34 +86,32 @@ def plan_all(
     """
     chosen = parse_types(types)
     if discard_f16:
-        chosen = parse_types(kind for kind in chosen if kind is not OutputType.F16)
+        chosen = parse_types(kind for kind in chosen if kind is not FILE_TYPES["F16"])
     directory = model_directory(model)
     cached = (cached_name(directory) or "").rpartition("/")[2]  # not the commit that a snapshot is called after
     base = _checked_name(cached or directory.name if name is None else name)
     paths = {kind: Path(outdir) / f"{base}-{kind.name}.gguf" for kind in chosen}
-    adapters = merge_requests(merge)
-    return plan_checkpoint(_absolute(model), paths, pre_tokenizer=pre_tokenizer, adapters=adapters)
+    return plan(gguf_model(model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)), paths)
 
 
 def plan_one(
     model: PathLike,
     out: PathLike,
     *,
-    type: str | OutputType = OutputType.F16,
+    type: str | FileType = "f16",
     pre_tokenizer: str | None = None,
     merge: Merge | Iterable[Merge] = (),
 ) -> Plan:
     """Plan one GGUF file of a checkpoint, at the path given; see `plan_all`."""
     (kind,) = parse_types([type])
-    adapters = merge_requests(merge)
-    return plan_checkpoint(_absolute(model), {kind: Path(out)}, pre_tokenizer=pre_tokenizer, adapters=adapters)
+    return plan(gguf_model(model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)), {kind: Path(out)})
 
 
 def plan_quantize(
     source: PathLike,
     outdir: PathLike,
     *,
-    types: str | Iterable[str | OutputType] = QUANTIZED_TYPES,
+    types: str | Iterable[str | FileType] = QUANTIZED_TYPES,
     name: str | None = None,
 ) -> Plan:
     """Plan `OUTDIR/NAME-TYPE.gguf` for each type of a float GGUF file.
@@ -120,7 +124,7 @@ def plan_quantize(
     for out in paths.values():
         if out.exists() and path.exists() and out.samefile(path):
             raise UsageError(f"the output `{out}` is the input itself", hint="choose another directory, or --name")
-    return plan_gguf(path, paths)
+    return plan(read_gguf_model(path), paths)
 
 
 def quantized_path(source: PathLike, outdir: PathLike, kind: str, *, name: str | None = None) -> Path:
@@ -133,7 +137,7 @@ def convert_all(  # noqa: PLR0913 - as many options as the command has
     model: PathLike,
     outdir: PathLike,
     *,
-    types: str | Iterable[str | OutputType] = DEFAULT_TYPES,
+    types: str | Iterable[str | FileType] = DEFAULT_TYPES,
     name: str | None = None,
     discard_f16: bool = False,
     pre_tokenizer: str | None = None,
@@ -144,17 +148,17 @@ def convert_all(  # noqa: PLR0913 - as many options as the command has
     progress: Progress | None = None,
 ) -> Report:
     """Convert a checkpoint to GGUF files of several types in one read; see `plan_all` and `carry_out`."""
-    plan = plan_all(
+    planned = plan_all(
         model, outdir, types=types, name=name, discard_f16=discard_f16, pre_tokenizer=pre_tokenizer, merge=merge
     )
-    return carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
+    return carry_out(planned, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
 
 
 def convert_one(
     model: PathLike,
     out: PathLike,
     *,
-    type: str | OutputType = OutputType.F16,
+    type: str | FileType = "f16",
     pre_tokenizer: str | None = None,
     merge: Merge | Iterable[Merge] = (),
     force: bool = False,
@@ -163,15 +167,15 @@ def convert_one(
     progress: Progress | None = None,
 ) -> Report:
     """Convert a checkpoint to one GGUF file; see `plan_one` and `carry_out`."""
-    plan = plan_one(model, out, type=type, pre_tokenizer=pre_tokenizer, merge=merge)
-    return carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
+    planned = plan_one(model, out, type=type, pre_tokenizer=pre_tokenizer, merge=merge)
+    return carry_out(planned, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
 
 
 def quantize(
     source: PathLike,
     outdir: PathLike,
     *,
-    types: str | Iterable[str | OutputType] = QUANTIZED_TYPES,
+    types: str | Iterable[str | FileType] = QUANTIZED_TYPES,
     name: str | None = None,
     force: bool = False,
     jobs: int | None = None,
@@ -179,8 +183,8 @@ def quantize(
     progress: Progress | None = None,
 ) -> Report:
     """Quantize a float GGUF file to several types in one read; see `plan_quantize` and `carry_out`."""
-    plan = plan_quantize(source, outdir, types=types, name=name)
-    return carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
+    planned = plan_quantize(source, outdir, types=types, name=name)
+    return carry_out(planned, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
 
 
 def model_directory(model: PathLike) -> Path:
@@ -194,15 +198,15 @@ def _absolute(path: PathLike) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _parse_type(name: str) -> OutputType:
+def _parse_type(name: str) -> FileType:
     try:
-        return OutputType[name.strip().upper()]
+        return FILE_TYPES[name.strip().upper()]
     except KeyError:
         raise UsageError(f"unknown type `{name.strip()}`", hint=f"known are {_known_types()}") from None
 
 
 def _known_types() -> str:
-    return ", ".join(kind.name.lower() for kind in OutputType)
+    return ", ".join(kind.name.lower() for kind in FILE_TYPES.values())
 
 
 def _checked_name(name: str) -> str:

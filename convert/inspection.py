@@ -10,21 +10,20 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gguf import LlamaFileType
+from gguf import Keys, LlamaFileType
 
 from convert.checkpoint import Checkpoint, open_checkpoint, read_json
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
-from convert.conversion import plan_all
 from convert.errors import CheckpointError, ConvertError
 from convert.gguf_reader import GGUFFile, read_gguf
 from convert.memory import Memory, measure_memory
+from convert.model import GGUFModel, ModelRequest, gguf_model
 from convert.model_config import read_model_config
-from convert.quant_mix import OutputType
+from convert.plan import FileLayout, lay_out
+from convert.quant_mix import FILE_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    from convert.plan import Plan
 
 _SHOWN_ITEMS = 8
 _MOST_WORDS = 8  # `.weight.quant_state.bitsandbytes__nf4` has six
@@ -123,8 +122,9 @@ def _inspect_gguf(file: GGUFFile) -> Inspection:
 
 def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
     unpacked, reasons = _unpack(checkpoint)
-    plan, problem = _plan(path)
-    memory = None if unpacked is None else _measure(checkpoint, unpacked, plan)
+    model, problem = _model(path)
+    files = {} if model is None else {name: lay_out(model, row) for name, row in FILE_TYPES.items()}
+    memory = None if unpacked is None else _measure(checkpoint, unpacked, files)
     decoded = {} if unpacked is None else _decoded(checkpoint, unpacked)
     tensors = tuple(
         InspectedTensor(source.name, source.shape, source.dtype.value, source.nbytes, decoded.get(source.name))
@@ -136,8 +136,8 @@ def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
         architecture=_architecture(checkpoint.directory),
         n_parameters=None if memory is None else memory.n_parameters,
         stored=_by_type(tensors),
-        outputs={} if plan is None else {output.type.name: output.nbytes for output in plan.outputs},
-        metadata={} if plan is None else _metadata(plan),
+        outputs={name: file.nbytes for name, file in files.items()},
+        metadata={} if model is None else _metadata(model),
         tensors=tensors,
         problem=problem,
         packing=None if unpacked is None else unpacked.packing,
@@ -155,10 +155,10 @@ def _unpack(checkpoint: Checkpoint) -> tuple[ModelTensors | None, tuple[str, ...
         return None, (f"parameters and memory are not known: {error.message}",)
 
 
-def _plan(path: Path) -> tuple[Plan | None, str | None]:
-    """Plan every type, or say why there can be none."""
+def _model(path: Path) -> tuple[GGUFModel | None, str | None]:
+    """Put the model into GGUF's words, or say why that cannot be done."""
     try:
-        return plan_all(path, path, types=OutputType, name="model"), None
+        return gguf_model(ModelRequest(path)), None
     except ConvertError as error:
         return None, error.message
 
@@ -176,13 +176,13 @@ def _config(directory: Path) -> dict[str, Any]:
         return {}
 
 
-def _measure(checkpoint: Checkpoint, unpacked: ModelTensors, plan: Plan | None) -> Memory:
+def _measure(checkpoint: Checkpoint, unpacked: ModelTensors, files: Mapping[str, FileLayout]) -> Memory:
     config = _config(checkpoint.directory)
     model_type = config.get("model_type")
     return measure_memory(
         unpacked.tensors,
         checkpoint.tensors,
-        () if plan is None else plan.outputs,
+        {name: file.tensors for name, file in files.items()},
         dtype=read_quantization(checkpoint.directory).dtype,
         model_type=model_type if isinstance(model_type, str) else None,
         ties_output=config.get("tie_word_embeddings") is True,
@@ -234,9 +234,10 @@ def _decoded_tensors(unpacked: ModelTensors, stored: Iterable[InspectedTensor]) 
     )
 
 
-def _metadata(plan: Plan) -> dict[str, Any]:
-    f16 = next(output for output in plan.outputs if output.type is OutputType.F16)
-    return {entry.key: _shown(entry.key, entry.value) for entry in f16.key_values}
+def _metadata(model: GGUFModel) -> dict[str, Any]:
+    """Give what the F16 file would declare."""
+    declared = {Keys.General.FILE_TYPE: int(FILE_TYPES["F16"].declared)}
+    return {key: _shown(key, declared.get(key, value)) for key, value in model.values.items()}
 
 
 def _by_type(tensors: Iterable[InspectedTensor]) -> dict[str, int]:

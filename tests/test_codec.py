@@ -276,9 +276,11 @@ def test_row_nbytes_refuses_part_of_a_block() -> None:
         row_nbytes(Q4_0, 48)
 
 
-def test_row_nbytes_refuses_a_type_without_a_codec() -> None:
+def test_a_type_without_a_codec_is_not_encoded() -> None:
+    rows, out = np.zeros(1024, np.uint8), np.zeros(84, np.uint8)
     with pytest.raises(UnsupportedError, match="Q2_K"):
-        row_nbytes(GGMLQuantizationType.Q2_K, 256)
+        encode_rows(rows, F32, n_cols=256, through_f16=False, targets=[(GGMLQuantizationType.Q2_K, out)])
+    assert row_nbytes(GGMLQuantizationType.Q2_K, 512) == 168
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from bitsandbytes_checkpoints import KINDS, save_with_transformers
 from peft_adapters import load_base, peft_merged, quiet, write_adapter, write_base
 
 from convert.adapter import MergeRequest
-from convert.plan.model import open_model
+from convert.model import ModelRequest, open_model
 from convert.verify.with_transformers import _load
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def test_a_packed_checkpoint_computes_as_its_dequantized_model(kind: str, tmp_pa
         from transformers import AutoModelForCausalLM
 
         dequantized = AutoModelForCausalLM.from_pretrained(packed).dequantize().float()
-        np.testing.assert_allclose(_logits(_load(open_model(packed))), _logits(dequantized), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            _logits(_load(open_model(ModelRequest(packed)))), _logits(dequantized), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("mixtral", [False, True])
@@ -47,6 +49,6 @@ def test_a_merged_checkpoint_computes_as_peft_merges_it(mixtral: bool, tmp_path:
     adapter = write_adapter(base, tmp_path / "adapter", r=4, target_modules=["q_proj", "v_proj"])
     merged = peft_merged([(adapter, 1.0)], base, tmp_path / "merged")
     with quiet():
-        ours, theirs = _load(open_model(base, [MergeRequest(adapter)])), load_base(merged)
+        ours, theirs = _load(open_model(ModelRequest(base, (MergeRequest(adapter),)))), load_base(merged)
         np.testing.assert_allclose(_logits(ours), _logits(theirs), rtol=1e-4, atol=1e-5)
         assert np.abs(_logits(ours) - _logits(load_base(base))).max() > 1e-3

@@ -13,6 +13,7 @@ from damage import with_metadata
 
 import convert
 from convert.errors import VerificationError
+from convert.model import ModelRequest
 from convert.process import ask
 from convert.verify import LlamaCpp, Measuring, Verification, verify_files
 from convert.verify.probabilities import divergence, read_probabilities, write_probabilities
@@ -103,7 +104,10 @@ def test_probabilities_survive_a_file_and_diverge_as_they_should(tmp_path: Path)
 
 def _measured(reference: Reference, files: list[Path], text: Path, checkpoint: Path | None) -> Verification:
     programs = LlamaCpp(reference.completion, reference.perplexity, partial(ask, timeout_s=300))
-    return verify_files(files, measuring=Measuring(programs, text=text, checkpoint=checkpoint))
+    return verify_files(
+        files,
+        measuring=Measuring(programs, text=text, checkpoint=None if checkpoint is None else ModelRequest(checkpoint)),
+    )
 
 
 def test_llama_cpp_and_transformers_compute_the_same_of_the_float_file(

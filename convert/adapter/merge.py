@@ -13,8 +13,9 @@ from convert.adapter.base_names import BaseNames, is_embedding, is_head
 from convert.adapter.fit import Fit, fit_modules
 from convert.adapter.merged_tensor import MergedTensor
 from convert.adapter.tensor_names import NamedTensors, sort_tensors
-from convert.checkpoint import RowWindow, TensorSource
+from convert.checkpoint import TensorSource
 from convert.checkpoint.regular_file import shown
+from convert.checkpoint.views import Rows
 from convert.errors import PlanError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class _Merging:
         alias = next((name for name in self._order if name not in tensors), None)
         if alias is not None and self._base.embedding is not None and BaseNames(tensors).is_tied:
             embedding = tensors[self._base.embedding]
-            tensors[alias] = RowWindow(embedding, alias, embedding.shape)
+            tensors[alias] = Rows(embedding, alias, embedding.shape)
         return {name: tensors[name] for name in self._order} if tensors.keys() == set(self._order) else tensors
 
     def _whole(self, opened: _Opened) -> dict[str, TensorSource]:
@@ -159,7 +160,7 @@ class _Merging:
         if self._base.is_tied and is_embedding(found) and _is_saved(opened, "embed_tokens"):
             # peft 0.21.2: a saved module is a copy, so the output matrix stays what it was
             self._untie("lm_head.weight", opened.named.untrained.get(name, self._base.tensors[found]))
-        self._tensors[found] = RowWindow(source, found, source.shape)
+        self._tensors[found] = Rows(source, found, source.shape)
 
     def _untie(self, name: str, embedding: Tensor) -> None:
         """Give the output matrix a tensor of its own, where the order of names puts it."""
@@ -167,7 +168,7 @@ class _Merging:
             return
         self._notes.append("the adapter unties the output matrix from the embeddings")
         names = [*self._tensors]
-        self._tensors[name] = RowWindow(embedding, name, embedding.shape)
+        self._tensors[name] = Rows(embedding, name, embedding.shape)
         if names == sorted(names):
             for later in [other for other in names if other > name]:
                 self._tensors[later] = self._tensors.pop(later)

@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from convert.architecture.family import SourcePart
-from convert.checkpoint import RowWindow
+from convert.checkpoint.views import Rows
 from convert.errors import PlanError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _plain(source: Tensor, n_experts: int) -> Iterator[Tensor]:
     if fused is not None:
         yield from _split(source, n_experts, f"{fused[1]}.block_sparse_moe.experts", _PARTS[fused[2]])
     elif router is not None:
-        yield RowWindow(source, f"{router[1]}.block_sparse_moe.gate.weight", source.shape)
+        yield Rows(source, f"{router[1]}.block_sparse_moe.gate.weight", source.shape)
     else:
         yield source
 
@@ -69,5 +69,5 @@ def _split(source: Tensor, n_experts: int, prefix: str, parts: tuple[str, ...]) 
     first_row = 0
     for expert in range(n_experts):
         for part in parts:
-            yield RowWindow(source, f"{prefix}.{expert}.{part}.weight", (n_rows, n_cols), first_row)
+            yield Rows(source, f"{prefix}.{expert}.{part}.weight", (n_rows, n_cols), first_row)
             first_row += n_rows

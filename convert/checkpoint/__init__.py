@@ -18,18 +18,25 @@ from convert.checkpoint.json_file import read_json
 from convert.checkpoint.parts import Parts, WeightFormat, choose_parts
 from convert.checkpoint.regular_file import shown
 from convert.checkpoint.safetensors_file import read_safetensors
-from convert.checkpoint.source import Checkpoint, RowWindow, StoredType, Tensor, TensorSource, WeightFile, matrix_shape
-from convert.checkpoint.source_files import ByteRange, RowSource, SourceFiles
+from convert.checkpoint.source import (
+    Checkpoint,
+    StoredBlocks,
+    StoredType,
+    Tensor,
+    TensorSource,
+    WeightFile,
+    matrix_shape,
+)
+from convert.checkpoint.source_files import RowSource, SourceFiles
 from convert.checkpoint.torch_file import read_torch_file
 from convert.checkpoint.wrapped_names import unwrap_names
 from convert.errors import CheckpointError
 
 __all__ = [
-    "ByteRange",
     "Checkpoint",
     "RowSource",
-    "RowWindow",
     "SourceFiles",
+    "StoredBlocks",
     "StoredType",
     "Tensor",
     "TensorSource",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from gguf import GGMLQuantizationType
+
     from convert.checkpoint.source_files import SourceFiles, U8Array
 
 Shape = tuple[int, ...]
@@ -83,8 +85,8 @@ class Tensor(RowSource, Protocol):
     """A tensor of the model, wherever its values come from; `read_rows` gives them as `dtype`."""
 
     @property
-    def dtype(self) -> StoredType:
-        """The type of the values that `read_rows` gives."""
+    def dtype(self) -> StoredType | GGMLQuantizationType:
+        """The type of the values that `read_rows` gives; GGML's for what lies in a GGUF file."""
 
     @property
     def shape(self) -> Shape:
@@ -132,30 +134,19 @@ class TensorSource:
 
 
 @dataclass(frozen=True, slots=True)
-class RowWindow:
-    """Some rows of a tensor as one of its own: an expert of a stack, a part of a fused matrix, or all under a new name.
+class StoredBlocks:
+    """A tensor in a GGUF file: `nbytes` bytes from `offset` in `path`, of whatever type, as they lie there."""
 
-    first_row: counted in the base's rows, as `matrix_shape` gives them.
-    """
-
-    base: Tensor
     name: str
+    path: Path
+    offset: int
+    nbytes: int
     shape: Shape
-    first_row: int = 0
-
-    @property
-    def dtype(self) -> StoredType:
-        """As the base's."""
-        return self.base.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """The window's share of the base's bytes."""
-        return self.base.nbytes * matrix_shape(self.shape)[0] // max(matrix_shape(self.base.shape)[0], 1)
+    dtype: GGMLQuantizationType
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """See RowSource."""
-        self.base.read_rows(files, self.first_row + first, out)
+        files.read_into(self.path, self.offset + first * out.shape[1], out, name=self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from convert.errors import CheckpointError
@@ -89,17 +88,3 @@ class RowSource(Protocol):
         out: uint8 (n_rows, bytes of a row), contiguous, little endian.
         Raises CheckpointError if a file has become shorter.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """One tensor's bytes in a file, contiguous, of whatever type: rows as they lie there."""
-
-    name: str
-    path: Path
-    offset: int
-    nbytes: int
-
-    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
-        files.read_into(self.path, self.offset + first * out.shape[1], out, name=self.name)

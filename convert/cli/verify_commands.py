@@ -81,16 +81,14 @@ def run_verification(
     """
     import json  # noqa: PLC0415
 
-    from convert.conversion import merge_requests  # noqa: PLC0415 - NumPy and gguf, only when needed
+    from convert.conversion import model_request  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.verify import verify_files  # noqa: PLC0415
 
-    adapters = merge_requests(merge)
+    request = None if against is None else model_request(against, merge=merge, pre_tokenizer=pre_tokenizer)
     measuring = _measuring(with_llama_cpp, directory, text=text)
     if measuring is not None and against is not None and against.is_dir():
-        measuring = replace(measuring, checkpoint=against, adapters=adapters)
-    verification = verify_files(
-        files, against=against, pre_tokenizer=pre_tokenizer, adapters=adapters, measuring=measuring
-    )
+        measuring = replace(measuring, checkpoint=request)
+    verification = verify_files(files, against=request, measuring=measuring)
     if as_json:
         click.echo(json.dumps(verification.as_json(), indent=2, ensure_ascii=False))
     else:

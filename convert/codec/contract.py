@@ -68,9 +68,7 @@ class Codec:
 
         Raises ShapeError if n_cols is not a multiple of block_size.
         """
-        if n_cols % self.block_size:
-            raise ShapeError(f"a row has {n_cols} columns, {self.type.name} needs a multiple of {self.block_size}")
-        return n_cols // self.block_size * self.type_size
+        return row_nbytes(self.type, n_cols)
 
     def encode(self, rows: F32Array) -> U8Array:
         """Encode rows.
@@ -100,6 +98,17 @@ class Codec:
         with np.errstate(all="ignore"):
             rows = self.decode_blocks(np.ascontiguousarray(blocks).reshape(-1, self.type_size))
         return rows.reshape(n_rows, n_cols)
+
+
+def row_nbytes(tensor_type: GGMLQuantizationType, n_cols: int) -> int:
+    """Size in bytes of a row of `n_cols` weights in any type, also one that has no codec and goes as it is.
+
+    Raises ShapeError if n_cols is not whole blocks.
+    """
+    block_size, type_size = sizes_of(tensor_type)
+    if n_cols % block_size:
+        raise ShapeError(f"a row has {n_cols} columns, {tensor_type.name} needs a multiple of {block_size}")
+    return n_cols // block_size * type_size
 
 
 def sizes_of(tensor_type: GGMLQuantizationType) -> tuple[int, int]:

@@ -17,7 +17,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from convert.codec.compiled import Kernels, Request, Target, kernel_level, load_kernels
-from convert.codec.contract import FLOAT_TYPES, BadValues, F32Array, U8Array
+from convert.codec.contract import FLOAT_TYPES, BadValues, F32Array, U8Array, row_nbytes
 from convert.codec.numpy_rows import (
     RowGroup,
     Targets,
@@ -41,17 +41,6 @@ _SCALE_OFFSETS: Final = {
 _F16_NAN: Final = np.array([0x00, 0x7E], np.uint8)  # 0x7E00, little endian
 
 
-def row_nbytes(tensor_type: GGMLQuantizationType, n_cols: int) -> int:
-    """Size in bytes of a row of `n_cols` weights.
-
-    Raises UnsupportedError if there is no codec for the type, ShapeError if n_cols is not whole blocks.
-    """
-    codec = CODECS.get(tensor_type)
-    if codec is None:
-        raise UnsupportedError(f"{tensor_type.name} is not a type this version can encode")
-    return codec.row_nbytes(n_cols)
-
-
 @dataclass(frozen=True, slots=True)
 class _Slice:
     """The arguments of one call, their sizes checked."""
@@ -67,6 +56,9 @@ class _Slice:
             raise UnsupportedError(f"a source is F32, F16 or BF16, not {self.source_type.name}")
         if self.n_cols < 1:
             raise ShapeError(f"a row has {self.n_cols} columns")
+        for tensor_type, _ in self.targets:
+            if tensor_type not in CODECS:
+                raise UnsupportedError(f"{tensor_type.name} is not a type this version can encode")
         n_rows = self.source.size // row_nbytes(self.source_type, self.n_cols)
         for tensor_type, buffer in ((self.source_type, self.source), *self.targets):
             _check_buffer(tensor_type, buffer, n_rows, row_nbytes(tensor_type, self.n_cols))

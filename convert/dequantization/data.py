@@ -77,7 +77,6 @@ class DequantizePlan:
             source_nbytes=sum(plan.source_nbytes for plan in shards),
             outputs=self.outputs,
             tasks=(),
-            through_f16=False,
             notes=(*self.statements, *self.notes),
         )
 

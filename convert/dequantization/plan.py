@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from convert.adapter import MergedTensors, MergeRequest, merge_adapters, resolve_model
@@ -35,7 +34,6 @@ from convert.dequantization.through import Through, quantized_weights, refuse_tr
 from convert.dequantization.wide_float import NarrowedDouble
 from convert.errors import CheckpointError, UsageError
 from convert.plan import FileKind, Output, Plan
-from convert.quant_mix import OutputType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -139,13 +137,8 @@ def _lay_out(
 
 def _plan_side_files(checkpoint: Checkpoint, outdir: Path, architecture: str, files: Sequence[SideFile]) -> Plan:
     """Plan the small files as outputs that are header only: they are written, compared and renamed as all outputs."""
-    outputs = tuple(
-        Output(
-            outdir / file.name, OutputType.F16, (), file.data, (), MappingProxyType({}), len(file.data), FileKind.PLAIN
-        )
-        for file in files
-    )
-    return Plan(checkpoint.directory, architecture, 0, 0, outputs, (), through_f16=False, notes=())
+    outputs = tuple(Output(outdir / file.name, file.data, (), len(file.data), FileKind.PLAIN) for file in files)
+    return Plan(checkpoint.directory, architecture, 0, 0, outputs, ())
 
 
 def _statements(source: Path, opened: _Opened) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from math import prod
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from gguf import GGMLQuantizationType
@@ -21,8 +20,7 @@ from convert.checkpoint import StoredType, Tensor
 from convert.checkpoint.packed.values import FLOATS
 from convert.errors import UsageError
 from convert.gguf_file import TensorInfo
-from convert.plan import FileKind, Output, Plan, PlannedInput, Target, Task
-from convert.quant_mix import OutputType
+from convert.plan import FileKind, Output, Plan, Target, Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,10 +128,9 @@ def plan_shard(
         TensorInfo(tensor.name, tensor.tensor.shape, _carried_type(tensor.stored), offset, tensor.nbytes)
         for tensor, offset in filled
     )
-    kind = OutputType.F16  # says nothing here: each tensor has its type
     nbytes = len(header) + sum(tensor.nbytes for tensor in ordered)
-    said = MappingProxyType({tensor.name: reasons[tensor.name] for tensor in ordered if tensor.name in reasons})
-    output = Output(path, kind, (), header, infos, said, nbytes, FileKind.SAFETENSORS)
+    said = {tensor.name: reasons[tensor.name] for tensor in ordered if tensor.name in reasons}
+    output = Output(path, header, infos, nbytes, FileKind.SAFETENSORS, reasons=said)
     plan = Plan(
         source=source,
         architecture=architecture,
@@ -141,8 +138,6 @@ def plan_shard(
         source_nbytes=sum(tensor.tensor.nbytes for tensor in ordered),
         outputs=(output,),
         tasks=tuple(_task(tensor, offset) for tensor, offset in filled),
-        through_f16=False,
-        notes=(),
     )
     return Shard(path.name, tuple(ordered), plan)
 
@@ -168,8 +163,7 @@ def _header(ordered: Sequence[StoredTensor]) -> tuple[bytes, list[int]]:
 def _task(tensor: StoredTensor, offset: int) -> Task:
     target_type = _carried_type(tensor.stored)
     source_type = target_type if tensor.stored is tensor.tensor.dtype else FLOATS[tensor.tensor.dtype]
-    planned = PlannedInput(tensor.name, tensor.tensor.shape, source_type, (tensor.tensor,))
-    return Task(planned, (Target(target_type, ((0, offset),)),))
+    return Task(tensor.name, tensor.tensor, source_type, (Target(target_type, ((0, offset),)),))
 
 
 def _carried_type(stored: StoredType) -> GGMLQuantizationType:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from convert.checkpoint import Tensor, TensorSource
-    from convert.plan import Output
+    from convert.gguf_file import TensorInfo
 
 _PLAIN: Final = {"f32": StoredType.F32, "f16": StoredType.F16, "bf16": StoredType.BF16}
 _FLOATS: Final = ("F", "BF")
@@ -99,7 +99,7 @@ class _Weight:
 def measure_memory(
     tensors: Mapping[str, Tensor],
     stored: Mapping[str, TensorSource],
-    outputs: Sequence[Output],
+    files: Mapping[str, Sequence[TensorInfo]],
     *,
     dtype: StoredType | None = None,
     model_type: str | None = None,
@@ -108,7 +108,8 @@ def measure_memory(
 ) -> Memory:
     """Measure a model: as it is stored, as transformers and bitsandbytes would save it, and as GGUF.
 
-    tensors: the model's, decoded. stored: the checkpoint's own. outputs: planned GGUF files, none if there can be none.
+    tensors: the model's, decoded. stored: the checkpoint's own. files: the tensors of the GGUF file of each
+    type, none if there can be none.
     dtype: what the config says it computes in; transformers keeps in it what bitsandbytes does not pack. ties_output:
     the config says that the output matrix is the embeddings'.
     """
@@ -118,7 +119,7 @@ def measure_memory(
         _stored_row(stored),
         *(_plain_row(name, kind, weights) for name, kind in _PLAIN.items()),
         *(_packed_row(name, packing, weights, rest) for name, packing in PACKINGS.items()),
-        *map(_gguf_row, outputs),
+        *(_gguf_row(name, tensors) for name, tensors in files.items()),
     )
     notes = _notes({weight.group for weight in weights}, model_type, ties_output=ties_output)
     return Memory(_groups(weights), rows, rest.value, buffers_nbytes, notes)
@@ -191,9 +192,9 @@ def _packed_row(
     )
 
 
-def _gguf_row(output: Output) -> MemoryRow:
-    groups = by_group((gguf_group_of(tensor.name), tensor.nbytes) for tensor in output.tensors)
-    return MemoryRow(output.type.name, "gguf", groups, sum(groups.values()))
+def _gguf_row(name: str, tensors: Sequence[TensorInfo]) -> MemoryRow:
+    groups = by_group((gguf_group_of(tensor.name), tensor.nbytes) for tensor in tensors)
+    return MemoryRow(name, "gguf", groups, sum(groups.values()))
 
 
 def _notes(groups: Collection[Group], model_type: str | None, *, ties_output: bool) -> tuple[str, ...]:

@@ -1,10 +1,13 @@
 """Decide everything before one weight is read: files, headers, offsets, types, and the work in between.
 
-A plan is frozen data. `stream` carries it out and decides nothing; `--dry-run` prints it and is the truth.
+A plan is frozen data that pickles. `stream` carries it out and decides nothing; `--dry-run` prints it and is the truth.
+
+    data     what a plan is
+    files    what each file is to hold: metadata, tensors, their types
+    layout   from that to offsets, headers and tasks: `plan`
 """
 
-from convert.plan.data import FileKind, Output, Plan, PlannedInput, Target, Task
-from convert.plan.from_checkpoint import plan_checkpoint
-from convert.plan.from_gguf import plan_gguf
+from convert.plan.data import FileKind, FileLayout, Output, Plan, Target, Task
+from convert.plan.layout import lay_out, plan
 
-__all__ = ["FileKind", "Output", "Plan", "PlannedInput", "Target", "Task", "plan_checkpoint", "plan_gguf"]
+__all__ = ["FileKind", "FileLayout", "Output", "Plan", "Target", "Task", "lay_out", "plan"]

@@ -1,12 +1,10 @@
-"""What a plan is: frozen data, complete, with nothing left to decide."""
+"""What a plan is: frozen data, complete, with nothing left to decide. It pickles: another process can carry it out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
-
-from convert.transform import UNCHANGED, Transform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,27 +12,8 @@ if TYPE_CHECKING:
 
     from gguf import GGMLQuantizationType
 
-    from convert.checkpoint.source_files import RowSource
-    from convert.gguf_file import Entry, KeyValue, TensorInfo
-    from convert.quant_mix import Choice, OutputType
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedInput:
-    """A tensor to make: where its values come from.
-
-    shape: NumPy order, of the output. type: of the values that the sources give. sources: stacked along the first
-    axis, in the order of their rows; or none for a constant, whose bytes are `data`.
-    """
-
-    name: str
-    shape: Shape
-    type: GGMLQuantizationType
-    sources: tuple[RowSource, ...]
-    transform: Transform = UNCHANGED
-    data: bytes | None = None
+    from convert.checkpoint import Tensor
+    from convert.gguf_file import TensorInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +26,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Read one tensor once, and write it in every type that any output wants."""
+    """Read one tensor once, and write it in every type that any output wants.
 
-    tensor: PlannedInput
-    targets: tuple[Target, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RequestedTensor:
-    """A tensor as one file is to hold it: its shape in NumPy order, and the choice of its type."""
+    name: in the outputs. type: of the values that the tensor gives.
+    """
 
     name: str
-    shape: Shape
-    choice: Choice
-
-
-@dataclass(frozen=True, slots=True)
-class RequestedOutput:
-    """What one file is to hold: its metadata and tensors, in file order."""
-
-    path: Path
-    type: OutputType
-    entries: tuple[Entry, ...]
-    tensors: tuple[RequestedTensor, ...]
-    alignment: int
+    tensor: Tensor
+    type: GGMLQuantizationType
+    targets: tuple[Target, ...]
 
 
 class FileKind(Enum):
@@ -82,20 +46,29 @@ class FileKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class FileLayout:
+    """A GGUF file that needs no path yet: header, tensors in their places, length, and why types are not the usual."""
+
+    header: bytes
+    tensors: tuple[TensorInfo, ...]
+    nbytes: int
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """One file to be: its header is complete, its tensors have their place, its length is known.
 
-    reasons: for each tensor whose type is not the one asked for, why.
+    label: what people call it, such as `Q4_0`. reasons: for each tensor whose type is not the one asked for, why.
     """
 
     path: Path
-    type: OutputType
-    key_values: tuple[KeyValue, ...]
     header: bytes
     tensors: tuple[TensorInfo, ...]
-    reasons: Mapping[str, str]
     nbytes: int
     kind: FileKind = FileKind.GGUF
+    label: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +76,7 @@ class Plan:
     """The whole work.
 
     source: the checkpoint directory or the GGUF file. source_nbytes: of the tensors that are read.
-    through_f16: quantized tensors are made from the values as float16 holds them, as the reference's are.
+    through: quantized tensors are made from the values as this type holds them, as the reference's are; None: as read.
     notes: what a user should know before the work starts.
     """
 
@@ -113,8 +86,8 @@ class Plan:
     source_nbytes: int
     outputs: tuple[Output, ...]
     tasks: tuple[Task, ...]
-    through_f16: bool
-    notes: tuple[str, ...]
+    through: GGMLQuantizationType | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:

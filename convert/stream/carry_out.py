@@ -220,7 +220,7 @@ class _Work:
 
     def _encode_slices(self, sources: SourceFiles) -> None:
         encoder = SliceEncoder(
-            self._plan.tasks, sources, through_f16=self._plan.through_f16, allow_nonfinite=self._allow_nonfinite
+            self._plan.tasks, sources, through_f16=self._plan.through is not None, allow_nonfinite=self._allow_nonfinite
         )
         files: dict[int, PartialFile | ExistingFile] = {**self._files, **self._existing}
         while not self._stop.is_set():

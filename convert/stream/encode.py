@@ -1,4 +1,4 @@
-"""One worker's hands: read a slice, move its rows, encode it for every target, write it."""
+"""One worker's hands: read a slice, encode it for every target, write it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from convert.codec import FLOAT_TYPES, encode_rows, encode_rows_allowing_nonfinite
 from convert.stream.bad_values import describe_bad_values
-from convert.stream.slices import Slice, buffer_sizes, row_nbytes
+from convert.stream.slices import Slice, buffer_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +35,6 @@ class SliceEncoder:
         self._through_f16 = through_f16
         self._allow_nonfinite = allow_nonfinite
         self._read = np.empty(nbytes, np.uint8)
-        self._moved = np.empty(nbytes, np.uint8)
         self._encoded: Mapping[GGMLQuantizationType, NDArray[np.uint8]] = {
             tensor_type: np.empty(size, np.uint8) for tensor_type, size in encoded.items()
         }
@@ -43,9 +42,9 @@ class SliceEncoder:
     def carry(self, piece: Slice, files: Mapping[int, PartialFile | ExistingFile]) -> int:
         """Carry one slice from its source to every output; returns the bytes written."""
         rows = self._load(piece)
-        tensor_type = piece.task.tensor.type
+        tensor_type = piece.task.type
         to_encode = [target for target in piece.task.targets if target.type is not tensor_type]
-        outs = [self._encoded[target.type][: _nbytes(piece, target)] for target in to_encode]
+        outs = [self._encoded[target.type][: piece.nbytes_in(target.type)] for target in to_encode]
         if tensor_type in FLOAT_TYPES:
             self._encode(piece, rows, list(zip((target.type for target in to_encode), outs, strict=True)))
         written = sum(_write(piece, target, out, files) for target, out in zip(to_encode, outs, strict=True))
@@ -53,37 +52,28 @@ class SliceEncoder:
         return written + sum(_write(piece, target, rows, files) for target in as_it_is)
 
     def _load(self, piece: Slice) -> NDArray[np.uint8]:
-        tensor = piece.task.tensor
-        if piece.source is None:
-            return np.frombuffer(tensor.data or b"", np.uint8)
-        shape = (piece.n_rows, row_nbytes(tensor.type, piece.n_cols))
-        read = self._read[: piece.nbytes].reshape(shape)
-        tensor.sources[piece.source].read_rows(self._sources, piece.source_row, read)
-        moved = tensor.transform.apply(read, self._moved[: piece.nbytes].reshape(shape))
-        return moved.reshape(-1)
+        read = self._read[: piece.nbytes]
+        piece.task.tensor.read_rows(self._sources, piece.rows.start, read.reshape(len(piece.rows), -1))
+        return read
 
     def _encode(
         self, piece: Slice, rows: NDArray[np.uint8], targets: list[tuple[GGMLQuantizationType, NDArray[np.uint8]]]
     ) -> None:
         through_f16 = self._through_f16 and any(kind not in FLOAT_TYPES for kind, _ in targets)
-        tensor_type = piece.task.tensor.type
+        tensor_type = piece.task.type
         bad = encode_rows(rows, tensor_type, n_cols=piece.n_cols, through_f16=through_f16, targets=targets)
         if not (bad.n_nonfinite or bad.n_overflow):
             return
         if not self._allow_nonfinite:
             checks_f16 = through_f16 or any(target.type.name == "F16" for target in piece.task.targets)
-            raise describe_bad_values(piece, self._sources, checks_f16=checks_f16)
+            raise describe_bad_values(piece.task.tensor, self._sources, checks_f16=checks_f16)
         encode_rows_allowing_nonfinite(rows, tensor_type, n_cols=piece.n_cols, through_f16=through_f16, targets=targets)
-
-
-def _nbytes(piece: Slice, target: Target) -> int:
-    return row_nbytes(target.type, piece.n_cols) * piece.n_rows
 
 
 def _write(
     piece: Slice, target: Target, data: NDArray[np.uint8], files: Mapping[int, PartialFile | ExistingFile]
 ) -> int:
-    start = row_nbytes(target.type, piece.n_cols) * piece.output_row
+    start = len(data) // len(piece.rows) * piece.rows.start
     written = 0
     for output, offset in target.places:
         files[output].write(data.data, offset + start)

@@ -1,17 +1,20 @@
-"""Cut a plan's tasks into slices: the unit that one worker reads, encodes and writes."""
+"""Cut tensors into slices: the unit that one worker reads, encodes and writes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
 from convert.checkpoint import matrix_shape
+from convert.checkpoint.views import row_unit
+from convert.codec import row_nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from gguf import GGMLQuantizationType
+
+    from convert.checkpoint import Tensor
     from convert.plan import Task
 
 SLICE_VALUES: Final = 1 << 20  # 2 MB of float16: large enough for the kernels, small enough for the cache
@@ -19,46 +22,34 @@ SLICE_VALUES: Final = 1 << 20  # 2 MB of float16: large enough for the kernels, 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Whole rows of one source of a task.
-
-    source: its index; None for a constant. source_row: first row within that source. output_row: first
-    row within the output tensor. n_rows, n_cols: how much.
-    """
+    """Whole rows of a task's tensor, as `matrix_shape` counts them."""
 
     task: Task
-    source: int | None
-    source_row: int
-    output_row: int
-    n_rows: int
+    rows: range
     n_cols: int
 
     @property
     def nbytes(self) -> int:
         """The bytes to read."""
-        return row_nbytes(self.task.tensor.type, self.n_cols) * self.n_rows
+        return self.nbytes_in(self.task.type)
 
-
-def row_nbytes(tensor_type: GGMLQuantizationType, n_cols: int) -> int:
-    """Count the bytes of one row."""
-    block_size, type_size = GGML_QUANT_SIZES[tensor_type]
-    nbytes: int = n_cols // block_size * type_size
-    return nbytes
+    def nbytes_in(self, tensor_type: GGMLQuantizationType) -> int:
+        """Count the bytes that the rows take in a type."""
+        return row_nbytes(tensor_type, self.n_cols) * len(self.rows)
 
 
 def cut(task: Task) -> Iterator[Slice]:
-    """Cut a task into slices of about SLICE_VALUES values, of whole row groups."""
-    tensor = task.tensor
+    """Cut a task into slices."""
+    n_cols = matrix_shape(task.tensor.shape)[1]
+    return (Slice(task, rows, n_cols) for rows in row_ranges(task.tensor))
+
+
+def row_ranges(tensor: Tensor) -> Iterator[range]:
+    """Cut a tensor's rows into runs of about SLICE_VALUES values, at multiples of its row unit."""
     n_rows, n_cols = matrix_shape(tensor.shape)
-    if tensor.data is not None:
-        yield Slice(task, None, 0, 0, n_rows, n_cols)
-        return
-    group = tensor.transform.group_rows
-    step = max(SLICE_VALUES // max(n_cols * group, 1), 1) * group
-    rows_per_source = n_rows // len(tensor.sources)
-    for index in range(len(tensor.sources)):
-        for row in range(0, rows_per_source, step):
-            taken = min(step, rows_per_source - row)
-            yield Slice(task, index, row, index * rows_per_source + row, taken, n_cols)
+    unit = row_unit(tensor)
+    step = max(SLICE_VALUES // max(n_cols * unit, 1), 1) * unit
+    return (range(first, min(first + step, n_rows)) for first in range(0, n_rows, step))
 
 
 def buffer_sizes(tasks: Iterable[Task]) -> tuple[int, dict[GGMLQuantizationType, int]]:
@@ -69,6 +60,5 @@ def buffer_sizes(tasks: Iterable[Task]) -> tuple[int, dict[GGMLQuantizationType,
         first = next(cut(task))
         read = max(read, first.nbytes)
         for target in task.targets:
-            nbytes = row_nbytes(target.type, first.n_cols) * first.n_rows
-            encoded[target.type] = max(encoded.get(target.type, 0), nbytes)
+            encoded[target.type] = max(encoded.get(target.type, 0), first.nbytes_in(target.type))
     return read, encoded

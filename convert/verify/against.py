@@ -8,24 +8,22 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import GGML_QUANT_SIZES, quants
 
-from convert.checkpoint import ByteRange, SourceFiles
+from convert.checkpoint import SourceFiles
 from convert.codec import CODECS, FLOAT_TYPES
 from convert.errors import UnsupportedError, UsageError
-from convert.gguf_reader import read_gguf
-from convert.plan import PlannedInput, Task, plan_checkpoint
-from convert.quant_mix import OutputType, ggml_n_dims
-from convert.stream.slices import Slice, cut, row_nbytes
+from convert.model import GGUFModel, ModelRequest, float_values, gguf_model, read_gguf_model, tensor_type
+from convert.quant_mix import ggml_n_dims
+from convert.stream.slices import row_ranges
 from convert.verify.bounds import explained_error, relative_rmse_limit
 from convert.verify.data import Finding, TensorError, note, problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
     from gguf import GGMLQuantizationType
     from numpy.typing import NDArray
 
-    from convert.adapter import MergeRequest
+    from convert.checkpoint import Tensor
     from convert.codec.contract import F32Array, U8Array
     from convert.gguf_file import TensorInfo
     from convert.gguf_reader import GGUFFile
@@ -34,39 +32,32 @@ if TYPE_CHECKING:
 CHECK = "against"
 
 
-def wanted_tensors(
-    model: Path, *, pre_tokenizer: str | None = None, adapters: Sequence[MergeRequest] = ()
-) -> tuple[PlannedInput, ...]:
-    """List what a file of this model must hold: the checkpoint planned again, or a float GGUF file as it is.
+def wanted_model(request: ModelRequest) -> GGUFModel:
+    """Read what a file of this model must hold: a checkpoint, or a float GGUF file as it is.
 
     Raises CheckpointError, UnsupportedError or PlanError; UsageError for adapters of a GGUF file.
     """
-    if model.suffix == ".gguf":
-        if adapters:
-            raise UsageError(f"`{model}` is a GGUF file: adapters are merged into checkpoints only")
-        return tuple(_as_it_is(model, tensor) for tensor in read_gguf(model).tensors)
-    # The path is that of no file: a plan names one, and only carrying it out would write it.
-    unwritten = {OutputType.F16: model / "unwritten.gguf"}
-    plan = plan_checkpoint(model, unwritten, pre_tokenizer=pre_tokenizer, adapters=adapters)
-    return tuple(task.tensor for task in plan.tasks)
-
-
-def _as_it_is(path: Path, tensor: TensorInfo) -> PlannedInput:
-    if tensor.type not in FLOAT_TYPES:
-        raise UnsupportedError(
-            f"tensor `{tensor.name}` of `{path}` is {tensor.type.name}: only a float file can be the measure",
-            hint="give the checkpoint's directory, or an F32, F16 or BF16 GGUF file",
-        )
-    source = ByteRange(tensor.name, path, tensor.offset, tensor.nbytes)
-    return PlannedInput(tensor.name, tensor.shape, tensor.type, (source,))
+    if request.path.suffix != ".gguf":
+        return gguf_model(request)
+    if request.adapters:
+        raise UsageError(f"`{request.path}` is a GGUF file: adapters are merged into checkpoints only")
+    model = read_gguf_model(request.path)
+    for name, tensor in model.tensors:
+        stored = tensor_type(tensor)
+        if stored not in FLOAT_TYPES:
+            raise UnsupportedError(
+                f"tensor `{name}` of `{model.source}` is {stored.name}: only a float file can be the measure",
+                hint="give the checkpoint's directory, or an F32, F16 or BF16 GGUF file",
+            )
+    return model
 
 
 class Comparison:
     """One file beside the checkpoint; errors and findings gather as `compare` goes."""
 
-    def __init__(self, header: GGUFFile, file: OpenFile, wanted: Iterable[PlannedInput]) -> None:
+    def __init__(self, header: GGUFFile, file: OpenFile, wanted: GGUFModel) -> None:
         self._stored: Final[Mapping[str, TensorInfo]] = {tensor.name: tensor for tensor in header.tensors}
-        self._wanted: Final[Mapping[str, PlannedInput]] = {tensor.name: tensor for tensor in wanted}
+        self._wanted: Final[Mapping[str, Tensor]] = dict(wanted.tensors)
         self._file = file
         self.errors: list[TensorError] = []
         self.findings: list[Finding] = []
@@ -83,7 +74,7 @@ class Comparison:
                 if stored.name in self._wanted:
                     self._compare_one(stored, self._wanted[stored.name], sources)
 
-    def _compare_one(self, stored: TensorInfo, wanted: PlannedInput, sources: SourceFiles) -> None:
+    def _compare_one(self, stored: TensorInfo, wanted: Tensor, sources: SourceFiles) -> None:
         if _own_shape(stored.shape) != _own_shape(wanted.shape):
             message = f"tensor `{stored.name}` has shape {stored.shape}, the checkpoint's makes {wanted.shape}"
             self.findings.append(problem(CHECK, message))
@@ -93,17 +84,16 @@ class Comparison:
             self.findings.append(note(CHECK, message))
             return
         gathered = _Gathered(stored)
-        for piece in cut(Task(wanted, ())):
-            blocks = self._read_blocks(stored, piece)
-            gathered.add(_values(piece, sources), blocks)
+        for rows in row_ranges(wanted):
+            values = float_values(wanted, sources, rows)
+            gathered.add(values, self._read_blocks(stored, rows.start * values.shape[1], values.size))
         error = gathered.result()
         self.errors.append(error)
         self.findings += _judged(error, stored.type)
 
-    def _read_blocks(self, stored: TensorInfo, piece: Slice) -> U8Array:
+    def _read_blocks(self, stored: TensorInfo, first: int, n_values: int) -> U8Array:
         block_size, type_size = GGML_QUANT_SIZES[stored.type]
-        start = piece.output_row * piece.n_cols // block_size * type_size
-        nbytes = piece.n_rows * piece.n_cols // block_size * type_size
+        start, nbytes = first // block_size * type_size, n_values // block_size * type_size
         return self._file.read(stored.offset + start, nbytes).reshape(-1, type_size)
 
 
@@ -118,7 +108,7 @@ class _Gathered:
         self._worst: tuple[float, int, float, float] = (-1.0, 0, 0.0, 0.0)
 
     def add(self, wanted: F32Array, blocks: U8Array) -> None:
-        """Take the next values. wanted: float32 (n,). blocks: uint8 (n_blocks, type_size), the same values."""
+        """Take the next values. wanted: float32, any shape. blocks: uint8 (n_blocks, type_size), the same values."""
         decoded = _decode(blocks, self._stored.type)
         wanted = wanted.reshape(decoded.shape)
         error = np.abs(decoded.astype(np.float64) - wanted)
@@ -180,17 +170,6 @@ def _judged(error: TensorError, tensor_type: GGMLQuantizationType) -> Iterator[F
 def _own_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Drop leading dimensions of 1, which ggml does not count."""
     return shape[len(shape) - ggml_n_dims(shape) :]
-
-
-def _values(piece: Slice, sources: SourceFiles) -> F32Array:
-    """Read a slice of the checkpoint as float32 (n,), its rows moved as the transform says."""
-    tensor = piece.task.tensor
-    codec = CODECS[tensor.type]
-    if piece.source is None:
-        return codec.decode(np.frombuffer(tensor.data or b"", np.uint8).reshape(1, -1)).reshape(-1)
-    rows = np.empty((piece.n_rows, row_nbytes(tensor.type, piece.n_cols)), np.uint8)
-    tensor.sources[piece.source].read_rows(sources, piece.source_row, rows)
-    return codec.decode(tensor.transform.apply(rows, np.empty_like(rows))).reshape(-1)
 
 
 def _decode(blocks: U8Array, tensor_type: GGMLQuantizationType) -> F32Array:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from convert.errors import CheckpointError, UnsupportedError
 from convert.gguf_reader import read_gguf
-from convert.verify.against import Comparison, wanted_tensors
+from convert.model import ModelRequest
+from convert.verify.against import Comparison, wanted_model
 from convert.verify.blocks import check_blocks
 from convert.verify.chat_template import check_chat_template
 from convert.verify.data import Finding, TensorError, Verification, VerifiedFile, problem
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from convert.adapter import MergeRequest
     from convert.gguf_reader import GGUFFile
-    from convert.plan import PlannedInput
+    from convert.model import GGUFModel
     from convert.verify.reading import OpenFile
     from convert.verify.running import Measuring
 
@@ -30,15 +30,12 @@ if TYPE_CHECKING:
 def verify_files(
     paths: Sequence[Path],
     *,
-    against: Path | None = None,
-    pre_tokenizer: str | None = None,
-    adapters: Sequence[MergeRequest] = (),
+    against: Path | ModelRequest | None = None,
     measuring: Measuring | None = None,
 ) -> Verification:
     """Open files again and check everything that can be checked.
 
     against: the checkpoint (or float GGUF file) that they were made of; every tensor is compared with its values.
-    pre_tokenizer, adapters: as for the conversion.
     measuring: what llama.cpp is to run, and with which programs; None: nothing.
     Findings are in the result, and raise nothing: `Verification.check` does.
     Raises CheckpointError for a path that is no file, and what planning `against` raises.
@@ -46,12 +43,16 @@ def verify_files(
     for path in paths:
         if not path.is_file():
             raise CheckpointError(f"`{path}` is not a file")
-    wanted = None if against is None else wanted_tensors(against, pre_tokenizer=pre_tokenizer, adapters=adapters)
+    wanted = None if against is None else wanted_model(_request(against))
     files = tuple(_verify(path, wanted) for path in paths)
     return Verification(files if measuring is None else _measured(files, measuring))
 
 
-def _verify(path: Path, wanted: Sequence[PlannedInput] | None) -> VerifiedFile:
+def _request(against: Path | ModelRequest) -> ModelRequest:
+    return against if isinstance(against, ModelRequest) else ModelRequest(against)
+
+
+def _verify(path: Path, wanted: GGUFModel | None) -> VerifiedFile:
     nbytes = path.stat().st_size
     try:
         header = read_gguf(path)
@@ -62,9 +63,7 @@ def _verify(path: Path, wanted: Sequence[PlannedInput] | None) -> VerifiedFile:
     return VerifiedFile(path, nbytes, tuple(findings), tuple(errors))
 
 
-def _findings(
-    header: GGUFFile, file: OpenFile, wanted: Sequence[PlannedInput] | None
-) -> tuple[list[Finding], list[TensorError]]:
+def _findings(header: GGUFFile, file: OpenFile, wanted: GGUFModel | None) -> tuple[list[Finding], list[TensorError]]:
     findings = [
         *check_structure(header, file),
         *check_metadata(header),

@@ -23,8 +23,8 @@ from convert.verify.with_transformers import checkpoint_probabilities
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from convert.adapter import MergeRequest
     from convert.gguf_reader import GGUFFile
+    from convert.model import ModelRequest
 
 CHECK = "llama.cpp"
 
@@ -61,13 +61,11 @@ class Measuring:
     """What to measure: loading always; with a text its perplexity, and the divergence from a base model.
 
     checkpoint: the base, computed by transformers; without it, or where it cannot be, the first F32, F16 or BF16 file.
-    adapters: merged into it.
     """
 
     llama_cpp: LlamaCpp
     text: Path | None = None
-    checkpoint: Path | None = None
-    adapters: Sequence[MergeRequest] = ()
+    checkpoint: ModelRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +134,12 @@ class _Measurement:
                 pass  # said when the file itself is measured
         return None, None
 
-    def _ask_transformers(self, model: Path, path: Path, header: GGUFFile) -> Probabilities:
+    def _ask_transformers(self, model: ModelRequest, path: Path, header: GGUFFile) -> Probabilities:
         like = self._run(path, "first")[0]
         bos = header.metadata.get(Keys.Tokenizer.BOS_ID)
         bos = bos if like.tokens[0, 0] == bos else None
         try:
-            adapters = self._measuring.adapters
-            return checkpoint_probabilities(model, like, self._folder / "base", bos=bos, adapters=adapters)
+            return checkpoint_probabilities(model, like, self._folder / "base", bos=bos)
         finally:
             like.path.unlink()
 

@@ -15,34 +15,30 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from convert.checkpoint import SourceFiles, matrix_shape
-from convert.checkpoint.packed.values import FLOATS, as_float32
+from convert.checkpoint.packed.values import FLOATS
 from convert.errors import UnsupportedError
-from convert.plan.model import Model, open_model
+from convert.model import Model, float_values, open_model
 from convert.verify.probabilities import Probabilities, write_probabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
     from numpy.typing import NDArray
 
-    from convert.adapter import MergeRequest
     from convert.checkpoint import Tensor
+    from convert.model import ModelRequest
 
 _MAX_WINDOWS: Final = 16  # a short text: a large model takes seconds for each on a CPU
 
 
-def checkpoint_probabilities(
-    model: Path, like: Probabilities, out: Path, *, bos: int | None, adapters: Sequence[MergeRequest] = ()
-) -> Probabilities:
+def checkpoint_probabilities(model: ModelRequest, like: Probabilities, out: Path, *, bos: int | None) -> Probabilities:
     """Compute a checkpoint's probabilities of the same windows, in float32.
 
     bos: llama-perplexity puts it in place of each window's first token, if the tokenizer adds one.
-    adapters: as for the conversion.
     Raises UnsupportedError where transformers cannot: it is missing, too little memory, another vocabulary.
     """
-    opened = open_model(model, adapters)
+    opened = open_model(model)
     _check_memory(opened)
     network = _load(opened)
     if network.config.vocab_size != like.n_vocab:
@@ -102,10 +98,8 @@ def _state_dict(model: Model) -> dict[str, Any]:
     import torch  # noqa: PLC0415
 
     def whole(tensor: Tensor) -> torch.Tensor:
-        n_rows, n_cols = matrix_shape(tensor.shape)
-        rows = np.empty((n_rows, n_cols * tensor.dtype.itemsize), np.uint8)
-        tensor.read_rows(files, 0, rows)
-        return torch.from_numpy(as_float32(rows, tensor.dtype).reshape(tensor.shape))
+        n_rows = matrix_shape(tensor.shape)[0]
+        return torch.from_numpy(float_values(tensor, files, range(n_rows)).reshape(tensor.shape))
 
     with closing(SourceFiles()) as files:
         return {name: whole(tensor) for name, tensor in model.tensors.items() if tensor.dtype in FLOATS}

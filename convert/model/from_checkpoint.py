@@ -1,93 +1,127 @@
-"""Plan the conversion of a checkpoint directory: the float file and its quantizations in one read."""
+"""A model's directory as a GGUFModel: config, family, and every tensor decoded, merged, mapped and plainly named."""
 
 from __future__ import annotations
 
-from math import prod
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFWriter, Keys
 
-from convert.adapter import MergedTensor, MergeRequest
-from convert.architecture import OutputTensor, map_tensors
+from convert.adapter import MergedTensor, merge_adapters, resolve_model
+from convert.architecture import Architecture, OutputTensor, find_architecture, map_tensors
 from convert.authorship import write_authorship
+from convert.checkpoint import open_checkpoint
+from convert.checkpoint.packed import model_tensors
 from convert.checkpoint.packed.values import FLOATS
+from convert.checkpoint.views import AsFloat32, Constant, interleaved, stacked
 from convert.errors import CheckpointError
 from convert.gguf_file import ALIGNMENT, Entry, KeyValue, encoded_entry
-from convert.plan.assemble import assemble
-from convert.plan.data import Plan, PlannedInput, RequestedOutput, RequestedTensor
-from convert.plan.model import Model, open_model
-from convert.plan.requantize import quantized_output, with_file_type
-from convert.quant_mix import ModelFacts, OutputType, converter_choice
+from convert.model.gguf_model import GGUFModel
+from convert.model_config import ModelConfig, read_model_config
 from convert.tokenizer import read_vocabulary, vocabulary_metadata
+from convert.transform import InterleaveHalves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from convert.checkpoint import Tensor
-    from convert.model_config import ModelConfig
+    from convert.model.request import ModelRequest
 
 _QUANTIZATION_VERSION: Final = 2  # GGML_QNT_VERSION
 _NO_SCORE: Final = -1000.0  # what LlamaHfVocab gives every token
 
 
-def plan_checkpoint(
-    model: Path,
-    outputs: Mapping[OutputType, Path],
-    *,
-    pre_tokenizer: str | None = None,
-    adapters: Sequence[MergeRequest] = (),
-) -> Plan:
-    """Plan the files that a checkpoint becomes.
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model's directory, opened.
 
-    model: the directory (or the weight file in it), or that of an adapter, whose base is then looked for.
-    outputs: for each type, the path of its file. adapters: to merge, in order.
-    Raises CheckpointError, UnsupportedError or PlanError; nothing is written.
+    directory: of the checkpoint. tokenizer: the directory of the tokenizer's files, an adapter's where it has resized
+    the vocabulary. is_plain: the tensors are the checkpoint's own, neither decoded nor merged.
+    notes: a line each, for the plan to show.
     """
-    opened = open_model(model, adapters)
-    shapes = {name: tensor.shape for name, tensor in opened.tensors.items()}
-    mapped = map_tensors(opened.architecture, opened.config, shapes)
-    inputs = tuple(_planned_input(tensor, opened.tensors) for tensor in mapped)
-    entries = _metadata(opened, mapped, pre_tokenizer)
-    requests = [_request(path, output_type, entries, mapped) for output_type, path in outputs.items()]
-    planned, tasks = assemble(inputs, requests)
-    return Plan(
-        source=opened.directory,
-        architecture=opened.config.architecture,
-        n_parameters=sum(prod(tensor.shape) for tensor in mapped if tensor.data is None),
-        source_nbytes=sum(source.nbytes for tensor in inputs for source in tensor.sources),
-        outputs=planned,
-        tasks=tasks,
-        through_f16=True,
-        notes=opened.notes + _notes(opened.config, entries),
+
+    directory: Path
+    config: ModelConfig
+    architecture: Architecture
+    tensors: Mapping[str, Tensor]
+    tokenizer: Path
+    is_plain: bool
+    notes: tuple[str, ...]
+
+
+def open_model(request: ModelRequest) -> Model:
+    """Open a model; reads headers and small statistics only.
+
+    Raises CheckpointError, UnsupportedError or PlanError.
+    """
+    base = resolve_model(request.path, request.adapters)
+    checkpoint = open_checkpoint(base.model)
+    config = read_model_config(checkpoint.directory)
+    architecture = find_architecture(config.architecture)
+    architecture.check(config)
+    unpacked = model_tensors(checkpoint)
+    merged = merge_adapters(architecture.unfuse(config, unpacked.tensors), base.requests)
+    if merged.vocab_size is not None:
+        config = replace(config, vocab_size=merged.vocab_size)
+    return Model(
+        directory=checkpoint.directory,
+        config=config,
+        architecture=architecture,
+        tensors=merged.tensors,
+        tokenizer=merged.tokenizer or checkpoint.directory,
+        is_plain=unpacked.packing is None and not base.requests,
+        notes=(*base.notes, *checkpoint.notes, *unpacked.notes, *merged.notes),
     )
 
 
-def _planned_input(tensor: OutputTensor, stored: Mapping[str, Tensor]) -> PlannedInput:
+def gguf_model(request: ModelRequest) -> GGUFModel:
+    """Open a model and put it into GGUF's words.
+
+    Raises CheckpointError, UnsupportedError or PlanError; no weight is read.
+    """
+    opened = open_model(request)
+    shapes = {name: tensor.shape for name, tensor in opened.tensors.items()}
+    mapped = map_tensors(opened.architecture, opened.config, shapes)
+    metadata = _metadata(opened, mapped, request.pre_tokenizer)
+    return GGUFModel(
+        source=opened.directory,
+        architecture=opened.config.architecture,
+        metadata=metadata,
+        tensors=tuple((tensor.name, _view(tensor, opened.tensors)) for tensor in mapped),
+        alignment=ALIGNMENT,
+        through=GGMLQuantizationType.F16,
+        notes=opened.notes + _notes(opened.config, metadata),
+    )
+
+
+def _view(tensor: OutputTensor, stored: Mapping[str, Tensor]) -> Tensor:
     if tensor.data is not None:
-        return PlannedInput(tensor.name, tensor.shape, GGMLQuantizationType.F32, (), data=tensor.data)
+        return Constant(tensor.name, tensor.data)
     sources = _of_one_type(tuple(stored[name] for name in tensor.sources))
-    return PlannedInput(tensor.name, tensor.shape, _float_type(sources), sources, tensor.transform)
+    _check_float(sources)
+    view = stacked(tensor.name, sources) if len(tensor.shape) > len(sources[0].shape) else sources[0]
+    if isinstance(tensor.transform, InterleaveHalves):
+        return interleaved(view, tensor.transform.group_rows)
+    return view
 
 
 def _of_one_type(sources: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Give experts that an adapter leaves alone in float32 too, where it changes others of their stack."""
     if not any(isinstance(source, MergedTensor) for source in sources):
         return sources
-    return tuple(source if isinstance(source, MergedTensor) else MergedTensor(source) for source in sources)
+    return tuple(source if isinstance(source, MergedTensor) else AsFloat32(source, source.name) for source in sources)
 
 
-def _float_type(sources: Sequence[Tensor]) -> GGMLQuantizationType:
-    types = {source.dtype for source in sources}
+def _check_float(sources: Sequence[Tensor]) -> None:
     for source in sources:
         if source.dtype not in FLOATS:
             raise CheckpointError(
                 f"tensor `{source.name}` is stored as {source.dtype.value}; F32, F16 and BF16 are read",
                 hint="a packed or quantized checkpoint without its quantization_config cannot be decoded",
             )
-    if len(types) > 1:
+    if len({source.dtype for source in sources}) > 1:
         raise CheckpointError(f"the experts of `{sources[0].name}` are stored in several types")
-    return FLOATS[sources[0].dtype]
 
 
 def _metadata(model: Model, tensors: Sequence[OutputTensor], pre_tokenizer: str | None) -> tuple[Entry, ...]:
@@ -108,31 +142,6 @@ def _metadata(model: Model, tensors: Sequence[OutputTensor], pre_tokenizer: str 
     entries = {entry.key: entry for entry in written}
     entries |= {entry.key: entry for entry in vocabulary_metadata(vocabulary)}
     return tuple(map(encoded_entry, entries.values()))
-
-
-def _request(
-    path: Path, output_type: OutputType, entries: Sequence[Entry], tensors: Sequence[OutputTensor]
-) -> RequestedOutput:
-    if output_type.is_quantized:
-        float_file = _request(path, OutputType.F16, entries, tensors)
-        facts = _facts(entries, tensors)
-        return quantized_output(path, output_type, float_file, facts)
-    requested = tuple(
-        RequestedTensor(
-            tensor.name,
-            tensor.shape,
-            converter_choice(always_f32=tensor.always_f32, shape=tensor.shape, wanted=output_type.tensor_type),
-        )
-        for tensor in tensors
-    )
-    return RequestedOutput(path, output_type, with_file_type(entries, output_type), requested, ALIGNMENT)
-
-
-def _facts(entries: Sequence[Entry], tensors: Sequence[OutputTensor]) -> ModelFacts:
-    values = {entry.key: entry.value for entry, _ in entries}
-    arch = values[Keys.General.ARCHITECTURE]
-    n_experts = values.get(Keys.LLM.EXPERT_COUNT.format(arch=arch), 0)
-    return ModelFacts.of(arch, n_experts, {tensor.name for tensor in tensors})
 
 
 def _notes(config: ModelConfig, entries: Sequence[Entry]) -> tuple[str, ...]:

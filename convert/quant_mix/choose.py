@@ -10,49 +10,29 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
-
-from convert.codec import FLOAT_TYPES
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from convert.quant_mix.file_types import FileType
+
 _Type = GGMLQuantizationType
 
 
-class OutputType(Enum):
-    """A type that a whole file can be asked for: its tensors' type, and the file type it declares."""
+@dataclass(frozen=True, slots=True)
+class TensorToType:
+    """A tensor whose type is to be chosen: its name in GGUF, its shape in NumPy order, the type it has now."""
 
-    F32 = (_Type.F32, LlamaFileType.ALL_F32)
-    F16 = (_Type.F16, LlamaFileType.MOSTLY_F16)
-    BF16 = (_Type.BF16, LlamaFileType.MOSTLY_BF16)
-    Q4_0 = (_Type.Q4_0, LlamaFileType.MOSTLY_Q4_0)
-    Q4_1 = (_Type.Q4_1, LlamaFileType.MOSTLY_Q4_1)
-    Q5_0 = (_Type.Q5_0, LlamaFileType.MOSTLY_Q5_0)
-    Q5_1 = (_Type.Q5_1, LlamaFileType.MOSTLY_Q5_1)
-    Q8_0 = (_Type.Q8_0, LlamaFileType.MOSTLY_Q8_0)
-
-    @property
-    def tensor_type(self) -> GGMLQuantizationType:
-        """The type of the file's ordinary tensors."""
-        return self.value[0]
-
-    @property
-    def file_type(self) -> int:
-        """The value of `general.file_type`."""
-        return int(self.value[1])
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether llama-quantize makes the reference's file, rather than the converter."""
-        return self.tensor_type not in FLOAT_TYPES
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TypeChoice:
     """A tensor's type, and why it is not the one asked for (None where it is)."""
 
     type: GGMLQuantizationType
@@ -94,27 +74,47 @@ _EIGHT_EXPERTS: Final = 8
 _FALLBACK: Final = {_Type.Q6_K: _Type.Q8_0}
 
 
-def converter_choice(*, always_f32: bool, shape: tuple[int, ...], wanted: GGMLQuantizationType) -> Choice:
-    """Choose a tensor's type in a float file made from a checkpoint."""
-    if wanted is _Type.F32 or not (always_f32 or len(shape) == 1):
-        return Choice(wanted)
-    return Choice(_Type.F32, "one dimension" if len(shape) == 1 else "always float32")
+# ModelBase.prepare_tensors: what stays float32 in a converter's file, by the name in GGUF, any block number for `*`.
+_ALWAYS_F32: Final = re.compile(
+    r"blk\.\d+\.(?:ffn_gate_inp(?:_shexp)?|ssm_conv1d(?:_[qkv])?|shortconv\.conv|time_mix_(?:first|w1|w2|decay_w1|decay_w2"
+    r"|lerp_fused)|altup_(?:correct|predict)_coef|indexer\.proj)\.weight|(?:position_embd|token_types)\.weight"
+)
 
 
-def quantize_choice(
-    name: str, shape: tuple[int, ...], current: GGMLQuantizationType, wanted: OutputType, facts: ModelFacts
-) -> Choice:
-    """Choose a tensor's type as llama-quantize does, for a tensor that is `current` in the float file.
+def choose_float_types(tensors: Iterable[TensorToType], wanted: FileType) -> list[TypeChoice]:
+    """Choose, as the converter does, the type of each tensor of a float file made from a checkpoint."""
+    return [_float_choice(tensor, wanted) for tensor in tensors]
 
-    shape: NumPy order.
+
+def _float_choice(tensor: TensorToType, wanted: FileType) -> TypeChoice:
+    if wanted.type is _Type.F32:
+        return TypeChoice(wanted.type)
+    if len(tensor.shape) == 1:
+        return TypeChoice(_Type.F32, "one dimension")
+    if (
+        tensor.name.endswith("_norm.weight")
+        or not tensor.name.endswith(".weight")
+        or _ALWAYS_F32.fullmatch(tensor.name) is not None
+    ):
+        return TypeChoice(_Type.F32, "always float32")
+    return TypeChoice(wanted.type)
+
+
+def choose_types(tensors: Iterable[TensorToType], wanted: FileType, facts: ModelFacts) -> list[TypeChoice]:
+    """Choose, as llama-quantize does, the type of each tensor of a file, given in the file's order.
+
+    The tensors' own types are those of the file that is quantized.
     """
-    kept = _why_kept(name, shape)
+    return [_quantize_choice(tensor, wanted, facts) for tensor in tensors]
+
+
+def _quantize_choice(tensor: TensorToType, wanted: FileType, facts: ModelFacts) -> TypeChoice:
+    kept = _why_kept(tensor.name, tensor.shape)
     if kept is not None:
-        return Choice(current, kept if current is not wanted.tensor_type else None)
+        return TypeChoice(tensor.type, kept if tensor.type is not wanted.type else None)
     if not wanted.is_quantized:
-        return Choice(wanted.tensor_type)
-    chosen = _mixture(name, shape, wanted, facts)
-    return _fall_back(chosen, shape[-1])
+        return TypeChoice(wanted.type)
+    return _fall_back(_mixture(tensor.name, tensor.shape, wanted, facts), tensor.shape[-1])
 
 
 def file_order(names: Iterable[str]) -> list[str]:
@@ -146,26 +146,26 @@ def ggml_n_dims(shape: tuple[int, ...]) -> int:
     return len(shape) - significant
 
 
-def _mixture(name: str, shape: tuple[int, ...], wanted: OutputType, facts: ModelFacts) -> Choice:
-    asked = wanted.tensor_type
+def _mixture(name: str, shape: tuple[int, ...], wanted: FileType, facts: ModelFacts) -> TypeChoice:
+    asked = wanted.type
     is_tied = facts.tied_embeddings and name in _TOKEN_EMBEDDINGS
     if name == "output.weight" or is_tied:
         role = "tied embedding, also the output matrix" if is_tied else "output matrix"
         wide = _Type.Q8_0 if facts.arch == "falcon" or shape[-1] % GGML_QUANT_SIZES[asked][0] else _Type.Q6_K
-        return Choice(asked) if asked is _Type.Q8_0 else Choice(wide, role)
+        return TypeChoice(asked) if asked is _Type.Q8_0 else TypeChoice(wide, role)
     if name in _TOKEN_EMBEDDINGS:
-        return Choice(asked)
+        return TypeChoice(asked)
     is_key_or_value = "attn_k.weight" in name or any(part in name for part in _VALUE_LIKE)
     if is_key_or_value and facts.n_experts == _EIGHT_EXPERTS and asked is not _Type.Q8_0:
-        return Choice(_Type.Q8_0, "attention key or value of a model with 8 experts")
-    return Choice(asked)
+        return TypeChoice(_Type.Q8_0, "attention key or value of a model with 8 experts")
+    return TypeChoice(asked)
 
 
-def _fall_back(choice: Choice, n_cols: int) -> Choice:
+def _fall_back(choice: TypeChoice, n_cols: int) -> TypeChoice:
     block_size = GGML_QUANT_SIZES[choice.type][0]
     if n_cols % block_size == 0:
         return choice
     narrower = _FALLBACK.get(choice.type, choice.type)
     if n_cols % GGML_QUANT_SIZES[narrower][0]:
         narrower = _Type.F16
-    return Choice(narrower, f"rows of {n_cols} are not a multiple of {block_size}")
+    return TypeChoice(narrower, f"rows of {n_cols} are not a multiple of {block_size}")

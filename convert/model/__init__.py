@@ -1,0 +1,26 @@
+"""The model in GGUF's words, and what gives it: checkpoints and GGUF files.
+
+a model's directory  ── open_model ──▶ Model ── gguf_model ──▶┐
+a float GGUF file    ── read_gguf_model ─────────────────────▶├─ GGUFModel ──▶ plan, inspect, verify
+
+gguf_model        what a GGUFModel is
+request           which model is meant: a path, adapters to merge, a tokenizer's splitting
+from_checkpoint   a directory, decoded, merged and mapped by its family
+from_gguf         a file as it is
+"""
+
+from convert.model.from_checkpoint import Model, gguf_model, open_model
+from convert.model.from_gguf import read_gguf_model
+from convert.model.gguf_model import GGUFModel, float_values, tensor_type
+from convert.model.request import ModelRequest
+
+__all__ = [
+    "GGUFModel",
+    "Model",
+    "ModelRequest",
+    "float_values",
+    "gguf_model",
+    "open_model",
+    "read_gguf_model",
+    "tensor_type",
+]
