@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import Keys, LlamaFileType
 
-from convert.checkpoint import Checkpoint, open_checkpoint, read_json
+from convert.architecture import read_hyperparameters
+from convert.architecture.metadata import head_dim
+from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
 from convert.errors import CheckpointError, ConvertError
 from convert.gguf_reader import GGUFFile, read_gguf
 from convert.memory import Memory, measure_memory
 from convert.model import GGUFModel, ModelRequest, gguf_model
-from convert.model_config import read_model_config
 from convert.plan import FileLayout, lay_out
 from convert.quant_mix import FILE_TYPES
 
@@ -133,7 +134,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
     return Inspection(
         path=str(checkpoint.directory),
         kind="checkpoint",
-        architecture=_architecture(checkpoint.directory),
+        architecture=_architecture(checkpoint.known_config),
         n_parameters=None if memory is None else memory.n_parameters,
         stored=_by_type(tensors),
         outputs={name: file.nbytes for name, file in files.items()},
@@ -163,40 +164,32 @@ def _model(path: Path) -> tuple[GGUFModel | None, str | None]:
         return None, error.message
 
 
-def _architecture(directory: Path) -> str:
-    names = _config(directory).get("architectures")
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else "unknown"
 
 
-def _config(directory: Path) -> dict[str, Any]:
-    """Read `config.json`, of which little is asked here; a broken one is the plan's to complain about."""
-    try:
-        return read_json(directory / "config.json")
-    except ConvertError:
-        return {}
-
-
 def _measure(checkpoint: Checkpoint, unpacked: ModelTensors, files: Mapping[str, FileLayout]) -> Memory:
-    config = _config(checkpoint.directory)
+    config = checkpoint.known_config
     model_type = config.get("model_type")
     return measure_memory(
         unpacked.tensors,
         checkpoint.tensors,
         {name: file.tensors for name, file in files.items()},
-        dtype=read_quantization(checkpoint.directory).dtype,
+        dtype=read_quantization(checkpoint).dtype,
         model_type=model_type if isinstance(model_type, str) else None,
         ties_output=config.get("tie_word_embeddings") is True,
-        buffers_nbytes=_buffers_nbytes(checkpoint.directory),
+        buffers_nbytes=_buffers_nbytes(config),
     )
 
 
-def _buffers_nbytes(directory: Path) -> int | None:
+def _buffers_nbytes(config: Mapping[str, Any]) -> int | None:
     try:
-        config = read_model_config(directory)
+        h = read_hyperparameters(config)
+        n_float32 = head_dim(h) // 2 * 2
     except ConvertError:
         return None
-    n_float32 = config.resolved_head_dim // 2 * 2
-    return 4 * n_float32 if config.architecture in _TWO_ROTARY_TABLES else None
+    return 4 * n_float32 if h.architecture in _TWO_ROTARY_TABLES else None
 
 
 def _decoded(checkpoint: Checkpoint, unpacked: ModelTensors) -> dict[str, str]:

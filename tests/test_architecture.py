@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from convert.architecture import OutputTensor, find_architecture, map_tensors
-from convert.architecture.llama import llama3_rope_factors
+from convert.architecture import Fields, find_family, map_tensors, read_hyperparameters
+from convert.architecture.rope import llama3_rope_factors
+from convert.checkpoint import StoredType, Tensor, TensorSource
+from convert.checkpoint.views import Constant, Swapped, leaves
 from convert.errors import PlanError
-from convert.model_config import ModelConfig, RopeParameters, parse_model_config
-from convert.transform import InterleaveHalves
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -59,14 +60,10 @@ def _mixtral_shapes() -> Shapes:
     return shapes
 
 
-def _map(raw: dict[str, Any], shapes: Shapes) -> dict[str, OutputTensor]:
-    config = parse_model_config(raw)
-    mapped = map_tensors(find_architecture(config.architecture), config, shapes)
-    return {tensor.name: tensor for tensor in mapped}
-
-
-def _config(**values: object) -> ModelConfig:
-    return parse_model_config(LLAMA | values)
+def _map(raw: dict[str, Any], shapes: Shapes) -> dict[str, Tensor]:
+    h = read_hyperparameters(raw)
+    stored = {name: TensorSource(name, Path("none"), 0, StoredType.F16, shape) for name, shape in shapes.items()}
+    return dict(map_tensors(find_family(h.architecture), h, stored, n_tokens=320).tensors)
 
 
 def test_tensors_keep_the_checkpoints_order() -> None:
@@ -82,7 +79,7 @@ def test_tensors_keep_the_checkpoints_order() -> None:
 
 def test_queries_and_keys_are_interleaved_head_by_head_and_nothing_else_is() -> None:
     mapped = _map(LLAMA, _llama_shapes())
-    moved = {name for name, tensor in mapped.items() if tensor.transform == InterleaveHalves(16)}
+    moved = {name for name, view in mapped.items() if isinstance(view, Swapped) and view.row_unit == 16}
     assert moved == {f"blk.{layer}.attn_{part}.weight" for layer in (0, 1) for part in "qk"}
 
 
@@ -98,7 +95,8 @@ def test_experts_are_stacked_where_the_last_of_their_block_stands() -> None:
     ]
     down = mapped["blk.0.ffn_down_exps.weight"]
     assert down.shape == (2, 64, 96)
-    assert down.sources == tuple(f"model.layers.0.block_sparse_moe.experts.{expert}.w2.weight" for expert in (0, 1))
+    wanted = [f"model.layers.0.block_sparse_moe.experts.{expert}.w2.weight" for expert in (0, 1)]
+    assert [source.name for source in leaves(down)] == wanted
 
 
 def test_a_tied_model_needs_no_output_matrix() -> None:
@@ -175,7 +173,7 @@ def test_a_shape_that_contradicts_the_config_names_both(name: str, shape: tuple[
 def test_llama3_rope_factors_are_those_of_torch(theta: float, head_dim: int, factor: float, length: int) -> None:
     import torch
 
-    rope = RopeParameters(theta, "llama3", {"factor": factor, "original_max_position_embeddings": length})
+    rope = Fields({"rope_theta": theta, "factor": factor, "original_max_position_embeddings": length}, "here")
     frequencies = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
     expected = []
     for frequency in frequencies:
@@ -190,12 +188,25 @@ def test_the_llama3_factors_stand_first_in_the_file() -> None:
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     mapped = _map(LLAMA | {"rope_scaling": scaling}, _llama_shapes())
     first = next(iter(mapped.values()))
-    assert (first.name, first.shape, len(first.data or b"")) == ("rope_freqs.weight", (8,), 32)
+    assert isinstance(first, Constant)
+    assert (first.name, first.shape, len(first.data)) == ("rope_freqs.weight", (8,), 32)
 
 
 def test_an_explicit_head_dim_sizes_the_attention() -> None:
-    config = _config(head_dim=32)
-    expected = find_architecture(config.architecture).expected_tensors(config)
-    assert expected["blk.0.attn_q.weight"].shape == (128, 64)
-    assert expected["blk.0.attn_k.weight"].shape == (64, 64)
-    assert expected["blk.0.attn_output.weight"].shape == (64, 128)
+    shapes = _llama_shapes()
+    for name in list(shapes):
+        if "q_proj" in name or "o_proj" in name:
+            shapes[name] = (128, 64) if "q_proj" in name else (64, 128)
+        if "k_proj" in name or "v_proj" in name:
+            shapes[name] = (64, 64)
+    assert _map(LLAMA | {"head_dim": 32}, shapes)["blk.0.attn_q.weight"].shape == (128, 64)
+    with pytest.raises(PlanError, match=r"config\.json says"):
+        _map(LLAMA, shapes)
+
+
+def test_deepseeks_layers_for_several_tokens_are_left_out_with_a_note() -> None:
+    raw = {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "num_hidden_layers": 1}
+    h = read_hyperparameters(raw)
+    name = "model.layers.1.eh_proj.weight"
+    assert find_family(h.architecture).left_out(h, name) == "layers that predict several tokens (MTP)"
+    assert find_family(h.architecture).left_out(h, "model.layers.0.mlp.up_proj.weight") is None

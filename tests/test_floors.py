@@ -18,7 +18,7 @@ FLOORS: Final = (
     {"errors"},
     {"codec"},
     {"gguf_file", "gguf_reader", "checkpoint"},
-    {"model_config", "strict_config", "transform", "tokenizer", "authorship", "architecture", "adapter", "model"},
+    {"tokenizer", "authorship", "architecture", "adapter", "model"},
     {"quant_mix", "plan"},
     {"stream", "verify"},
     {"process"},

@@ -1,41 +1,54 @@
-"""The table of architectures: what a Hugging Face model becomes in GGUF.
+"""The table of families: what a Hugging Face model becomes in GGUF.
 
-`find_architecture` looks up the row; a row turns a ModelConfig and the checkpoint's tensor names into
-metadata and output tensors. A family's own facts stand in its file.
+    config.json  ── hyperparameters ──▶ Hyperparameters        typed, defaults as transformers fills them in
+    a family     ── its one file ──▶ Family                    tables: metadata rows, tensor rules, tokenizer
+    tensors      ── mapping ──▶ (name in GGUF, view)           in the order of the converter's file
+
+blocks: rules that families share. rope: what configs say of rotary embedding. A family's own facts stand in its file.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from convert.architecture.family import Architecture, Constant, OutputTensor, SourcePart, map_tensors
+from convert.architecture.bloom import BLOOM
+from convert.architecture.deepseek_v3 import DEEPSEEK_V3
+from convert.architecture.family import Family
+from convert.architecture.gemma3 import GEMMA3
+from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
 from convert.architecture.llama import LLAMA
+from convert.architecture.mapping import Mapped, map_tensors, plain_names
+from convert.architecture.metadata import metadata_of
+from convert.architecture.qwen3_moe import QWEN3_MOE
 from convert.errors import UnsupportedError
 
 __all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "Constant",
-    "OutputTensor",
-    "SourcePart",
-    "find_architecture",
+    "FAMILIES",
+    "Family",
+    "Fields",
+    "Hyperparameters",
+    "Mapped",
+    "find_family",
     "map_tensors",
+    "metadata_of",
+    "plain_names",
+    "read_hyperparameters",
 ]
 
-ARCHITECTURES: Final[tuple[Architecture, ...]] = (LLAMA,)
+FAMILIES: Final[tuple[Family, ...]] = (LLAMA, QWEN3_MOE, GEMMA3, BLOOM, DEEPSEEK_V3)
 
 
-def find_architecture(name: str) -> Architecture:
+def find_family(name: str) -> Family:
     """Return the row for a name from `config.json`'s `architectures`.
 
     Raises UnsupportedError that names what is supported.
     """
-    for architecture in ARCHITECTURES:
-        if name in architecture.hf_names:
-            return architecture
-    supported = ", ".join(name for row in ARCHITECTURES for name in row.hf_names)
+    for family in FAMILIES:
+        if name in family.hf_names:
+            return family
+    supported = ", ".join(name for row in FAMILIES for name in row.hf_names)
     raise UnsupportedError(f"unsupported architecture `{name}`", hint=f"supported are {supported}")
 
 
-_names = [name for row in ARCHITECTURES for name in row.hf_names]
+_names = [name for row in FAMILIES for name in row.hf_names]
 assert len(_names) == len(set(_names)), "an architecture stands twice in the table"  # noqa: S101

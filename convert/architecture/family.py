@@ -1,183 +1,107 @@
-"""What every architecture row has, and how checkpoint tensors meet it.
+"""What a family of models is: tables and pure functions, and no code path of its own.
 
-A row lists the tensors that its GGUF can hold, with their shapes. Every checkpoint tensor must
-match exactly one of them or be explicitly ignored; every required one must have a source.
+    renames, parts   what a stored tensor is called, and what it is cut into, in the words of gguf's TensorNameMap
+    tensors          the rules: which tensors the GGUF can hold, of which shapes, made how of what is stored
+    metadata         the rows of its own metadata, in the file's order
+    tokenizer        which readers serve it, and what they set
+
+Every stored tensor must meet a rule or be left out for a reason; every required rule must have what it needs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from convert.errors import PlanError
-from convert.transform import UNCHANGED, Transform
+from convert.tokenizer import LLAMA_TOKENIZER, TokenizerRule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
-    from gguf import MODEL_ARCH, GGUFWriter
+    from gguf import MODEL_ARCH
 
+    from convert.architecture.hyperparameters import Hyperparameters
+    from convert.architecture.metadata import Row
     from convert.checkpoint import Tensor
-    from convert.model_config import ModelConfig
+    from convert.checkpoint.source import Shape
+    from convert.checkpoint.views import Constant
 
-Shape = tuple[int, ...]
+
+def as_stored(tensor: Tensor) -> Tensor:
+    """Make nothing of it."""
+    return tensor
 
 
 @dataclass(frozen=True, slots=True)
-class ExpectedTensor:
-    """A tensor the GGUF can hold: its shape in NumPy order, and what is done to its rows.
+class Rule:
+    """A tensor that the GGUF can hold.
 
-    always_f32: the reference never narrows it, whatever the output type.
-    stack: how many sources are stacked along the first axis (the experts); None for a plain tensor.
-    group: tensors of one group are written together, when the last source of all of them is met.
+    name: in GGUF. shape: NumPy order, that the stored tensor must have; of each, where several are stacked.
+    make: the view that is written, of the stored tensor. of: what gguf's map calls the stored tensor, by default
+    `name`; several rules may be made of one. n_stacked: how many are stacked along a new first axis, the experts.
+    group: rules of one group are written together, when the last source of all of them is met.
     """
 
+    name: str
     shape: Shape
+    make: Callable[[Tensor], Tensor] = as_stored
     required: bool = True
-    transform: Transform = UNCHANGED
-    always_f32: bool = False
-    stack: int | None = None
+    of: str | None = None
+    n_stacked: int | None = None
     group: str | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class SourcePart:
-    """Which place a checkpoint tensor takes in a GGUF tensor: the index is its place in a stack."""
-
-    output: str
-    index: int = 0
+    @property
+    def source(self) -> str:
+        """What gguf's map calls the stored tensor."""
+        return self.of or self.name
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
-    """A tensor that is computed from the config: float32 values, little endian, one dimension."""
+class Parts:
+    r"""A stored tensor that holds several of the model's, and their usual names.
 
-    name: str
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class OutputTensor:
-    """One GGUF tensor and where it comes from, in the order of the converter's file.
-
-    sources: names of checkpoint tensors, in stacking order; or empty for a constant, given in `data`.
+    pattern: of its name, matched whole. names: of equal runs of its rows, in order, with the pattern's groups (`\1`);
+    `{expert}` stands for the index on a first axis that the experts are stacked along.
     """
 
-    name: str
-    shape: Shape
-    sources: tuple[str, ...]
-    transform: Transform
-    always_f32: bool
-    data: bytes | None = None
+    pattern: str
+    names: tuple[str, ...]
+
+
+def nothing(_h: Hyperparameters, _name: str) -> str | None:
+    """Leave nothing out."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class Family:
     """One row of the table.
 
-    unfuse: gives, for tensors that hold several of the model's, the parts under their usual names.
-    ignored: suffixes of checkpoint tensors that GGUF has no use for.
-    check: raises UnsupportedError for a config that the row cannot carry.
-    write_parameters: adds the architecture's own metadata, in the reference's order, to gguf's writer.
-    locate: gives, for a config, the function from a checkpoint tensor's name to its place (None: no place).
+    hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
+    renames: (pattern, replacement) for names that gguf's map does not know.
     """
 
     hf_names: tuple[str, ...]
-    gguf_arch: MODEL_ARCH
-    unfuse: Callable[[ModelConfig, Mapping[str, Tensor]], Mapping[str, Tensor]]
-    ignored: tuple[str, ...]
-    check: Callable[[ModelConfig], None]
-    write_parameters: Callable[[GGUFWriter, ModelConfig], None]
-    expected_tensors: Callable[[ModelConfig], Mapping[str, ExpectedTensor]]
-    locate: Callable[[ModelConfig], Callable[[str], SourcePart | None]]
-    constants: Callable[[ModelConfig], Sequence[Constant]]
+    arch: MODEL_ARCH
+    metadata: tuple[Row, ...]
+    tensors: Callable[[Hyperparameters, int], Iterator[Rule | Constant]]
+    parts: tuple[Parts, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    left_out: Callable[[Hyperparameters, str], str | None] = nothing
+    tokenizer: TokenizerRule = LLAMA_TOKENIZER
 
 
-def map_tensors(
-    architecture: Architecture, config: ModelConfig, shapes: Mapping[str, Shape]
-) -> tuple[OutputTensor, ...]:
-    """Match a checkpoint's tensors (name to shape, in its order) with the architecture's.
-
-    Returns the outputs in the order of the reference's F16 file: constants, then each tensor where
-    the last of its sources stands.
-    Raises PlanError for a tensor that nothing maps, two sources for one place, a missing tensor, or
-    a shape that contradicts the config.
-    """
-    expected = architecture.expected_tensors(config)
-    gathered = _gather(architecture, config, shapes)
-    _check_complete(expected, gathered, shapes)
-    outputs = [
-        OutputTensor(constant.name, (len(constant.data) // 4,), (), UNCHANGED, always_f32=True, data=constant.data)
-        for constant in architecture.constants(config)
-    ]
-    for name in _in_file_order(expected, gathered, shapes):
-        tensor = expected[name]
-        sources = tuple(source for _, source in sorted(gathered[name].items()))
-        _check_shapes(name, tensor, sources, shapes)
-        outputs.append(OutputTensor(name, tensor.shape, sources, tensor.transform, tensor.always_f32))
-    return tuple(outputs)
+N_EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
+N_LAYERS: Final = ("n_layers", "num_hidden_layers", "n_layer", "num_layers")
+MAX_LAYERS: Final = 10_000  # far beyond every published model; keeps a hostile config from asking for unbounded work
+MAX_EXPERTS: Final = 10_000
 
 
-def _gather(architecture: Architecture, config: ModelConfig, shapes: Mapping[str, Shape]) -> dict[str, dict[int, str]]:
-    """Collect output name to (place in the stack to checkpoint name)."""
-    locate = architecture.locate(config)
-    gathered: dict[str, dict[int, str]] = {}
-    unmapped = []
-    for name in shapes:
-        if name.endswith(architecture.ignored):
-            continue
-        part = locate(name)
-        if part is None:
-            unmapped.append(name)
-            continue
-        places = gathered.setdefault(part.output, {})
-        if part.index in places:
-            raise PlanError(f"`{places[part.index]}` and `{name}` both become `{part.output}`")
-        places[part.index] = name
-    if unmapped:
-        raise PlanError(
-            f"{len(unmapped)} tensors have no place in a {config.architecture} of {config.n_layers} layers: "
-            f"{_some(unmapped)}",
-            hint="a wrong num_hidden_layers in config.json, an adapter saved into the model, or another architecture",
-        )
-    return gathered
+def n_layers(h: Hyperparameters) -> int:
+    """Count the blocks."""
+    return h.size(*N_LAYERS, limit=MAX_LAYERS)
 
 
-def _check_complete(
-    expected: Mapping[str, ExpectedTensor], gathered: Mapping[str, Mapping[int, str]], shapes: Mapping[str, Shape]
-) -> None:
-    missing = [
-        name if tensor.stack is None else f"{name}[{index}]"
-        for name, tensor in expected.items()
-        for index in range(tensor.stack or 1)
-        if index not in gathered.get(name, {}) and (tensor.required or name in gathered)
-    ]
-    if missing:
-        raise PlanError(
-            f"the checkpoint lacks {len(missing)} tensors that the model needs: {_some(missing)}",
-            hint=f"it has {len(shapes)} tensors; a shard may be missing, or config.json belongs to another model",
-        )
-
-
-def _in_file_order(
-    expected: Mapping[str, ExpectedTensor], gathered: Mapping[str, Mapping[int, str]], shapes: Mapping[str, Shape]
-) -> list[str]:
-    position = {name: index for index, name in enumerate(shapes)}
-    rank = {name: index for index, name in enumerate(expected)}
-    complete: dict[str, int] = {}
-    for name, parts in gathered.items():
-        group = expected[name].group or name
-        complete[group] = max(complete.get(group, 0), *(position[source] for source in parts.values()))
-    return sorted(gathered, key=lambda name: (complete[expected[name].group or name], rank[name]))
-
-
-def _check_shapes(name: str, tensor: ExpectedTensor, sources: Sequence[str], shapes: Mapping[str, Shape]) -> None:
-    wanted = tensor.shape if tensor.stack is None else tensor.shape[1:]
-    for source in sources:
-        if shapes[source] != wanted:
-            raise PlanError(f"tensor `{source}` (`{name}`) has shape {shapes[source]}, config.json says {wanted}")
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    listed = ", ".join(f"`{name}`" for name in names[:limit])
-    return listed if len(names) <= limit else f"{listed} and {len(names) - limit} more"
+def n_experts(h: Hyperparameters) -> int | None:
+    """Count the experts of a layer; None where there are none."""
+    return h.optional_size(*N_EXPERTS, limit=MAX_EXPERTS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from convert.checkpoint.index import check_weight_map, merge
 from convert.checkpoint.json_file import read_json
@@ -30,7 +31,7 @@ from convert.checkpoint.source import (
 from convert.checkpoint.source_files import RowSource, SourceFiles
 from convert.checkpoint.torch_file import read_torch_file
 from convert.checkpoint.wrapped_names import unwrap_names
-from convert.errors import CheckpointError
+from convert.errors import CheckpointError, ConfigError
 
 __all__ = [
     "Checkpoint",
@@ -66,8 +67,19 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         directory=parts.directory,
         tensors=MappingProxyType(tensors),
         files=tuple(WeightFile(path, path.stat().st_size) for path in parts.paths),
+        config=_config(parts.directory),
         notes=(*parts.notes, *notes, *more_notes),
     )
+
+
+def _config(directory: Path) -> dict[str, Any] | ConfigError | None:
+    path = directory / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        return read_json(path)
+    except CheckpointError as error:
+        return ConfigError(error.message, hint=error.hint)  # for whoever needs it to complain about
 
 
 def _read(parts: Parts) -> tuple[list[tuple[TensorSource, ...]], tuple[str, ...]]:

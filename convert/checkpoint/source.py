@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from convert.checkpoint.source_files import RowSource
+from convert.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -164,10 +165,27 @@ class Checkpoint:
     tensors: by name, in the order llama.cpp's converter meets them: files sorted by name; within a safetensors file
         sorted by tensor name, within a torch file as saved.
     files: the files the tensors lie in.
+    config: `config.json`, read once; what is wrong with it; or None where there is none.
     notes: what was decided without being asked: files passed over, prefixes removed; a line each, for the plan to show.
     """
 
     directory: Path
     tensors: Mapping[str, TensorSource]
     files: tuple[WeightFile, ...] = ()
+    config: Mapping[str, Any] | ConfigError | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def known_config(self) -> Mapping[str, Any]:
+        """The config, as far as it is known; empty where it is missing or broken."""
+        return {} if self.config is None or isinstance(self.config, ConfigError) else self.config
+
+    def require_config(self) -> Mapping[str, Any]:
+        """Return the config; ConfigError where there is none, or it is broken."""
+        if isinstance(self.config, ConfigError):
+            raise self.config
+        if self.config is None:
+            path = self.directory / "config.json"
+            hint = "a checkpoint as transformers saves it has one beside its weights; copy it from the base model"
+            raise ConfigError(f"`{path}` is missing", hint=hint)
+        return self.config

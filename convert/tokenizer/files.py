@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -11,6 +11,7 @@ from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lf
 from convert.errors import CheckpointError, TokenizerError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 T = TypeVar("T")
@@ -30,11 +31,11 @@ KINDS: Final[dict[type, str]] = {
 class TokenizerFiles:
     """A checkpoint directory, seen as a tokenizer. A file that is not there reads as None.
 
-    model_directory: where `config.json` is; None for the same directory.
+    known_config: the model's `config.json`, where it was read already; None: it is read from the same directory.
     """
 
     directory: Path
-    model_directory: Path | None = None
+    known_config: Mapping[str, Any] | None = None
 
     @cached_property
     def tokenizer(self) -> dict[str, Any] | None:
@@ -47,9 +48,9 @@ class TokenizerFiles:
         return self.json("tokenizer_config.json")
 
     @cached_property
-    def model_config(self) -> dict[str, Any] | None:
+    def model_config(self) -> Mapping[str, Any] | None:
         """`config.json`."""
-        return replace(self, directory=self.model_directory or self.directory).json("config.json")
+        return self.json("config.json") if self.known_config is None else self.known_config
 
     def has(self, name: str) -> bool:
         """Whether the directory holds something of that name: a link that leads nowhere counts, and fails when read."""

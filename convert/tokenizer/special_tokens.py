@@ -16,6 +16,8 @@ from convert.tokenizer.files import MAX_TOKENS, entry, token_id, typed
 from convert.tokenizer.vocabulary import SpecialTokens
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convert.tokenizer.files import TokenizerFiles
 
 KINDS: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -181,7 +183,7 @@ def _read_config(reading: _Reading, tokenizer: dict[str, Any], n_tokens: int | N
             _keep_id(reading, kind, number, n_tokens)
 
 
-def _read_model_config(reading: _Reading, config: dict[str, Any], n_tokens: int | None) -> None:
+def _read_model_config(reading: _Reading, config: Mapping[str, Any], n_tokens: int | None) -> None:
     for kind in reading.kinds:
         key = f"{kind}_token_id"
         value = config.get(key)

@@ -55,6 +55,7 @@ class SpecialTokens:
     add: tuple[tuple[str, bool], ...] = ()
     chat_template: str | None = None
     named_chat_templates: tuple[tuple[str, str], ...] = ()
+    add_space_prefix: bool | None = None
     normalizer_lowercase: bool | None = None
     normalizer_strip_accents: bool | None = None
 
@@ -66,7 +67,8 @@ class Vocabulary:
     model: `llama` (sentencepiece-like) or `gpt2` (byte-level BPE). pre: llama.cpp's name of the pre-tokenizer.
     tokens: a token's id is its index; scores and token_types are parallel to it; a byte-level vocabulary has no scores.
     merges: "left right", by rank; none for `llama`.
-    late: special tokens that the reference adds after all the rest.
+    late: special tokens that the reference adds after all the rest. n_declared: how many tokens the files declare, of
+    which the padding to the embeddings' rows is none.
     """
 
     model: Literal["llama", "gpt2"]
@@ -78,6 +80,7 @@ class Vocabulary:
     add_space_prefix: bool | None = None
     special: SpecialTokens = SpecialTokens()
     late: SpecialTokens = SpecialTokens()
+    n_declared: int | None = None
 
 
 def vocabulary_metadata(vocabulary: Vocabulary) -> tuple[KeyValue, ...]:
@@ -103,6 +106,7 @@ def _put_special(entries: dict[str, KeyValue], special: SpecialTokens) -> None:
         if kind in ADD_TOKEN_KEYS:
             _put(entries, ADD_TOKEN_KEYS[kind], add)
     _put_chat_templates(entries, special)
+    _put(entries, Keys.Tokenizer.ADD_PREFIX, special.add_space_prefix)
     _put(entries, NORMALIZER_LOWERCASE_KEY, special.normalizer_lowercase)
     _put(entries, NORMALIZER_STRIP_ACCENTS_KEY, special.normalizer_strip_accents)
 

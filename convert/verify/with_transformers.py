@@ -76,7 +76,7 @@ def _load(model: Model) -> Any:  # noqa: ANN401 - transformers publishes no type
                 network = transformers.AutoModelForCausalLM.from_pretrained(model.directory, **how)
             else:
                 how |= {"config": _config_without_packing(model), "state_dict": _state_dict(model)}
-                network = getattr(transformers, model.config.architecture).from_pretrained(None, **how)
+                network = getattr(transformers, model.hyperparameters.architecture).from_pretrained(None, **how)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:  # its ways of refusing a directory
         raise UnsupportedError(f"transformers cannot load `{model.directory}`: {error}".splitlines()[0]) from None
     return network.eval()
@@ -86,7 +86,7 @@ def _config_without_packing(model: Model) -> Any:  # noqa: ANN401
     from transformers import AutoConfig  # noqa: PLC0415
 
     config = AutoConfig.from_pretrained(model.directory, local_files_only=True)
-    config.vocab_size = model.config.vocab_size
+    config.vocab_size = model.hyperparameters.size("vocab_size")
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     if "lm_head.weight" in model.tensors:  # an adapter may have untied it

@@ -44,7 +44,7 @@ def model_tensors(checkpoint: Checkpoint) -> ModelTensors:
     Raises CheckpointError for packed tensors that are incomplete, broken or contradict the config; UnsupportedError
     for a method or a layout that this version does not decode.
     """
-    quantization = read_quantization(checkpoint.directory)
+    quantization = read_quantization(checkpoint)
     row = find_format(quantization, checkpoint.tensors)
     if row is None:
         return ModelTensors(checkpoint.tensors)

@@ -13,7 +13,7 @@ from convert.checkpoint.source import TORCH_FLOATS, StoredType
 from convert.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from convert.checkpoint.source import Checkpoint
 
 # Files beside config.json in which a producer has said it, and what it did not need to say there.
 _OTHER_FILES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -50,13 +50,14 @@ class Quantization:
     where: str
 
 
-def read_quantization(directory: Path) -> Quantization:
+def read_quantization(checkpoint: Checkpoint) -> Quantization:
     """Read what `config.json`, or the file of an older producer beside it, says.
 
     Raises ConfigError if that is of the wrong type.
     """
+    directory = checkpoint.directory
     path = directory / "config.json"
-    config = read_json(path) if path.is_file() else {}
+    config = {} if checkpoint.config is None else checkpoint.require_config()
     dtype = _dtype(config)
     for section in _SECTIONS:
         if config.get(section):

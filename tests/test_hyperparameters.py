@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from convert.architecture import find_architecture
+from convert.architecture import FAMILIES, Hyperparameters, find_family, metadata_of, read_hyperparameters
+from convert.checkpoint import Checkpoint
 from convert.errors import ConfigError, PlanError, UnsupportedError
-from convert.model_config import ModelConfig, parse_model_config, read_model_config
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64,
@@ -63,47 +66,60 @@ CONFIGS = {
 }
 
 
-def _as_transformers_says(values: dict[str, Any]) -> tuple[Any, ...]:
-    rope = values["rope_parameters"]
-    return (
-        values["num_hidden_layers"],
-        values["hidden_size"],
-        values["intermediate_size"],
-        values["num_attention_heads"],
-        values["num_key_value_heads"],
-        values["head_dim"],
-        values["vocab_size"],
-        values["max_position_embeddings"],
-        values["rms_norm_eps"],
-        rope["rope_theta"],
-        rope["rope_type"],
-        rope.get("factor"),
-        rope.get("original_max_position_embeddings"),
-        values["tie_word_embeddings"],
-        values.get("num_local_experts"),
-        values.get("num_experts_per_tok"),
-    )
+QWEN3_MOE = SMALL | {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": 4}
+GEMMA3 = SMALL | {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
+DEEPSEEK = SMALL | {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3"}
+BLOOM: dict[str, Any] = {"architectures": ["BloomForCausalLM"], "model_type": "bloom", "vocab_size": 320}
+YARN = {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32, "mscale_all_dim": 1.0}
+
+CONFIGS |= {
+    "bare qwen3-moe": QWEN3_MOE,
+    "qwen3-moe with a head_dim and whole numbers": QWEN3_MOE | {"head_dim": 32, "rope_theta": 1000000},
+    "bare gemma 3": GEMMA3,
+    "gemma 3, old spellings": GEMMA3
+    | {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    "gemma 3, new spelling": GEMMA3
+    | {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+        }
+    },
+    "bare bloom": BLOOM,
+    "bloom, as published": BLOOM | {"n_embed": 96, "num_attention_heads": 3, "n_layer": 2, "seq_length": 512},
+    "bare deepseek": DEEPSEEK,
+    "deepseek, as published": DEEPSEEK
+    | {"q_lora_rank": None, "num_key_value_heads": 4, "rope_scaling": YARN, "n_routed_experts": 16, "n_group": 4},
+}
+
+# What a GGUF is made of.
+KEYS = (
+    "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "vocab_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "num_local_experts",
+    "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "sliding_window", "attn_logit_softcapping",
+    "final_logit_softcapping", "n_layer", "n_head", "layer_norm_epsilon", "seq_length", "n_group", "topk_group",
+    "first_k_dense_replace", "q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim",
+    "n_shared_experts", "routed_scaling_factor", "norm_topk_prob",
+)  # fmt: skip
+ROPE_KEYS = ("rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "mscale_all_dim")
 
 
-def _as_we_say(config: ModelConfig) -> tuple[Any, ...]:
-    return (
-        config.n_layers,
-        config.hidden_size,
-        config.intermediate_size,
-        config.n_heads,
-        config.n_kv_heads,
-        config.head_dim,
-        config.vocab_size,
-        config.context_length,
-        config.rms_norm_eps,
-        config.rope.theta,
-        config.rope.type or "default",
-        config.rope.values.get("factor"),
-        config.rope.values.get("original_max_position_embeddings"),
-        config.tie_word_embeddings,
-        config.n_experts,
-        config.n_experts_used,
-    )
+def _values(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: values.get(key) for key in KEYS}
+
+
+def _rope(rope: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    parts = [rope[kind] for kind in ("full_attention", "sliding_attention") if kind in rope] or [rope]
+    return [(part.get("rope_type", "default"), *(part.get(key) for key in ROPE_KEYS)) for part in parts]
+
+
+def _resolve(raw: Mapping[str, Any]) -> Hyperparameters:
+    """Read a config, and have its family look at all of it."""
+    h = read_hyperparameters(raw)
+    family = find_family(h.architecture)
+    metadata_of(family, h)
+    list(family.tensors(h, 320))
+    return h
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -113,13 +129,15 @@ def test_a_config_reads_as_transformers_reads_it(name: str, tmp_path: Path) -> N
 
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
     reference = AutoConfig.from_pretrained(tmp_path).to_dict()
-    assert _as_we_say(read_model_config(tmp_path)) == _as_transformers_says(reference)
+    ours = read_hyperparameters(CONFIGS[name])
+    assert _values(ours.values) == _values(reference)
+    assert _rope(ours.rope.values) == _rope(reference.get("rope_parameters") or {})
 
 
 def test_without_a_model_type_no_default_is_filled_in() -> None:
     raw = {key: value for key, value in LLAMA.items() if key != "model_type"}
-    config = parse_model_config(raw | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5})
-    assert (config.head_dim, config.n_kv_heads, config.rope.theta) == (None, None, None)
+    h = read_hyperparameters(raw | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5})
+    assert (h.get("head_dim"), h.get("num_key_value_heads"), h.rope.get("rope_theta")) == (None, None, None)
 
 
 REFUSED_BY_TRANSFORMERS: dict[str, dict[str, Any]] = {
@@ -141,7 +159,7 @@ def test_where_transformers_refuses_a_config_no_default_is_filled_in(name: str, 
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(Exception, match=r"."):
         AutoConfig.from_pretrained(tmp_path)
-    assert read_model_config(tmp_path).head_dim is None
+    assert read_hyperparameters(raw).get("head_dim") is None
 
 
 @pytest.mark.parametrize(
@@ -170,43 +188,47 @@ def test_where_transformers_refuses_a_config_no_default_is_filled_in(name: str, 
 )
 def test_a_wrong_value_is_an_error_that_names_the_key(key: str, value: object, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_model_config(LLAMA | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5} | {key: value})
+        _resolve(LLAMA | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5} | {key: value})
     assert says in caught.value.message
 
 
 def test_more_experts_used_than_there_are_is_an_error() -> None:
     with pytest.raises(ConfigError, match="exceeds"):
-        parse_model_config(MIXTRAL | {"num_local_experts": 2, "num_experts_per_tok": 4})
+        _resolve(MIXTRAL | {"num_local_experts": 2, "num_experts_per_tok": 4})
 
 
 def test_a_missing_config_says_where_it_should_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.json` is missing"):
-        read_model_config(tmp_path)
+        Checkpoint(tmp_path, {}).require_config()
 
 
 def test_a_missing_key_without_default_is_named() -> None:
     raw = {key: value for key, value in LLAMA.items() if key not in ("model_type", "vocab_size")}
+    raw["rms_norm_eps"] = 1e-5
     with pytest.raises(ConfigError, match="lacks `vocab_size`"):
-        parse_model_config(raw)
+        _resolve(raw)
 
 
 def test_an_unknown_architecture_is_told_what_is_supported() -> None:
     with pytest.raises(UnsupportedError) as caught:
-        find_architecture("GPT2LMHeadModel")
+        find_family("GPT2LMHeadModel")
     assert caught.value.message == "unsupported architecture `GPT2LMHeadModel`"
-    assert (
-        caught.value.hint == "supported are LlamaForCausalLM, LLaMAForCausalLM, MistralForCausalLM, MixtralForCausalLM"
-    )
+    names = ", ".join(name for family in FAMILIES for name in family.hf_names)
+    assert caught.value.hint == f"supported are {names}"
 
 
 @pytest.mark.parametrize("scaling", [{"type": "longrope"}, {"rope_type": "su", "factor": 2.0}])
 def test_a_rope_scaling_that_gguf_cannot_carry_is_refused(scaling: dict[str, object]) -> None:
-    config = parse_model_config(LLAMA | {"rope_scaling": scaling})
     with pytest.raises(UnsupportedError, match="rope scaling"):
-        find_architecture(config.architecture).check(config)
+        _resolve(LLAMA | {"rope_scaling": scaling})
 
 
 def test_a_scaling_factor_of_zero_is_refused() -> None:
-    config = parse_model_config(LLAMA | {"rope_scaling": {"type": "linear", "factor": 0}})
     with pytest.raises(PlanError, match="factor"):
-        find_architecture(config.architecture).check(config)
+        _resolve(LLAMA | {"rope_scaling": {"type": "linear", "factor": 0}})
+
+
+def test_what_transformers_fills_in_is_what_was_generated() -> None:
+    script = Path(__file__).with_name("generate_transformers_defaults.py")
+    finished = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-2000:]

@@ -1,0 +1,115 @@
+"""Rules that families share: plain functions of the hyperparameters, a part of a model each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from convert.architecture.family import Rule, as_stored, n_experts
+from convert.architecture.metadata import head_dim
+from convert.checkpoint.views import Rows, Shifted, interleaved
+from convert.errors import ConfigError
+
+if TYPE_CHECKING:
+    from convert.architecture.hyperparameters import Hyperparameters
+    from convert.checkpoint import Tensor
+
+Make = Callable[["Tensor"], "Tensor"]
+
+# The three matrices of a gated feed-forward, in the order in which stacks of experts are written by most families.
+DOWN_GATE_UP = ("down", "gate", "up")
+
+
+def embeddings(h: Hyperparameters, n_tokens: int | None = None) -> Iterator[Rule]:
+    """Yield the token embeddings, cut to as many rows as there are tokens."""
+    vocab_size, hidden = vocabulary_size(h), h.size("hidden_size")
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor if n_tokens in (None, vocab_size) else Rows(tensor, tensor.name, (n_tokens or 0, hidden))
+
+    yield Rule("token_embd.weight", (vocab_size, hidden), cut)
+
+
+def output(h: Hyperparameters) -> Iterator[Rule]:
+    """Yield the output matrix: not needed where it is the embeddings."""
+    shape = (vocabulary_size(h), h.size("hidden_size"))
+    yield Rule("output.weight", shape, required=not h.flag("tie_word_embeddings"))
+
+
+def vocabulary_size(h: Hyperparameters) -> int:
+    """Return the rows of the embeddings that the config says."""
+    return h.size("vocab_size", limit=1 << 22)
+
+
+def norm(name: str, n_values: int, *, plus_one: bool = False, bias: bool = False) -> Iterator[Rule]:
+    """Yield a norm's weight; plus_one: the model adds 1 to what is stored; bias: it has one."""
+    yield Rule(f"{name}.weight", (n_values,), _plus_one if plus_one else as_stored)
+    if bias:
+        yield Rule(f"{name}.bias", (n_values,))
+
+
+def _plus_one(tensor: Tensor) -> Tensor:
+    return Shifted(tensor, tensor.name, 1.0)
+
+
+def linear(name: str, n_out: int, n_in: int, make: Make = as_stored, *, needs_bias: bool = False) -> Iterator[Rule]:
+    """Yield a layer's weight and its bias, which most families may have."""
+    yield Rule(f"{name}.weight", (n_out, n_in), make)
+    yield Rule(f"{name}.bias", (n_out,), make, required=needs_bias)
+
+
+def attention(
+    h: Hyperparameters, block: str, *, interleave: bool = False, head_norms: bool = False, plus_one: bool = False
+) -> Iterator[Rule]:
+    """Yield query, key, value and output. block: `blk.0`.
+
+    interleave: rotary halves are brought together, as GGUF's llama wants them. head_norms: queries and keys have one.
+    Raises ConfigError for heads that cannot be.
+    """
+    hidden, size = h.size("hidden_size"), head_dim(h)
+    n_heads = h.size("num_attention_heads")
+    n_kv_heads = h.optional_size("num_key_value_heads") or n_heads
+    check_heads(h, n_heads, n_kv_heads, size)
+
+    def rotary(tensor: Tensor) -> Tensor:
+        return interleaved(tensor, size) if interleave else tensor
+
+    yield from linear(f"{block}.attn_q", n_heads * size, hidden, rotary)
+    yield from linear(f"{block}.attn_k", n_kv_heads * size, hidden, rotary)
+    yield from linear(f"{block}.attn_v", n_kv_heads * size, hidden)
+    yield from linear(f"{block}.attn_output", hidden, n_heads * size)
+    if head_norms:
+        yield from norm(f"{block}.attn_q_norm", size, plus_one=plus_one)
+        yield from norm(f"{block}.attn_k_norm", size, plus_one=plus_one)
+
+
+def check_heads(h: Hyperparameters, n_heads: int, n_kv_heads: int, size: int) -> None:
+    """Raise ConfigError for numbers of heads that do not go together, or a head that has no halves."""
+    hidden = h.size("hidden_size")
+    if h.optional_size("head_dim") is None and hidden % n_heads:
+        raise ConfigError(f"`hidden_size` {hidden} is not a multiple of `num_attention_heads` {n_heads} in {h.where}")
+    if n_heads % n_kv_heads:
+        raise ConfigError(
+            f"`num_attention_heads` {n_heads} is not a multiple of `num_key_value_heads` {n_kv_heads} in {h.where}"
+        )
+    if size % 2:
+        raise ConfigError(f"the head size {size} in {h.where} is odd; rotary embedding needs pairs")
+
+
+def feed_forward(hidden: int, inner: int, block: str, *, suffix: str = "") -> Iterator[Rule]:
+    """Yield gate, up and down. suffix: `_shexp` for experts that all tokens go through."""
+    yield from linear(f"{block}.ffn_gate{suffix}", inner, hidden)
+    yield from linear(f"{block}.ffn_up{suffix}", inner, hidden)
+    yield from linear(f"{block}.ffn_down{suffix}", hidden, inner)
+
+
+def experts(h: Hyperparameters, inner: int, block: str, order: tuple[str, ...] = DOWN_GATE_UP) -> Iterator[Rule]:
+    """Yield the router and the stacked experts, which are written together."""
+    count, hidden = n_experts(h) or 0, h.size("hidden_size")
+    used = h.optional_size("num_experts_per_tok")
+    if used is not None and used > count:
+        raise ConfigError(f"`num_experts_per_tok` {used} exceeds the {count} experts in {h.where}")
+    yield Rule(f"{block}.ffn_gate_inp.weight", (count, hidden))
+    for part in order:
+        shape = (hidden, inner) if part == "down" else (inner, hidden)
+        yield Rule(f"{block}.ffn_{part}_exps.weight", shape, n_stacked=count, group=f"{block} experts")

@@ -1,0 +1,135 @@
+"""DeepSeek-V3. Source: conversion/deepseek.py, DeepseekV2Model @ 0c1e570.
+
+Multi-head latent attention: `kv_b_proj` holds, head by head, what unpacks keys and what unpacks values. GGUF has the
+two apart, the keys' transposed, so that attention runs on the packed ones:
+
+    kv_b   (heads, nope + v, rank)      k_b   (heads, rank, nope)      v_b   (heads, v, rank)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from gguf import MODEL_ARCH, Keys
+
+from convert.architecture.blocks import embeddings, experts, feed_forward, linear, norm, output
+from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
+from convert.architecture.metadata import BOOL, COMMON, F32, U32, computed, f32, u32
+from convert.checkpoint.views import Blocks, Transposed
+from convert.tokenizer import BYTE_LEVEL_TOKENIZER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from convert.architecture.hyperparameters import Hyperparameters
+    from convert.checkpoint import Tensor
+
+_EXPERTS: Final = r"(model\.layers\.\d+\.mlp\.experts)"
+
+
+def _n_dense(h: Hyperparameters) -> int:
+    """Count the leading layers without experts."""
+    dense = h.optional_count("first_k_dense_replace")
+    return (0 if n_experts(h) else n_layers(h)) if dense is None else dense
+
+
+def _rank(h: Hyperparameters) -> int:
+    return h.size("kv_lora_rank")
+
+
+def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
+    del n_tokens
+    hidden = h.size("hidden_size")
+    yield from embeddings(h)
+    for layer in range(n_layers(h)):
+        block = f"blk.{layer}"
+        yield from norm(f"{block}.attn_norm", hidden)
+        yield from _latent_attention(h, block)
+        yield from norm(f"{block}.ffn_norm", hidden)
+        if layer < _n_dense(h):
+            yield from feed_forward(hidden, h.size("intermediate_size"), block)
+        else:
+            yield from _experts(h, block)
+    yield from norm("output_norm", hidden)
+    yield from output(h)
+
+
+def _latent_attention(h: Hyperparameters, block: str) -> Iterator[Rule]:
+    hidden, n_heads, rank = h.size("hidden_size"), h.size("num_attention_heads"), _rank(h)
+    nope, rotary, v = h.size("qk_nope_head_dim"), h.size("qk_rope_head_dim"), h.size("v_head_dim")
+    q_rank, q_rows = h.optional_size("q_lora_rank"), n_heads * (nope + rotary)
+    if q_rank is None:
+        yield from linear(f"{block}.attn_q", q_rows, hidden)
+    else:
+        yield from linear(f"{block}.attn_q_a", q_rank, hidden)
+        yield from norm(f"{block}.attn_q_a_norm", q_rank)
+        yield from linear(f"{block}.attn_q_b", q_rows, q_rank)
+    yield from linear(f"{block}.attn_kv_a_mqa", rank + rotary, hidden)
+    yield from norm(f"{block}.attn_kv_a_norm", rank)
+    kv_b = (n_heads * (nope + v), rank)
+
+    def keys(tensor: Tensor) -> Tensor:
+        return Transposed(Blocks(tensor, tensor.name, (n_heads, nope, rank), nope + v, 0, nope), tensor.name)
+
+    def values(tensor: Tensor) -> Tensor:
+        return Blocks(tensor, tensor.name, (n_heads, v, rank), nope + v, nope, v)
+
+    yield Rule(f"{block}.attn_k_b.weight", kv_b, keys, of=f"{block}.attn_kv_b.weight")
+    yield Rule(f"{block}.attn_v_b.weight", kv_b, values, of=f"{block}.attn_kv_b.weight")
+    yield from linear(f"{block}.attn_output", hidden, n_heads * v)
+
+
+def _experts(h: Hyperparameters, block: str) -> Iterator[Rule]:
+    hidden, inner = h.size("hidden_size"), h.size("moe_intermediate_size")
+    yield Rule(f"{block}.exp_probs_b.bias", (n_experts(h) or 0,), required=False)
+    yield from experts(h, inner, block)
+    n_shared = h.optional_count("n_shared_experts")
+    if n_shared:
+        yield from feed_forward(hidden, n_shared * inner, block, suffix="_shexp")
+
+
+def _left_out(h: Hyperparameters, name: str) -> str | None:
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    if layer is not None and int(layer[1]) >= n_layers(h):
+        return "layers that predict several tokens (MTP)"
+    tied = h.flag("tie_word_embeddings") and name in ("lm_head.weight", "model.lm_head.weight")
+    return "the output matrix, which is the embeddings" if tied else None
+
+
+def _log_multiplier(h: Hyperparameters) -> float | None:
+    scale = h.rope.number("mscale_all_dim")
+    return None if scale is None else 0.1 * scale
+
+
+DEEPSEEK_V3: Final = Family(
+    hf_names=("DeepseekV3ForCausalLM",),
+    arch=MODEL_ARCH.DEEPSEEK2,
+    metadata=(
+        *COMMON,
+        computed(Keys.Attention.HEAD_COUNT_KV, U32, lambda _: 1),  # attention runs on one packed head
+        f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", default=1e-6),
+        computed(Keys.LLM.LEADING_DENSE_BLOCK_COUNT, U32, _n_dense),
+        u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
+        u32(Keys.Attention.Q_LORA_RANK, "q_lora_rank"),
+        computed(Keys.Attention.KV_LORA_RANK, U32, _rank),
+        computed(Keys.Attention.KEY_LENGTH, U32, lambda h: _rank(h) + h.size("qk_rope_head_dim")),
+        computed(Keys.Attention.VALUE_LENGTH, U32, _rank),
+        computed(Keys.Attention.KEY_LENGTH_MLA, U32, lambda h: h.size("qk_nope_head_dim") + h.size("qk_rope_head_dim")),
+        u32(Keys.Attention.VALUE_LENGTH_MLA, "v_head_dim"),
+        u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size", "intermediate_size"),
+        computed(Keys.LLM.EXPERT_COUNT, U32, n_experts),
+        computed(Keys.LLM.EXPERT_SHARED_COUNT, U32, lambda h: h.optional_count("n_shared_experts") or 0),
+        f32(Keys.LLM.EXPERT_WEIGHTS_SCALE, "routed_scaling_factor"),
+        computed(Keys.LLM.EXPERT_WEIGHTS_NORM, BOOL, lambda h: h.flag("norm_topk_prob") or None),
+        u32(Keys.Rope.DIMENSION_COUNT, "qk_rope_head_dim"),
+        computed(Keys.Rope.SCALING_YARN_LOG_MUL, F32, _log_multiplier),
+    ),
+    tensors=_tensors,
+    parts=(
+        Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.{expert}.gate_proj.weight", r"\1.{expert}.up_proj.weight")),
+        Parts(rf"{_EXPERTS}\.down_proj", (r"\1.{expert}.down_proj.weight",)),
+    ),
+    left_out=_left_out,
+    tokenizer=BYTE_LEVEL_TOKENIZER,
+)

@@ -1,0 +1,189 @@
+"""Checkpoint tensors meet a family's rules: each becomes part of one or more tensors of the GGUF, or is left out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gguf import get_tensor_name_map
+
+from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
+from convert.checkpoint import StoredType
+from convert.checkpoint.packed.values import FLOATS
+from convert.checkpoint.views import AsFloat32, Constant, Rows, stacked
+from convert.errors import CheckpointError, PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from convert.architecture.hyperparameters import Hyperparameters
+    from convert.checkpoint import Tensor
+
+# Buffers that old transformers versions saved beside the weights: conversion/base.py, ModelBase.prepare_tensors.
+_BUFFERS: Final = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+# conversion/base.py, ModelBase.filter_tensors @ 0c1e570
+_COMMON_RENAMES: Final = ((r"e_score_correction_bias$", "e_score_correction.bias"),)
+_EXPERT: Final = re.compile(r"\.experts\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """The tensors of the GGUF, in the order of the converter's file; and notes on what is left out."""
+
+    tensors: tuple[tuple[str, Tensor], ...]
+    notes: tuple[str, ...]
+
+
+def plain_names(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Give tensors that hold several of the model's as these, under their usual names; others as they are.
+
+    Raises PlanError if a fused tensor's shape contradicts the config.
+    """
+    if not family.parts:
+        return tensors
+    plain = (part for tensor in tensors.values() for part in _cut(family, h, tensor))
+    return {part.name: part for part in plain}
+
+
+def _cut(family: Family, h: Hyperparameters, tensor: Tensor) -> Iterator[Tensor]:
+    for parts in family.parts:
+        match = re.fullmatch(parts.pattern, tensor.name)
+        if match is not None:
+            yield from _parts(parts, match, h, tensor)
+            return
+    yield tensor
+
+
+def _parts(parts: Parts, match: re.Match[str], h: Hyperparameters, tensor: Tensor) -> Iterator[Tensor]:
+    stacks = "{expert}" in parts.names[0]
+    count = (n_experts(h) or 0) if stacks else 1
+    per_expert = tensor.shape[1:] if stacks else tensor.shape
+    if stacks and (tensor.shape[0] != count or len(per_expert) != 2 or per_expert[0] % len(parts.names)):  # noqa: PLR2004
+        raise PlanError(f"tensor `{tensor.name}` has shape {tensor.shape}, config.json says {count} experts")
+    n_rows = per_expert[0] // len(parts.names)
+    first_row = 0
+    for expert in range(count):
+        for name in parts.names:
+            plain = match.expand(name).replace("{expert}", str(expert))
+            yield Rows(tensor, plain, (n_rows, *per_expert[1:]), first_row)
+            first_row += n_rows
+
+
+def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor], *, n_tokens: int) -> Mapped:
+    """Match a checkpoint's tensors, in its order, with the family's rules.
+
+    n_tokens: of the vocabulary. In the order of the reference's file: constants, then each tensor where the last of its
+    sources stands.
+    Raises PlanError for a tensor that nothing maps, two sources for one place, a missing tensor, or a shape that
+    contradicts the config; CheckpointError for tensors that are no floats.
+    """
+    listed = list(family.tensors(h, n_tokens))
+    rules = [rule for rule in listed if isinstance(rule, Rule)]
+    sources, reasons = _gather(family, h, tensors, rules)
+    rules = [rule for rule in rules if rule.source in sources or rule.required]
+    _check_complete(rules, sources, tensors)
+    constants = [(rule.name, rule) for rule in listed if isinstance(rule, Constant)]
+    made = [(rule.name, _made(rule, sources[rule.source], tensors)) for rule in _in_file_order(rules, sources, tensors)]
+    return Mapped(
+        (*constants, *made), tuple(f"left out: {count} tensors, {reason}" for reason, count in reasons.items())
+    )
+
+
+def _gather(
+    family: Family, h: Hyperparameters, names: Iterable[str], rules: Sequence[Rule]
+) -> tuple[dict[str, dict[int, str]], Counter[str]]:
+    """Collect what each rule is made of: (place in the stack to checkpoint name), by the name in gguf's map."""
+    places = {rule.source: rule.n_stacked for rule in rules}
+    locate = _locator(family, h)
+    gathered: dict[str, dict[int, str]] = defaultdict(dict)
+    reasons: Counter[str] = Counter()
+    unmapped = []
+    for name in names:
+        reason = family.left_out(h, name)
+        if name.endswith(_BUFFERS) or reason is not None:
+            reasons.update([reason] if reason is not None else [])
+            continue
+        source, index = locate(name)
+        if source not in places or index >= (places[source] or 1):
+            unmapped.append(name)
+        elif index in gathered[source]:
+            raise PlanError(f"`{gathered[source][index]}` and `{name}` both become `{source}`")
+        else:
+            gathered[source][index] = name
+    if unmapped:
+        raise PlanError(
+            f"{len(unmapped)} tensors have no place in a {h.architecture} of {n_layers(h)} layers: {_some(unmapped)}",
+            hint="a wrong num_hidden_layers in config.json, an adapter saved into the model, or another architecture",
+        )
+    return dict(gathered), reasons
+
+
+def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, int]]:
+    """Return the function from a checkpoint's name to gguf's, and the place in a stack of experts."""
+    name_map = get_tensor_name_map(family.arch, n_layers(h))
+    renames = [(re.compile(pattern), new) for pattern, new in (*_COMMON_RENAMES, *family.renames)]
+
+    def locate(name: str) -> tuple[str, int]:
+        for pattern, new in renames:
+            name = pattern.sub(new, name)
+        expert = _EXPERT.search(name)
+        whole = name if expert is None else f"{name[: expert.start()]}.experts.{name[expert.end() :]}"
+        index = 0 if expert is None else int(expert[1])
+        return name_map.get_name(whole, try_suffixes=(".weight", ".bias")) or "", index
+
+    return locate
+
+
+def _check_complete(
+    rules: Sequence[Rule], sources: Mapping[str, Mapping[int, str]], tensors: Mapping[str, Tensor]
+) -> None:
+    missing = [
+        rule.name if rule.n_stacked is None else f"{rule.name}[{index}]"
+        for rule in rules
+        for index in range(rule.n_stacked or 1)
+        if index not in sources.get(rule.source, {})
+    ]
+    if missing:
+        raise PlanError(
+            f"the checkpoint lacks {len(missing)} tensors that the model needs: {_some(missing)}",
+            hint=f"it has {len(tensors)} tensors; a shard may be missing, or config.json belongs to another model",
+        )
+
+
+def _in_file_order(
+    rules: Sequence[Rule], sources: Mapping[str, Mapping[int, str]], tensors: Mapping[str, Tensor]
+) -> list[Rule]:
+    position = {name: index for index, name in enumerate(tensors)}
+    complete: dict[str, int] = defaultdict(int)
+    for rule in rules:
+        group = rule.group or rule.source
+        complete[group] = max(complete[group], *(position[name] for name in sources[rule.source].values()))
+    return sorted(rules, key=lambda rule: complete[rule.group or rule.source])
+
+
+def _made(rule: Rule, places: Mapping[int, str], tensors: Mapping[str, Tensor]) -> Tensor:
+    parts = tuple(tensors[name] for _, name in sorted(places.items()))
+    for part in parts:
+        _check(rule, part)
+    if rule.n_stacked is None:
+        return rule.make(parts[0])
+    if len({part.dtype for part in parts}) > 1:  # an adapter changes some experts, which are then float32
+        parts = tuple(part if part.dtype is StoredType.F32 else AsFloat32(part, part.name) for part in parts)
+    return rule.make(stacked(rule.name, parts))
+
+
+def _check(rule: Rule, part: Tensor) -> None:
+    if part.shape != rule.shape:
+        raise PlanError(f"tensor `{part.name}` (`{rule.name}`) has shape {part.shape}, config.json says {rule.shape}")
+    if part.dtype not in FLOATS:
+        raise CheckpointError(
+            f"tensor `{part.name}` is stored as {part.dtype.value}; F32, F16 and BF16 are read",
+            hint="a packed or quantized checkpoint without its quantization_config cannot be decoded",
+        )
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    listed = ", ".join(f"`{name}`" for name in names[:limit])
+    return listed if len(names) <= limit else f"{listed} and {len(names) - limit} more"

@@ -1,0 +1,143 @@
+"""A family's own metadata as rows, in the order in which the reference first adds each key.
+
+A key that a later row gives again keeps its place and changes its value, as in the reference's writer.
+Source: conversion/base.py, TextModel.set_gguf_parameters @ 0c1e570.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from gguf import MODEL_ARCH_NAMES, ExpertGatingFuncType, GGUFValueType, Keys
+
+from convert.architecture.family import MAX_EXPERTS, N_EXPERTS, n_layers
+from convert.architecture.rope import rope_base, rope_base_of_windows, rope_scaling
+from convert.errors import ConfigError, UnsupportedError
+from convert.gguf_file import KeyValue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from convert.architecture.family import Family
+    from convert.architecture.hyperparameters import Hyperparameters
+
+Value = tuple[str, Any, GGUFValueType]  # a key with `{arch}` in it, its value and type
+U32: Final = GGUFValueType.UINT32
+F32: Final = GGUFValueType.FLOAT32
+BOOL: Final = GGUFValueType.BOOL
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One key, or several that belong together. values: gives them for a config; none where it has no such thing."""
+
+    values: Callable[[Hyperparameters], Iterator[Value]]
+
+
+def metadata_of(family: Family, h: Hyperparameters) -> dict[str, KeyValue]:
+    """Give a family's own entries, by key, in file order. Raises ConfigError or UnsupportedError."""
+    arch = MODEL_ARCH_NAMES[family.arch]
+    entries: dict[str, KeyValue] = {}
+    for row in family.metadata:
+        for template, value, value_type in row.values(h):
+            key = template.format(arch=arch)
+            entries[key] = KeyValue(key, value, value_type)
+    return entries
+
+
+def u32(key: str, *aliases: str, default: int | None = None, limit: int | None = None) -> Row:
+    """Make a row of a whole number: of the first of the aliases that the config has, null included."""
+
+    def values(h: Hyperparameters) -> Iterator[Value]:
+        bound = {} if limit is None else {"limit": limit}
+        value = h.optional_size(*aliases, **bound)
+        value = default if value is None and not h.has(*aliases) else value
+        if value is not None:
+            yield key, value, U32
+
+    return Row(values)
+
+
+def f32(key: str, *aliases: str, default: float | None = None) -> Row:
+    """Make a row of a number in float32."""
+
+    def values(h: Hyperparameters) -> Iterator[Value]:
+        value = h.number(*aliases)
+        value = default if value is None and not h.has(*aliases) else value
+        if value is not None:
+            yield key, value, F32
+
+    return Row(values)
+
+
+def required(row: Row, name: str) -> Row:
+    """Make a row that the model cannot do without: ConfigError names the config's key."""
+
+    def values(h: Hyperparameters) -> Iterator[Value]:
+        found = list(row.values(h))
+        if not found:
+            raise ConfigError(f"{h.where} lacks `{name}`")
+        yield from found
+
+    return Row(values)
+
+
+def computed(key: str, value_type: GGUFValueType, compute: Callable[[Hyperparameters], Any]) -> Row:
+    """Make a row of what a function gives; None: no entry."""
+
+    def values(h: Hyperparameters) -> Iterator[Value]:
+        value = compute(h)
+        if value is not None:
+            yield key, value, value_type
+
+    return Row(values)
+
+
+def head_dim(h: Hyperparameters) -> int:
+    """Return the size of one attention head: the config's, or its share of the hidden size."""
+    return h.optional_size("head_dim") or h.size("hidden_size") // h.size("num_attention_heads")
+
+
+def _gating(h: Hyperparameters) -> int | None:
+    name = h.text(
+        "score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func",
+        "expert_selection_fn",
+    )  # fmt: skip
+    if name is None:
+        return None
+    if name not in _GATING:
+        raise UnsupportedError(f"the experts' score function `{name}` in {h.where}")
+    return int(_GATING[name])
+
+
+_GATING: Final = {"sigmoid": ExpertGatingFuncType.SIGMOID, "softmax": ExpertGatingFuncType.SOFTMAX}
+
+COMMON: Final = (
+    computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
+    u32(
+        Keys.LLM.CONTEXT_LENGTH,
+        "max_position_embeddings", "n_ctx", "n_positions", "max_length", "max_sequence_length", "model_max_length",
+    ),
+    u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size", "n_embd", "dim"),
+    u32(
+        Keys.LLM.FEED_FORWARD_LENGTH,
+        "prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size", "n_inner", "hidden_dim",
+    ),
+    u32(Keys.Attention.HEAD_COUNT, "num_attention_heads", "n_head", "n_heads"),
+    u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads", "n_kv_heads"),
+    computed(Keys.Attention.CAUSAL, BOOL, lambda h: False if h.get("is_causal") is False else None),
+    Row(rope_scaling),
+    computed(Keys.Rope.FREQ_BASE, F32, rope_base),
+    computed(Keys.Rope.FREQ_BASE_SWA, F32, rope_base_of_windows),
+    f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", "norm_eps"),
+    f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
+    u32(Keys.LLM.EXPERT_COUNT, *N_EXPERTS, limit=MAX_EXPERTS),
+    u32(Keys.LLM.EXPERT_USED_COUNT, "num_experts_per_tok", "num_experts_per_token", "top_k_experts", limit=MAX_EXPERTS),
+    u32(Keys.LLM.EXPERT_GROUP_COUNT, "n_group", limit=MAX_EXPERTS),
+    u32(Keys.LLM.EXPERT_GROUP_USED_COUNT, "topk_group", limit=MAX_EXPERTS),
+    computed(Keys.LLM.EXPERT_GATING_FUNC, U32, _gating),
+    u32(Keys.Attention.KEY_LENGTH, "head_dim"),
+    u32(Keys.Attention.VALUE_LENGTH, "head_dim"),
+    computed(Keys.General.FILE_TYPE, U32, lambda _: 0),  # a hole: the plan knows it
+)  # fmt: skip

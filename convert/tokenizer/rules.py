@@ -1,0 +1,70 @@
+"""How a family's tokenizer is read: which kinds may serve it, in order, and what the family sets beside the tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from convert.tokenizer.special_tokens import CODE_LLAMA_KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class TokenizerKind(Enum):
+    """A kind of tokenizer files."""
+
+    SENTENCEPIECE = "tokenizer.model"
+    LLAMA_HF = "tokenizer.json of the sentencepiece-like kind"
+    BYTE_LEVEL = "tokenizer.json of the byte-level kind, or vocab.json with merges.txt"
+
+
+class SpacePrefix(Enum):
+    """Whether `add_space_prefix` is written, and as what."""
+
+    AS_DECLARED = "as tokenizer_config.json declares it, before the tokens"
+    NEVER_AFTER_PIECES = "false, after the tokens of a tokenizer.model"
+    UNSAID = "not written"
+
+
+@dataclass(frozen=True, slots=True)
+class LateTokens:
+    """Special tokens that the reference adds after all the rest.
+
+    kinds: looked for once more, and these only. ids: of kinds that are not found. add: whether a kind is added.
+    """
+
+    kinds: tuple[str, ...] = ()
+    ids: tuple[tuple[str, int], ...] = ()
+    add: tuple[tuple[str, bool], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerRule:
+    """A row. kinds: the first whose files are there serves. late: by the vocabulary's size."""
+
+    kinds: tuple[TokenizerKind, ...]
+    space_prefix: SpacePrefix = SpacePrefix.UNSAID
+    late: Mapping[int, LateTokens] = field(default_factory=lambda: MappingProxyType({}))
+
+
+# conversion/llama.py, LlamaModel.set_vocab @ 0c1e570, which knows Code Llama and Granite's small models (and with them
+# SmolLM2) by the size of their vocabularies.
+LLAMA_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.SENTENCEPIECE, TokenizerKind.LLAMA_HF, TokenizerKind.BYTE_LEVEL),
+    SpacePrefix.AS_DECLARED,
+    MappingProxyType(
+        {
+            32016: LateTokens(kinds=CODE_LLAMA_KINDS, ids=(("eot", 32010),)),
+            49152: LateTokens(add=(("bos", False),)),
+        }
+    ),
+)
+# conversion/gemma.py, Gemma3Model.set_vocab @ 0c1e570
+GEMMA_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.SENTENCEPIECE, TokenizerKind.BYTE_LEVEL), SpacePrefix.NEVER_AFTER_PIECES
+)
+# conversion/base.py, TextModel.set_vocab @ 0c1e570
+BYTE_LEVEL_TOKENIZER: Final = TokenizerRule((TokenizerKind.BYTE_LEVEL,))
