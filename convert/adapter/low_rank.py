@@ -10,7 +10,6 @@ Source: peft 0.21.2, tuners/lora/layer.py (get_delta_weight), variants.py (DoraL
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -138,12 +137,19 @@ class Dora:
 
 @dataclass(frozen=True, slots=True)
 class ColumnDora:
-    """DoRA of a weight whose outputs are its columns. magnitude: one number a column. base: the unmerged weight."""
+    """DoRA of a weight whose outputs are its columns. magnitude: one number a column. base: the unmerged weight.
+
+    norms: float32 (1, n_cols), the lengths of the changed weight's columns; None until they are computed.
+    """
 
     change: LowRank
     magnitude: TensorSource
     base: Tensor
-    _norms: ColumnNorms = field(default_factory=lambda: ColumnNorms(), compare=False)  # noqa: PLW0108 - stands below
+    norms: F32Array | None = field(default=None, compare=False, repr=False)
+
+    def with_statistics(self, files: SourceFiles) -> ColumnDora:
+        """Return the same with the lengths of the changed weight's columns, for which all of it is read."""
+        return replace(self, norms=_column_norms(self, files)) if self.norms is None else self
 
     @property
     def nbytes(self) -> int:
@@ -153,26 +159,12 @@ class ColumnDora:
     def apply(self, values: F32Array, unmerged: F32Array, files: SourceFiles, first: int) -> None:
         """See Change."""
         del unmerged
+        norms = _column_norms(self, files) if self.norms is None else self.norms
         raw = read_elements(self.magnitude, files, 0, self.change.n_cols)
         with np.errstate(all="ignore"):
-            factors = as_float32(raw.reshape(1, -1), self.magnitude.dtype) / self._norms.of(self, files)
+            factors = as_float32(raw.reshape(1, -1), self.magnitude.dtype) / norms
             values += self.change.delta(files, range(first, first + len(values)))
             values *= factors
-
-
-class ColumnNorms:
-    """The lengths of a changed weight's columns, computed by the first thread that asks."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._norms: F32Array | None = None
-
-    def of(self, dora: ColumnDora, files: SourceFiles) -> F32Array:
-        """Return float32 (1, n_cols)."""
-        with self._lock:
-            if self._norms is None:
-                self._norms = _column_norms(dora, files)
-            return self._norms
 
 
 def _column_norms(dora: ColumnDora, files: SourceFiles) -> F32Array:

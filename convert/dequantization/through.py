@@ -7,8 +7,7 @@ Which weights transformers would quantize is told from names and shapes, so that
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
 from typing import TYPE_CHECKING, Final
@@ -138,23 +137,20 @@ class RoundedToInt8(_Rounded):
             out[rows.start : rows.stop] = to_bytes(round_to_int8(loaded), self.dtype)
 
 
-@dataclass(slots=True)
-class _Once:
-    """A tensor's statistics, computed by whichever worker comes first."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    value: NestedStatistics | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class RoundedTo4Bit(_Rounded):
     """A weight as `quantize_4bit` and `dequantize_4bit` leave it.
 
     Blocks run over the flattened tensor, so a row may begin within one: what the first and the last block of a slice
-    have outside it is read with it.
+    have outside it is read with it. statistics: of all blocks, where they are quantized too; None until computed.
     """
 
-    _nested: _Once = field(default_factory=_Once, compare=False, repr=False)
+    statistics: NestedStatistics | None = field(default=None, compare=False, repr=False)
+
+    def with_statistics(self, files: SourceFiles) -> RoundedTo4Bit:
+        """Return the same with its statistics, for which all of the weight is read."""
+        needs = self.through.is_nested and self.statistics is None
+        return replace(self, statistics=self._statistics(files)) if needs else self
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """See RowSource."""
@@ -185,10 +181,7 @@ class RoundedTo4Bit(_Rounded):
         return first_block, values[start - rows.start * n_cols : stop - rows.start * n_cols]
 
     def _statistics(self, files: SourceFiles) -> NestedStatistics:
-        with self._nested.lock:
-            if self._nested.value is None:
-                self._nested.value = nested_statistics(np.concatenate(list(self._absmax(files))))
-            return self._nested.value
+        return self.statistics or nested_statistics(np.concatenate(list(self._absmax(files))))
 
     def _absmax(self, files: SourceFiles) -> Iterator[F32Array]:
         """Read the whole tensor, and give the absmax of its blocks."""

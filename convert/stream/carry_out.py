@@ -7,11 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint import SourceFiles
+from convert.checkpoint.statistics import completed
 from convert.errors import OutputError, UsageError
 from convert.stream.encode import SliceEncoder
 from convert.stream.publish import (
@@ -131,7 +132,9 @@ class _Work:
         self._to_make: Final = to_make
         self._allow_nonfinite = allow_nonfinite
         self._progress = progress
-        self._slices: Iterator[Slice] = (piece for task in plan.tasks for piece in cut(task))
+        self._tasks: Final = list(plan.tasks)
+        self._incomplete: Iterator[int] = iter(range(len(self._tasks)))
+        self._slices: Iterator[Slice] = (piece for task in self._tasks for piece in cut(task))
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -149,7 +152,8 @@ class _Work:
         to_be_made = missing_directories(self._to_make.values())
         try:
             self._in_parallel(1, self._open_files)
-            n_slices = sum(1 for task in self._plan.tasks for _ in cut(task))
+            self._in_parallel(min(jobs, len(self._tasks)), lambda: self._complete_tasks(sources))
+            n_slices = sum(1 for task in self._tasks for _ in cut(task))
             self._in_parallel(min(jobs, n_slices), lambda: self._encode_slices(sources))
             self._check_complete()
             self._in_parallel(len(self._files), self._flush_files(iter(self._files.values())))
@@ -173,6 +177,16 @@ class _Work:
                 self._files[index] = open_partial(output)
             else:
                 self._existing[index] = open_existing(index, output)
+
+    def _complete_tasks(self, sources: SourceFiles) -> None:
+        """Give tensors what they must know of a whole weight, before the first of their slices."""
+        while not self._stop.is_set():
+            with self._lock:
+                index = next(self._incomplete, None)
+            if index is None:
+                return
+            task = self._tasks[index]
+            self._tasks[index] = replace(task, tensor=completed(task.tensor, sources))
 
     def _publish_files(self) -> None:
         for file in self._files.values():
@@ -220,7 +234,7 @@ class _Work:
 
     def _encode_slices(self, sources: SourceFiles) -> None:
         encoder = SliceEncoder(
-            self._plan.tasks, sources, through_f16=self._plan.through is not None, allow_nonfinite=self._allow_nonfinite
+            self._tasks, sources, through_f16=self._plan.through is not None, allow_nonfinite=self._allow_nonfinite
         )
         files: dict[int, PartialFile | ExistingFile] = {**self._files, **self._existing}
         while not self._stop.is_set():
