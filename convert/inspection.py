@@ -17,7 +17,7 @@ from convert.architecture.metadata import head_dim
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
 from convert.errors import CheckpointError, ConvertError
-from convert.gguf_reader import GGUFFile, read_gguf
+from convert.gguf_file import GGUFFile, read_gguf
 from convert.memory import Memory, measure_memory
 from convert.model import GGUFModel, ModelRequest, gguf_model
 from convert.plan import FileLayout, lay_out

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from gguf import GGUFValueType
 
-from convert.gguf_file import KeyValue, encoded_entry, layout
-from convert.gguf_reader import read_gguf
+from convert.gguf_file import KeyValue, encoded_entry, layout, read_gguf
 from convert.verify import verify_files
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ PACKAGE: Final = Path(__file__).parent.parent / "convert"
 FLOORS: Final = (
     {"errors"},
     {"codec"},
-    {"gguf_file", "gguf_reader", "checkpoint"},
+    {"gguf_file", "checkpoint"},
     {"tokenizer", "authorship", "architecture", "adapter", "model"},
     {"quant_mix", "plan"},
     {"stream", "verify"},

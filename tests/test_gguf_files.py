@@ -11,8 +11,7 @@ from gguf import GGMLQuantizationType as T
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
 from convert.errors import CheckpointError, ConvertError, ShapeError, UnsupportedError
-from convert.gguf_file import KeyValue, encode_key_value, encoded_entry, layout
-from convert.gguf_reader import read_gguf
+from convert.gguf_file import KeyValue, encode_key_value, encoded_entry, layout, read_gguf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +70,7 @@ def test_an_entry_read_and_encoded_again_is_the_same_bytes(written: Path) -> Non
 
 
 def test_rows_that_do_not_fill_blocks_cannot_be_laid_out() -> None:
-    with pytest.raises(ShapeError, match="Q4_0 takes rows of a multiple of 32, got 48"):
+    with pytest.raises(ShapeError, match="a row has 48 columns, Q4_0 needs a multiple of 32"):
         layout([("x", (2, 48), T.Q4_0)], [])
 
 
@@ -183,3 +182,45 @@ def test_an_alignment_that_is_no_power_of_two_is_refused(tmp_path: Path) -> None
     path.write_bytes(header)
     with pytest.raises(CheckpointError, match="not a power of two"):
         read_gguf(path)
+
+
+NUMBERS = {
+    GGUFValueType.UINT8: 255,
+    GGUFValueType.INT8: -128,
+    GGUFValueType.UINT16: 65535,
+    GGUFValueType.INT16: -32768,
+    GGUFValueType.UINT32: 1 << 31,
+    GGUFValueType.INT32: -(1 << 31),
+    GGUFValueType.FLOAT32: -1.5,
+    GGUFValueType.BOOL: True,
+    GGUFValueType.UINT64: 1 << 63,
+    GGUFValueType.INT64: -(1 << 63),
+    GGUFValueType.FLOAT64: 0.1,
+    GGUFValueType.STRING: "\u00e9 and more",
+}
+
+
+@pytest.mark.parametrize("value_type", NUMBERS, ids=lambda kind: kind.name)
+def test_every_type_goes_to_the_packages_bytes_and_back(value_type: GGUFValueType, tmp_path: Path) -> None:
+    value = NUMBERS[value_type]
+    items = (value, value, value)
+    writer = GGUFWriter(tmp_path / "theirs.gguf", "llama")
+    writer.add_key_value("one", value, value_type)
+    writer.add_key_value("many", items, GGUFValueType.ARRAY, sub_type=value_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    read = read_gguf(tmp_path / "theirs.gguf")
+    assert all(encode_key_value(entry) == encoded for entry, encoded in read.entries)
+    assert read.metadata["one"] == value
+    wanted = tuple(item.encode() if isinstance(item, str) else item for item in items)
+    assert read.metadata["many"] == wanted
+    ours = (
+        KeyValue("general.architecture", "llama", GGUFValueType.STRING),
+        KeyValue("one", value, value_type),
+        KeyValue("many", items, GGUFValueType.ARRAY, value_type),
+    )
+    assert layout((), list(map(encoded_entry, ours)))[0].rstrip(b"\0") == (
+        (tmp_path / "theirs.gguf").read_bytes().rstrip(b"\0")
+    )

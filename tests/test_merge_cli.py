@@ -30,7 +30,7 @@ from convert.adapter import MergeRequest, merge_adapters
 from convert.checkpoint import SourceFiles, StoredType, TensorSource, open_checkpoint
 from convert.codec import CODECS
 from convert.conversion import plan_all, plan_one
-from convert.gguf_reader import read_gguf
+from convert.gguf_file import read_gguf
 from convert.verify import verify_files
 
 if TYPE_CHECKING:

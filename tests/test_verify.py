@@ -16,7 +16,7 @@ from damage import patched, problems, tensor_of, with_metadata
 import convert
 from convert.codec import CODECS
 from convert.errors import CheckpointError, UnsupportedError
-from convert.gguf_reader import read_gguf
+from convert.gguf_file import read_gguf
 from convert.verify import verify_files
 from convert.verify.bounds import explained_error
 

@@ -11,7 +11,7 @@ from checkpoints import llama, make_weights, tensor_shapes, write_safetensors
 from damage import notes, problems, with_metadata
 
 import convert
-from convert.gguf_reader import read_gguf
+from convert.gguf_file import read_gguf
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -58,8 +58,8 @@ def _numbers(*shape: int, dtype: str = "<f2") -> Array:
 def _torch_shifted(array: Array) -> Array:
     import torch
 
-    shifted: Array = np.array((torch.from_numpy(array) + 1.0).tolist(), array.dtype)
-    return shifted
+    values: list[float] = (torch.from_numpy(array) + 1.0).tolist()
+    return np.array(values, array.dtype)
 
 
 def _bloom(store: Store) -> tuple[Tensor, Array]:

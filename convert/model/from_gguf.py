@@ -8,7 +8,7 @@ from gguf import Keys
 
 from convert.checkpoint import StoredBlocks
 from convert.errors import CheckpointError, UnsupportedError
-from convert.gguf_reader import GGUFFile, read_gguf
+from convert.gguf_file import GGUFFile, read_gguf
 from convert.model.gguf_model import GGUFModel
 
 if TYPE_CHECKING:

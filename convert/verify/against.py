@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from convert.checkpoint import Tensor
     from convert.codec.contract import F32Array, U8Array
-    from convert.gguf_file import TensorInfo
-    from convert.gguf_reader import GGUFFile
+    from convert.gguf_file import GGUFFile, TensorInfo
     from convert.verify.reading import OpenFile
 
 CHECK = "against"

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from convert.gguf_file import TensorInfo
-    from convert.gguf_reader import GGUFFile
+    from convert.gguf_file import GGUFFile, TensorInfo
     from convert.verify.reading import OpenFile
 
 CHECK = "blocks"

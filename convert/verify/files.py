@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from convert.errors import CheckpointError, UnsupportedError
-from convert.gguf_reader import read_gguf
+from convert.gguf_file import read_gguf
 from convert.model import ModelRequest
 from convert.verify.against import Comparison, wanted_model
 from convert.verify.blocks import check_blocks
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from convert.gguf_reader import GGUFFile
+    from convert.gguf_file import GGUFFile
     from convert.model import GGUFModel
     from convert.verify.reading import OpenFile
     from convert.verify.running import Measuring

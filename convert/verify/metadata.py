@@ -15,8 +15,7 @@ from convert.verify.data import Finding, note, problem
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from convert.gguf_file import TensorInfo
-    from convert.gguf_reader import GGUFFile
+    from convert.gguf_file import GGUFFile, TensorInfo
 
 CHECK = "metadata"
 

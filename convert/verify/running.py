@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from gguf import Keys
 
 from convert.errors import UnsupportedError, VerificationError
-from convert.gguf_reader import read_gguf
+from convert.gguf_file import read_gguf
 from convert.verify.data import Finding, Measured, note, problem
 from convert.verify.probabilities import Probabilities, divergence, read_probabilities
 from convert.verify.with_transformers import checkpoint_probabilities
@@ -23,7 +23,7 @@ from convert.verify.with_transformers import checkpoint_probabilities
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from convert.gguf_reader import GGUFFile
+    from convert.gguf_file import GGUFFile
     from convert.model import ModelRequest
 
 CHECK = "llama.cpp"

@@ -14,7 +14,7 @@ from convert.verify.data import Finding, problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from convert.gguf_reader import GGUFFile
+    from convert.gguf_file import GGUFFile
     from convert.verify.reading import OpenFile
 
 CHECK = "structure"

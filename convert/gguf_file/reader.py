@@ -8,37 +8,19 @@ Source: ggml/src/gguf.cpp, gguf_init_from_file_impl @ 0c1e570.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from convert.errors import CheckpointError, UnsupportedError
-from convert.gguf_file import ALIGNMENT, Entry, KeyValue, TensorInfo, padded
+from convert.gguf_file.data import ALIGNMENT, Entry, TensorInfo, padded, tensor_nbytes
+from convert.gguf_file.key_values import decode_key_value, decode_number, decode_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-_SCALARS: Final[Mapping[GGUFValueType, np.dtype[Any]]] = {
-    GGUFValueType.UINT8: np.dtype("<u1"),
-    GGUFValueType.INT8: np.dtype("<i1"),
-    GGUFValueType.UINT16: np.dtype("<u2"),
-    GGUFValueType.INT16: np.dtype("<i2"),
-    GGUFValueType.UINT32: np.dtype("<u4"),
-    GGUFValueType.INT32: np.dtype("<i4"),
-    GGUFValueType.FLOAT32: np.dtype("<f4"),
-    GGUFValueType.UINT64: np.dtype("<u8"),
-    GGUFValueType.INT64: np.dtype("<i8"),
-    GGUFValueType.FLOAT64: np.dtype("<f8"),
-    GGUFValueType.BOOL: np.dtype("?"),
-}
 _MAX_HEADER_NBYTES: Final = 128 << 20
-_MAX_ITEMS: Final = 1 << 24
-_MAX_KEY_NBYTES: Final = 65535
 _MAX_DIMS: Final = 4  # GGML_MAX_DIMS
 _MAX_NAME_NBYTES: Final = 63  # GGML_MAX_NAME - 1
 
@@ -95,42 +77,30 @@ class _Reader:
         return GGUFFile(self.path, self.nbytes, entries, tensors, alignment, data_offset)
 
     def broken(self, what: str) -> CheckpointError:
+        """Make the error for a file that says what cannot be."""
         return CheckpointError(f"`{self.path}` is not a sound GGUF file: {what}")
 
-    def _take(self, nbytes: int, what: str) -> bytes:
+    def take(self, nbytes: int, what: str) -> bytes:
+        """Read the next bytes; CheckpointError if they are not there, or the header would become too long."""
         if self.file.tell() + nbytes > _MAX_HEADER_NBYTES:
             raise self.broken(f"its header has more than {_MAX_HEADER_NBYTES} bytes, at {what}")
         if nbytes > self.nbytes - self.file.tell():
             raise self.broken(f"{what} needs {nbytes} bytes at {self.file.tell()}, the file has {self.nbytes}")
         return self.file.read(nbytes)
 
-    def _unpack(self, code: str, what: str) -> int:
-        value: int = struct.unpack("<" + code, self._take(struct.calcsize(code), what))[0]
-        return value
-
-    def _read_string(self, limit: int, what: str) -> bytes:
-        nbytes = self._unpack("Q", what)
-        if nbytes > limit:
-            raise self.broken(f"{what} has {nbytes} bytes, at most {limit} are possible")
-        return self._take(nbytes, what)
-
-    def _read_text(self, limit: int, what: str) -> str:
-        raw = self._read_string(limit, what)
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            raise self.broken(f"{what} {raw[:40]!r} is not UTF-8") from None
-
     def _read_counts(self) -> tuple[int, int]:
-        magic = self._take(4, "the magic")
+        magic = self.take(4, "the magic")
         if magic != b"GGUF":
             raise self.broken(f"it starts with {magic!r}, not b'GGUF'")
-        version = self._unpack("I", "the version")
+        version = decode_number(self, "I", "the version")
         if version not in (2, 3):
             swapped = version.to_bytes(4, "big") in (b"\2\0\0\0", b"\3\0\0\0")
             what = "is big endian" if swapped else f"has GGUF version {version}"
             raise UnsupportedError(f"`{self.path}` {what}; versions 2 and 3, little endian, are supported")
-        n_tensors, n_key_values = self._unpack("Q", "the tensor count"), self._unpack("Q", "the metadata count")
+        n_tensors, n_key_values = (
+            decode_number(self, "Q", "the tensor count"),
+            decode_number(self, "Q", "the metadata count"),
+        )
         if max(n_tensors, n_key_values) > self.nbytes // 12:  # the least that an entry takes
             raise self.broken(f"it claims {n_tensors} tensors and {n_key_values} metadata entries")
         return n_tensors, n_key_values
@@ -139,7 +109,7 @@ class _Reader:
         entries: dict[str, Entry] = {}
         for _ in range(count):
             start = self.file.tell()
-            entry = self._read_key_value()
+            entry = decode_key_value(self)
             if entry.key in entries:
                 raise self.broken(f"metadata key `{entry.key}` stands twice")
             end = self.file.tell()
@@ -147,47 +117,20 @@ class _Reader:
             entries[entry.key] = entry, self.file.read(end - start)
         return tuple(entries.values())
 
-    def _read_key_value(self) -> KeyValue:
-        key = self._read_text(_MAX_KEY_NBYTES, "a metadata key")
-        value_type = self._value_type(key)
-        if value_type is not GGUFValueType.ARRAY:
-            value = next(self._read_values(value_type, 1, key))
-            return KeyValue(key, value.decode(errors="replace") if isinstance(value, bytes) else value, value_type)
-        item_type = self._value_type(key)
-        count = self._unpack("Q", f"`{key}`")
-        least = 8 if item_type is GGUFValueType.STRING else 1
-        if item_type is GGUFValueType.ARRAY or count > min(self.nbytes // least, _MAX_ITEMS):
-            raise self.broken(f"`{key}` is an array of {count} {item_type.name.lower()} items")
-        return KeyValue(key, tuple(self._read_values(item_type, count, key)), value_type, item_type)
-
-    def _value_type(self, key: str) -> GGUFValueType:
-        code = self._unpack("I", f"the type of `{key}`")
-        try:
-            return GGUFValueType(code)
-        except ValueError:
-            raise self.broken(f"`{key}` has the unknown value type {code}") from None
-
-    def _read_values(self, value_type: GGUFValueType, count: int, key: str) -> Iterator[Any]:
-        if value_type is GGUFValueType.STRING:
-            return (self._read_string(self.nbytes, f"`{key}`") for _ in range(count))
-        dtype = _SCALARS[value_type]
-        raw = self._take(count * dtype.itemsize, f"`{key}`")
-        return iter(np.frombuffer(raw, dtype).tolist())
-
     def _read_tensor_record(self) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
-        name = self._read_text(_MAX_NAME_NBYTES, "a tensor name")
-        n_dims = self._unpack("I", f"the dimensions of `{name}`")
+        name = decode_text(self, _MAX_NAME_NBYTES, "a tensor name")
+        n_dims = decode_number(self, "I", f"the dimensions of `{name}`")
         if not 1 <= n_dims <= _MAX_DIMS:
             raise self.broken(f"tensor `{name}` has {n_dims} dimensions, 1 to {_MAX_DIMS} are possible")
-        shape = tuple(self._unpack("Q", f"the shape of `{name}`") for _ in range(n_dims))[::-1]
+        shape = tuple(decode_number(self, "Q", f"the shape of `{name}`") for _ in range(n_dims))[::-1]
         if 0 in shape:
             raise self.broken(f"tensor `{name}` has shape {shape}")
-        code = self._unpack("I", f"the type of `{name}`")
+        code = decode_number(self, "I", f"the type of `{name}`")
         try:
             tensor_type = GGMLQuantizationType(code)
         except ValueError:
             raise UnsupportedError(f"tensor `{name}` of `{self.path}` has the unknown type {code}") from None
-        return name, shape, tensor_type, self._unpack("Q", f"the offset of `{name}`")
+        return name, shape, tensor_type, decode_number(self, "Q", f"the offset of `{name}`")
 
     def _tensor_info(
         self,
@@ -198,12 +141,12 @@ class _Reader:
         start: int,
         alignment: int,
     ) -> TensorInfo:
-        block_size, type_size = GGML_QUANT_SIZES[tensor_type]
+        block_size = GGML_QUANT_SIZES[tensor_type][0]
         if shape[-1] % block_size:
             raise self.broken(f"tensor `{name}` has rows of {shape[-1]}, {tensor_type.name} needs {block_size}")
         if offset % alignment:
             raise self.broken(f"tensor `{name}` starts at {offset}, not a multiple of {alignment}")
-        return TensorInfo(name, shape, tensor_type, start + offset, prod(shape) // block_size * type_size)
+        return TensorInfo(name, shape, tensor_type, start + offset, tensor_nbytes(shape, tensor_type))
 
     def _check_tensors(self, tensors: tuple[TensorInfo, ...]) -> None:
         names = {tensor.name for tensor in tensors}
