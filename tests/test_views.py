@@ -79,7 +79,8 @@ def _latent_keys(store: Store) -> tuple[Tensor, Array]:
 
 
 def _rotary(array: Array, size: int) -> Array:
-    return array.reshape(-1, 2, size // 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+    moved: Array = array.reshape(-1, 2, size // 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+    return moved
 
 
 def _stack(store: Store) -> tuple[Tensor, Array]:
