@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,20 +14,17 @@ if TYPE_CHECKING:
 
 PACKAGE: Final = Path(__file__).parent.parent / "convert"
 
-# From the ground up; a room may import its own floor.
-FLOORS: Final = (
-    {"errors"},
-    {"codec"},
-    {"gguf_file", "checkpoint"},
-    {"tokenizer", "authorship", "architecture", "adapter", "model"},
-    {"quant_mix", "plan"},
-    {"stream", "verify"},
-    {"process"},
-    {"llama_cpp"},
-    {"conversion", "inspection", "memory", "dequantization", "hub"},
-    {"console"},
-    {"cli", "__main__"},
-)
+ARCHITECTURE: Final = PACKAGE.parent / "ARCHITECTURE.md"
+
+
+def _floors() -> tuple[frozenset[str], ...]:
+    """Read the table of floors, from the ground up; a room may import its own floor."""
+    table = ARCHITECTURE.read_text(encoding="utf-8").partition("| floor | rooms |")[2].partition("\n\n")[0]
+    rows = [frozenset(re.findall(r"`(\w+)`", line)) for line in table.splitlines() if "`" in line]
+    return tuple(reversed(rows))
+
+
+FLOORS: Final = _floors()
 HEAVY: Final = {"torch", "transformers", "bitsandbytes"}
 
 MODULES: Final = sorted(PACKAGE.rglob("*.py"))
@@ -43,6 +41,12 @@ def _imports(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_room_stands_on_one_floor() -> None:
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} - {"__init__"}
+    placed = [room for floor in FLOORS for room in floor]
+    assert sorted(placed) == sorted(rooms)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
