@@ -11,14 +11,18 @@ ConvertError                  1
 │   └── ShapeError            5   rows that a codec cannot take
 ├── OutputError               6   disk space, permissions, existing files
 ├── ToolchainError            7   llama.cpp could not be fetched, built or run
-│   └── ProgramError          7   a program ended badly (convert.process)
+│   └── ProgramError          7   a program ended badly
 ├── RecipeError               8   a recipe file
 └── VerificationError         9   an output is not what it should be
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 
 class ConvertError(Exception):
@@ -82,6 +86,30 @@ class ToolchainError(ConvertError):
     """llama.cpp, or a tool needed to build it, could not be fetched, built or run."""
 
     exit_code = 7
+
+
+class ProgramError(ToolchainError):
+    """A program could not be started, ran out of time, or ended with an exit code other than 0.
+
+    command: its arguments, the program first. exit_code_of_program: negative for a signal, None if it never ended.
+    step: what it was to do. log: the file with all it said, if there is one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        command: Sequence[str],
+        step: str | None = None,
+        exit_code_of_program: int | None = None,
+        log: Path | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.command = tuple(command)
+        self.step = step
+        self.exit_code_of_program = exit_code_of_program
+        self.log = log
 
 
 class RecipeError(ConvertError):

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.checkpoint.regular_file import shown, shown_list
 from convert.errors import OutputError, UsageError
+from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -21,7 +21,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 
-from convert.errors import ToolchainError
+from convert.errors import ProgramError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,30 +29,6 @@ if TYPE_CHECKING:
 
 GRACE_S: Final = 2.0
 TAIL_LINES: Final = 15
-
-
-class ProgramError(ToolchainError):
-    """A program could not be started, ran out of time, or ended with an exit code other than 0.
-
-    command: its arguments, the program first. exit_code_of_program: negative for a signal, None if it never ended.
-    step: what it was to do. log: the file with all it said, if there is one.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        command: Sequence[str],
-        step: str | None = None,
-        exit_code_of_program: int | None = None,
-        log: Path | None = None,
-        hint: str | None = None,
-    ) -> None:
-        super().__init__(message, hint=hint)
-        self.command = tuple(command)
-        self.step = step
-        self.exit_code_of_program = exit_code_of_program
-        self.log = log
 
 
 @dataclass(frozen=True, slots=True)

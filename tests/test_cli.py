@@ -245,3 +245,12 @@ def test_every_line_of_a_recipe_runs(lines: list[str], tiny_llama: Path, adapter
         assert program == "convert"
         result = run(*words, cwd=tmp_path)
         assert result.returncode == 0, f"{line}: {result.stderr}"
+
+
+@pytest.mark.parametrize("option", ["--no-tensors", "--json"])
+def test_a_full_standard_output_is_no_fault_of_the_checkpoint(option: str, tiny_llama: Path) -> None:
+    command = [sys.executable, "-m", "convert", "inspect", str(tiny_llama), option]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 6
+    assert result.stderr == "error: the standard output cannot be written: No space left on device\n"

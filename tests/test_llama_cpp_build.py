@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 import git
 import pytest
 
-from convert.errors import ToolchainError
+from convert.errors import ProgramError, ToolchainError
 from convert.llama_cpp import build_llamacpp, find_build, find_program
 from convert.llama_cpp.build_json import Build, read_build
 from convert.llama_cpp.programs import PROGRAMS, judge, put_aliases
-from convert.process import ProgramError, ask
+from convert.process import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

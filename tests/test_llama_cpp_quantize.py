@@ -10,9 +10,8 @@ import pytest
 import reference as llama_cpp
 
 import convert
-from convert.errors import CheckpointError, OutputError, UsageError
+from convert.errors import CheckpointError, OutputError, ProgramError, UsageError
 from convert.llama_cpp.quantize import known_types, quantize_with_llama_cpp
-from convert.process import ProgramError
 from convert.verify import verify_files
 
 if TYPE_CHECKING:

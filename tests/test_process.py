@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from convert.errors import ToolchainError
-from convert.process import ProgramError, ask, attach, end_leftover, run
+from convert.errors import ProgramError, ToolchainError
+from convert.process import ask, attach, end_leftover, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

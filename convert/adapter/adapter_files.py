@@ -16,11 +16,11 @@ from convert.adapter.config import CONFIG_FILE, AdapterConfig, read_adapter_conf
 from convert.checkpoint import StoredType
 from convert.checkpoint.index import merge, require_inside
 from convert.checkpoint.no_weights import missing_path
-from convert.checkpoint.regular_file import shown, shown_list
 from convert.checkpoint.safetensors_file import read_safetensors
 from convert.checkpoint.torch_file import read_torch_file
 from convert.checkpoint.wrapped_names import unwrap_names
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

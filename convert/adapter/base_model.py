@@ -17,8 +17,8 @@ from convert.adapter.config import read_adapter_config
 from convert.adapter.request import MergeRequest
 from convert.checkpoint.index import cached_name
 from convert.checkpoint.json_file import read_json
-from convert.checkpoint.regular_file import shown
 from convert.errors import CheckpointError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

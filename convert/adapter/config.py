@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from convert.checkpoint.json_file import read_json
 from convert.checkpoint.no_weights import adapters_inside
-from convert.checkpoint.regular_file import shown, shown_list
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ from convert.adapter.low_rank import AddedBias, ColumnDora, Dora, Factor, LowRan
 from convert.adapter.patterns import bounded_time, pattern_for
 from convert.adapter.targets import EMBEDDINGS, is_all_linear, is_targeted, targeted_parameter
 from convert.adapter.tensor_names import Part
-from convert.checkpoint.regular_file import shown
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,9 @@ from convert.adapter.fit import Fit, fit_modules
 from convert.adapter.merged_tensor import MergedTensor
 from convert.adapter.tensor_names import NamedTensors, sort_tensors
 from convert.checkpoint import TensorSource
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.views import Rows
 from convert.errors import PlanError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

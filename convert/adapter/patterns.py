@@ -15,8 +15,8 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from convert.checkpoint.regular_file import shown
 from convert.errors import CheckpointError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.checkpoint.regular_file import shown
 from convert.errors import UsageError
+from convert.shown import shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from convert.checkpoint.regular_file import shown
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,6 @@ from typing import Any
 from convert.checkpoint.index import check_weight_map, merge
 from convert.checkpoint.json_file import read_json
 from convert.checkpoint.parts import Parts, WeightFormat, choose_parts
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.safetensors_file import read_safetensors
 from convert.checkpoint.source import (
     Checkpoint,
@@ -32,6 +31,7 @@ from convert.checkpoint.source_files import RowSource, SourceFiles
 from convert.checkpoint.torch_file import read_torch_file
 from convert.checkpoint.wrapped_names import unwrap_names
 from convert.errors import CheckpointError, ConfigError
+from convert.shown import shown
 
 __all__ = [
     "Checkpoint",

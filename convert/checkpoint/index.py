@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.json_file import read_json
-from convert.checkpoint.regular_file import shown, shown_list
 from convert.errors import CheckpointError
+from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -10,8 +10,9 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
-from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer, shown
+from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer
 from convert.errors import CheckpointError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from pathlib import Path

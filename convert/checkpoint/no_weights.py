@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.index import cached_name
-from convert.checkpoint.regular_file import shown, shown_list
 from convert.errors import CheckpointError
+from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.index import read_weight_map, require_files, require_inside
 from convert.checkpoint.no_weights import missing_path, no_weights
-from convert.checkpoint.regular_file import shown, shown_list
 from convert.errors import CheckpointError
+from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,42 +1,22 @@
-"""The border with the disk: opening a checkpoint's files without hanging, and naming them without harm.
+"""The border with the disk: opening a checkpoint's files without hanging.
 
-A checkpoint may hold a FIFO, a device or a directory where a file should be, and names with terminal escapes in them.
-Everything this room opens is opened here, everything hostile that it quotes is quoted here.
+A checkpoint may hold a FIFO, a device or a directory where a file should be. Everything this room opens is opened here.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from pathlib import PurePath
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from convert.errors import CheckpointError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_SHOWN_CHARS: Final = 120
 LFS_POINTER_START: Final = b"version https://git-lfs"
 _LFS_HINT: Final = "run `git lfs install` and `git lfs pull` in the checkpoint, or download it with `hf download`"
-
-
-def shown(text: object) -> str:
-    """Quote a name from a hostile file: in backticks, unprintable characters escaped, cut to a readable length.
-
-    A Path is not cut: the system bounds it, and its last part matters most.
-    """
-    cut = str(text)
-    if len(cut) > MAX_SHOWN_CHARS and not isinstance(text, PurePath):
-        cut = cut[: MAX_SHOWN_CHARS - 1] + "…"
-    escaped = (char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)
-    return f"`{''.join(escaped)}`"
-
-
-def shown_list(names: list[str], *, most: int = 8) -> str:
-    """Quote several names, and count those that there is no room for."""
-    listed = ", ".join(shown(name) for name in names[:most])
-    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -15,9 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeGuard
 
 from convert.checkpoint.json_file import parse_json
-from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer, shown
+from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer
 from convert.checkpoint.source import StoredType, TensorSource
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -21,8 +21,9 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from convert.checkpoint.regular_file import LFS_POINTER_START, file_nbytes, open_regular, refuse_lfs_pointer, shown
+from convert.checkpoint.regular_file import LFS_POINTER_START, file_nbytes, open_regular, refuse_lfs_pointer
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from convert.checkpoint.regular_file import shown, shown_list
 from convert.checkpoint.source import StoredType, TensorSource
 from convert.checkpoint.torch_archive import read_torch_archive
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from convert.cli.commands import cli
-from convert.errors import CheckpointError, ConvertError, UsageError
+from convert.errors import CheckpointError, ConvertError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -57,9 +57,16 @@ def _run() -> int:  # noqa: PLR0911 - one way out for each way to end
         # The reader of our stdout has gone, as `head` does; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a path that no room has guarded: permissions above a file, a device, a full stdout
-        return _fail(CheckpointError(f"`{error.filename or 'the output'}` cannot be used: {error.strerror}"))
+    except OSError as error:
+        return _fail(_unguarded(error))
     return result if isinstance(result, int) else 0
+
+
+def _unguarded(error: OSError) -> ConvertError:
+    """Make the error for what no room has guarded: a path; or, where the system names none, our own stdout."""
+    if error.filename is None:
+        return OutputError(f"the standard output cannot be written: {error.strerror}")
+    return CheckpointError(f"`{error.filename}` cannot be used: {error.strerror}")
 
 
 def _fail(error: ConvertError) -> int:

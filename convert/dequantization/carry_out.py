@@ -10,8 +10,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from convert.checkpoint.regular_file import shown, shown_list
 from convert.errors import OutputError, UsageError, WeightsError
+from convert.shown import shown, shown_list
 from convert.stream import (
     Progress,
     Report,

@@ -14,7 +14,6 @@ from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
 from convert.checkpoint.index import cached_name
 from convert.checkpoint.packed import ModelTensors, model_tensors
 from convert.checkpoint.packed.values import FLOATS
-from convert.checkpoint.regular_file import shown, shown_list
 from convert.checkpoint.source import TORCH_FLOATS, TORCH_NAMES
 from convert.conversion import Merge, merge_requests, model_directory
 from convert.dequantization.data import DequantizePlan
@@ -34,6 +33,7 @@ from convert.dequantization.through import Through, quantized_weights, refuse_tr
 from convert.dequantization.wide_float import NarrowedDouble
 from convert.errors import CheckpointError, UsageError
 from convert.plan import FileKind, Output, Plan
+from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

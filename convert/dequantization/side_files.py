@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from convert.checkpoint import StoredType, read_json
 from convert.checkpoint.index import require_inside
-from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer, shown
+from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer
 from convert.checkpoint.source import TORCH_NAMES
 from convert.errors import CheckpointError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,6 @@ import numpy as np
 
 from convert.checkpoint import StoredType, Tensor, matrix_shape, read_json
 from convert.checkpoint.packed.values import FLOATS, as_float32, pieces, rounded, to_bytes
-from convert.checkpoint.regular_file import shown
 from convert.dequantization.four_bit import (
     BLOCK_SIZE,
     CODES,
@@ -29,6 +28,7 @@ from convert.dequantization.int8 import round_to_int8
 from convert.errors import UnsupportedError
 from convert.memory.groups import is_packed_linear
 from convert.memory.table import CONV1D_MODELS
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -10,10 +10,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.errors import ToolchainError, UsageError
+from convert.errors import ProgramError, ToolchainError, UsageError
 from convert.llama_cpp import cuda as cuda_parts
 from convert.llama_cpp.toolchain import missing_tools
-from convert.process import ProgramError, ask
+from convert.process import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import ToolchainError, UsageError
+from convert.errors import ProgramError, ToolchainError, UsageError
 from convert.llama_cpp.pin import CUBLAS_WHEELS
 from convert.llama_cpp.unpack import unpack_zip
 from convert.llama_cpp.where import appearing
-from convert.process import ProgramError, ask, run
+from convert.process import ask, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

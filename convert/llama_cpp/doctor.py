@@ -33,12 +33,10 @@ REACH_TIMEOUT_S: Final = 4.0
 PACKAGES: Final = (
     "numpy",
     "gguf",
-    "safetensors",
     "torch",
     "transformers",
-    "tokenizers",
     "sentencepiece",
-    "bitsandbytes",
+    "huggingface_hub",
     "click",
     "rich",
     "gitpython",

@@ -11,8 +11,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import ToolchainError
-from convert.process import ProgramError, ask
+from convert.errors import ProgramError, ToolchainError
+from convert.process import ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

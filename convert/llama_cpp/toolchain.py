@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import ToolchainError
-from convert.process import ProgramError, ask
+from convert.errors import ProgramError, ToolchainError
+from convert.process import ask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.checkpoint.regular_file import shown
 from convert.errors import TokenizerError, UnsupportedError, UsageError
+from convert.shown import shown
 from convert.tokenizer.byte_level_bpe import read_byte_level_bpe
 from convert.tokenizer.files import MAX_TOKENS, TokenizerFiles, entry
 from convert.tokenizer.llama_hf import is_llama_hf, read_llama_hf

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import TokenType
 
-from convert.checkpoint.regular_file import shown
 from convert.errors import TokenizerError, UnsupportedError
+from convert.shown import shown
 from convert.tokenizer.fast_tokenizer import read_fast_tokenizer
 from convert.tokenizer.files import check_fits, entry, typed
 from convert.tokenizer.pre_tokenizer import name_pre_tokenizer

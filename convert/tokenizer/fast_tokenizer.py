@@ -13,8 +13,8 @@ from collections import ChainMap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.checkpoint.regular_file import shown
 from convert.errors import TokenizerError
+from convert.shown import shown
 from convert.tokenizer.files import entry, token_id, typed, vocabulary_of
 from convert.tokenizer.sentencepiece_model import decoder_id
 from convert.tokenizer.special_tokens import token_content

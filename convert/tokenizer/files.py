@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from convert.checkpoint.json_file import read_json
-from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer, shown
+from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer
 from convert.errors import CheckpointError, TokenizerError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,8 +12,8 @@ import difflib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.checkpoint.regular_file import shown
 from convert.errors import TokenizerError, UsageError
+from convert.shown import shown
 from convert.tokenizer.fast_tokenizer import tokenizer_class
 from convert.tokenizer.files import entry, typed
 from convert.tokenizer.pre_tokenizer_table import (

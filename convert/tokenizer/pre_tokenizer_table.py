@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-Step = tuple[object, ...]  # the step's type and what changes its behaviour, as `declared_steps` writes them
+Step = tuple[object, ...]  # the step's type and what changes its behaviour, as `pre_tokenizer` reads them
 
 
 def split(regex: str) -> Step:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from gguf import TokenType
 from sentencepiece import SentencePieceProcessor
 
-from convert.checkpoint.regular_file import shown
 from convert.errors import TokenizerError
+from convert.shown import shown
 from convert.tokenizer.files import MAX_TOKENS, check_fits, entry, token_id, typed, vocabulary_of
 from convert.tokenizer.special_tokens import read_special_tokens
 from convert.tokenizer.vocabulary import Vocabulary

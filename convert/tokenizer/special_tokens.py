@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.checkpoint.regular_file import shown
 from convert.errors import TokenizerError
+from convert.shown import shown
 from convert.tokenizer.files import MAX_TOKENS, entry, token_id, typed
 from convert.tokenizer.vocabulary import SpecialTokens
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from convert.checkpoint.regular_file import shown_list
+from convert.shown import shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

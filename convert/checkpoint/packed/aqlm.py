@@ -22,9 +22,9 @@ from convert.checkpoint.packed.options import read_integer
 from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, PackedModule, unpack_modules
 from convert.checkpoint.packed.values import as_float32, as_integers, pieces, read_elements, rounded, to_bytes
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

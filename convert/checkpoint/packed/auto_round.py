@@ -12,8 +12,8 @@ from convert.checkpoint.packed import awq, gptq
 from convert.checkpoint.packed.grouped import Grouping, checked
 from convert.checkpoint.packed.options import read_integer, read_name, read_section
 from convert.checkpoint.packed.packed_module import unpack_modules
-from convert.checkpoint.regular_file import shown
 from convert.errors import ConfigError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,8 +21,8 @@ from convert.checkpoint.packed.grouped import Grouping, checked, contradiction, 
 from convert.checkpoint.packed.options import read_integer, read_name
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, WORD_TYPES, PackedModule, unpack_modules
 from convert.checkpoint.packed.values import as_float32, read_window
-from convert.checkpoint.regular_file import shown
 from convert.errors import ConfigError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,9 +19,9 @@ import numpy as np
 from convert.checkpoint.packed.options import read_flag, read_name
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, PackedModule
 from convert.checkpoint.packed.values import as_float32, read_small, read_window, to_bytes
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

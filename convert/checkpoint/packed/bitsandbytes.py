@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from convert.checkpoint.packed.bitsandbytes_4bit import Packed4bit, is_companion_4bit, open_4bit
 from convert.checkpoint.packed.bitsandbytes_8bit import is_companion_8bit, open_8bit
 from convert.checkpoint.packed.bitsandbytes_quant_state import KEY_START
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, ConfigError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

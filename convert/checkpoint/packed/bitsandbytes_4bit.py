@@ -31,10 +31,10 @@ import numpy as np
 
 from convert.checkpoint.packed.bitsandbytes_quant_state import KEY_START, QuantState, read_quant_state
 from convert.checkpoint.packed.values import FLOATS, as_float32, read_elements, read_small
-from convert.checkpoint.regular_file import shown, shown_list
 from convert.checkpoint.source import StoredType, matrix_shape
 from convert.codec import decode_4bit
 from convert.errors import CheckpointError
+from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from convert.checkpoint.packed.values import as_float32, as_integers, pieces, read_elements, read_small, to_bytes
-from convert.checkpoint.regular_file import shown, shown_list
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

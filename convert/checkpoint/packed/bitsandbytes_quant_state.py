@@ -16,9 +16,9 @@ import numpy as np
 
 from convert.checkpoint.json_file import parse_json
 from convert.checkpoint.packed.values import read_small
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import TORCH_FLOATS, StoredType
 from convert.errors import CheckpointError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -28,9 +28,9 @@ from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.packed_words import PackedCodes, PackedZeros
 from convert.checkpoint.packed.scaled import ByteCodes, NibbleCodes, ScaledTensor, factor_grid
 from convert.checkpoint.packed.values import as_integers, read_small
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

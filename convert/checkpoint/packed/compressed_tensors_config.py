@@ -20,8 +20,8 @@ from convert.checkpoint.packed.fp8 import checked_blocks
 from convert.checkpoint.packed.module_names import read_names
 from convert.checkpoint.packed.options import read_flag, read_integer, read_name, read_section
 from convert.checkpoint.packed.scaled import Blocks, each_row, whole
-from convert.checkpoint.regular_file import shown
 from convert.errors import ConfigError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from convert.checkpoint.packed.quantization_config import Quantization

@@ -10,9 +10,9 @@ from convert.checkpoint.packed.float8 import FLOAT8_TYPES
 from convert.checkpoint.packed.packed_words import n_words
 from convert.checkpoint.packed.scaled import FLOAT_TYPES
 from convert.checkpoint.packed.values import as_integers, read_small
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

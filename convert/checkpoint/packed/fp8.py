@@ -32,9 +32,9 @@ from convert.checkpoint.packed.scaled import (
     is_grid,
     whole,
 )
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, ConfigError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

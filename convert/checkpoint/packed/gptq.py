@@ -22,9 +22,9 @@ from convert.checkpoint.packed.grouped import Grouping, checked, contradiction, 
 from convert.checkpoint.packed.options import read_flag, read_integer, read_name, read_section
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, WORD_TYPES, PackedModule, unpack_modules
 from convert.checkpoint.packed.values import as_float32, as_integers, read_small, read_window
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, ConfigError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

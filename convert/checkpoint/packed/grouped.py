@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convert.checkpoint.packed.values import pieces, to_bytes
-from convert.checkpoint.regular_file import shown
 from convert.errors import CheckpointError, ConfigError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

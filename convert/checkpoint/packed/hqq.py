@@ -30,9 +30,9 @@ from convert.checkpoint.packed.values import (
     rounded,
     to_bytes,
 )
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -30,9 +30,9 @@ from convert.checkpoint.packed.options import read_integer, read_name
 from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.scaled import Blocks, ByteCodes, NibbleCodes, ScaledTensor, factor_grid
 from convert.checkpoint.packed.values import read_small
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from convert.checkpoint.packed.quantization_config import Quantization

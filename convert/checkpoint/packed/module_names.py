@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convert.checkpoint.regular_file import shown
 from convert.errors import CheckpointError, ConfigError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

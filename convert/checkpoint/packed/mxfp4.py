@@ -19,9 +19,9 @@ from convert.checkpoint.packed.float8 import decode_nibbles
 from convert.checkpoint.packed.module_names import read_names, refuse_left_out
 from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.values import read_window, to_bytes
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType, TensorSource
 from convert.errors import CheckpointError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from convert.checkpoint.json_file import read_json
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import TORCH_FLOATS, StoredType
 from convert.errors import ConfigError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from convert.checkpoint.source import Checkpoint

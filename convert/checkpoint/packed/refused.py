@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from convert.checkpoint.regular_file import shown
 from convert.errors import UnsupportedError
+from convert.shown import shown
 
 _ANOTHER: Final = "get the 16-bit checkpoint that it was made from"
 _DEQUANTIZE: Final = f"{_ANOTHER}, or dequantize it with its producer's library and save that"

@@ -20,8 +20,8 @@ from convert.checkpoint.packed.mxfp4 import is_mxfp4_blocks, unpack_mxfp4
 from convert.checkpoint.packed.packed_format import PackedFormat
 from convert.checkpoint.packed.refused import refusal
 from convert.checkpoint.packed.torchao import marks_torchao, torchao_notes, unpack_torchao
-from convert.checkpoint.regular_file import shown
 from convert.errors import CheckpointError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

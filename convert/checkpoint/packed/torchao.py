@@ -27,9 +27,9 @@ from convert.checkpoint.packed.packed_module import FLOAT_TYPES
 from convert.checkpoint.packed.scaled import Blocks, ByteCodes, FactorGrid, ScaledTensor, factor_grid
 from convert.checkpoint.packed.torchao_metadata import PackedWeight, is_sizes, read_packed_weights
 from convert.checkpoint.packed.values import as_float32, pieces, read_window, to_bytes
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from convert.checkpoint.json_file import parse_json
 from convert.checkpoint.packed.packed_module import PackedModule
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.safetensors_file import read_metadata
 from convert.checkpoint.source import TORCH_FLOATS, StoredType
 from convert.errors import CheckpointError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from convert.checkpoint.regular_file import shown
 from convert.checkpoint.source import StoredType, TensorSource, matrix_shape
 from convert.checkpoint.source_files import SourceFiles
 from convert.codec import CODECS, encode_rows
 from convert.errors import CheckpointError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
