@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.architecture import Fields, find_family, map_tensors, read_hyperparameters
+from convert.architecture import find_family, map_tensors, read_hyperparameters
+from convert.architecture.hyperparameters import Rope
 from convert.architecture.rope import llama3_rope_factors
 from convert.checkpoint import StoredType, Tensor, TensorSource
 from convert.checkpoint.views import Constant, Swapped, leaves
@@ -173,7 +174,7 @@ def test_a_shape_that_contradicts_the_config_names_both(name: str, shape: tuple[
 def test_llama3_rope_factors_are_those_of_torch(theta: float, head_dim: int, factor: float, length: int) -> None:
     import torch
 
-    rope = Fields({"rope_theta": theta, "factor": factor, "original_max_position_embeddings": length}, "here")
+    rope = Rope({"rope_theta": theta, "factor": factor, "original_max_position_embeddings": length}, "here")
     frequencies = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
     expected = []
     for frequency in frequencies:

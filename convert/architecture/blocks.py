@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from convert.architecture.family import Rule, as_stored, n_experts
+from convert.architecture.hyperparameters import MAX_VOCABULARY
 from convert.architecture.metadata import head_dim
 from convert.checkpoint.views import Rows, Shifted, interleaved
 from convert.errors import ConfigError
@@ -38,7 +39,7 @@ def output(h: Hyperparameters) -> Iterator[Rule]:
 
 def vocabulary_size(h: Hyperparameters) -> int:
     """Return the rows of the embeddings that the config says."""
-    return h.size("vocab_size", limit=1 << 22)
+    return h.size("vocab_size", limit=MAX_VOCABULARY)
 
 
 def norm(name: str, n_values: int, *, plus_one: bool = False, bias: bool = False) -> Iterator[Rule]:

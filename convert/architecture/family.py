@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from convert.architecture.hyperparameters import MAX_EXPERTS, MAX_LAYERS
 from convert.tokenizer import LLAMA_TOKENIZER, TokenizerRule
 
 if TYPE_CHECKING:
@@ -93,8 +94,6 @@ class Family:
 
 N_EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 N_LAYERS: Final = ("n_layers", "num_hidden_layers", "n_layer", "num_layers")
-MAX_LAYERS: Final = 10_000  # far beyond every published model; keeps a hostile config from asking for unbounded work
-MAX_EXPERTS: Final = 10_000
 
 
 def n_layers(h: Hyperparameters) -> int:

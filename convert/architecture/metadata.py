@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH_NAMES, ExpertGatingFuncType, GGUFValueType, Keys
 
-from convert.architecture.family import MAX_EXPERTS, N_EXPERTS, n_layers
+from convert.architecture.family import N_EXPERTS, n_layers
+from convert.architecture.hyperparameters import MAX_EXPERTS
 from convert.architecture.rope import rope_base, rope_base_of_windows, rope_scaling
 from convert.errors import ConfigError, UnsupportedError
 from convert.gguf_file import KeyValue

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from gguf import GGUFValueType, Keys, RopeScalingType
 
-from convert.architecture.hyperparameters import Fields
 from convert.errors import PlanError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from convert.architecture.hyperparameters import Hyperparameters
+    from convert.architecture.hyperparameters import Fields, Hyperparameters, Rope
 
 _F32: Final = GGUFValueType.FLOAT32
 _U32: Final = GGUFValueType.UINT32
@@ -34,10 +33,9 @@ _YARN: Final = (
 )
 
 
-def rope_of(h: Hyperparameters) -> Fields:
+def rope_of(h: Hyperparameters) -> Rope:
     """Give the rotary parameters of layers with full attention."""
-    inner = h.rope.get("full_attention")
-    return h.rope if inner is None else Fields(h.rope.mapping("full_attention"), h.rope.where)
+    return h.rope.full_attention
 
 
 def rope_type(h: Hyperparameters) -> str | None:
@@ -74,7 +72,7 @@ def rope_scaling(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]
     yield Keys.Rope.SCALING_TYPE, named.value, GGUFValueType.STRING
     yield Keys.Rope.SCALING_FACTOR, factor, _F32
     if kind == "yarn":
-        length = rope.optional_size("original_max_position_embeddings")
+        length = rope.original_length()
         yield Keys.Rope.SCALING_ORIG_CTX_LEN, length or h.size("max_position_embeddings"), _U32
         for key, aliases in _YARN:
             value = rope.number(*aliases)
@@ -89,8 +87,7 @@ def rope_base(h: Hyperparameters) -> float | None:
 
 def rope_base_of_windows(h: Hyperparameters) -> float | None:
     """Give the base frequency of layers with a sliding window, where it is one of its own."""
-    inner = h.rope.get("sliding_attention")
-    return None if inner is None else Fields(h.rope.mapping("sliding_attention"), h.rope.where).number("rope_theta")
+    return h.rope.sliding_attention.number("rope_theta")
 
 
 def llama3_rope_factors(rope: Fields, head_dim: int) -> NDArray[np.float32]:
