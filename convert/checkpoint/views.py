@@ -16,7 +16,7 @@ these are made from. Rows may be asked for anywhere; `row_unit` says at which mu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import lcm, prod
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -56,6 +56,29 @@ def read_rows(tensor: Tensor, files: SourceFiles, rows: range) -> U8Array:
     out = np.empty((len(rows), matrix_shape(tensor.shape)[1] * tensor.dtype.itemsize), np.uint8)
     tensor.read_rows(files, rows.start, out)
     return out
+
+
+def _unit_in(tensor: Tensor, n_cols: int) -> int:
+    """Return a tensor's row unit in rows of another length."""
+    own_cols = matrix_shape(tensor.shape)[1]
+    if own_cols == n_cols:
+        return row_unit(tensor)
+    return max(lcm(row_unit(tensor) * own_cols, n_cols) // max(n_cols, 1), 1)
+
+
+def _read_values(tensor: Tensor, files: SourceFiles, first: int, n_cols: int, out: U8Array) -> None:
+    """Read values of the flattened tensor from the value `first` on, as rows of `n_cols`.
+
+    The rows of a vector are its elements: it has others where it is a row of a stack, or a row is a vector.
+    """
+    own_cols = matrix_shape(tensor.shape)[1]
+    if own_cols == n_cols:
+        tensor.read_rows(files, first // max(n_cols, 1), out)
+        return
+    rows = range(first // own_cols, -(-(first + len(out) * n_cols) // own_cols))
+    read, itemsize = read_rows(tensor, files, rows).reshape(-1), out.shape[1] // n_cols
+    before = (first - rows.start * own_cols) * itemsize
+    out[:] = read[before : before + out.size].reshape(out.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +137,15 @@ class Rows(_Part):
 
     first_row: int = 0
 
+    @property
+    def row_unit(self) -> int:
+        """As the base's, in rows of this view."""
+        return _unit_in(self.base, matrix_shape(self.shape)[1])
+
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """Give rows; see RowSource."""
-        self.base.read_rows(files, self.first_row + first, out)
+        n_cols, base_cols = matrix_shape(self.shape)[1], matrix_shape(self.base.shape)[1]
+        _read_values(self.base, files, self.first_row * base_cols + first * n_cols, n_cols, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,17 +235,21 @@ class Concatenated:
 
     @property
     def row_unit(self) -> int:
-        """As the first part's."""
-        return row_unit(self.parts[0])
+        """What suits all parts, or, where that is too much, the largest of theirs."""
+        n_cols = matrix_shape(self.shape)[1]
+        units = {_unit_in(part, n_cols) for part in self.parts}
+        together = lcm(*units)
+        return together if together * n_cols <= _CHUNK_VALUES else max(units)
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """Give rows; see RowSource."""
+        n_cols = matrix_shape(self.shape)[1]
         start, stop = 0, 0
         for part in self.parts:
-            start, stop = stop, stop + matrix_shape(part.shape)[0]
+            start, stop = stop, stop + prod(part.shape) // max(n_cols, 1)
             begin, end = max(first, start), min(first + len(out), stop)
             if begin < end:
-                part.read_rows(files, begin - start, out[begin - first : end - first])
+                _read_values(part, files, (begin - start) * n_cols, n_cols, out[begin - first : end - first])
 
 
 def concatenated(name: str, parts: tuple[Tensor, ...]) -> Concatenated:

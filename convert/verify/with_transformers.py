@@ -16,6 +16,7 @@ import numpy as np
 
 from convert.checkpoint import SourceFiles, matrix_shape
 from convert.checkpoint.packed.values import FLOATS
+from convert.checkpoint.statistics import completed
 from convert.errors import UnsupportedError
 from convert.model import Model, float_values, open_model
 from convert.verify.probabilities import Probabilities, write_probabilities
@@ -99,7 +100,8 @@ def _state_dict(model: Model) -> dict[str, Any]:
 
     def whole(tensor: Tensor) -> torch.Tensor:
         n_rows = matrix_shape(tensor.shape)[0]
-        return torch.from_numpy(float_values(tensor, files, range(n_rows)).reshape(tensor.shape))
+        values = float_values(completed(tensor, files), files, range(n_rows))
+        return torch.from_numpy(values.reshape(tensor.shape))
 
     with closing(SourceFiles()) as files:
         return {name: whole(tensor) for name, tensor in model.tensors.items() if tensor.dtype in FLOATS}
