@@ -179,7 +179,7 @@ def read_hyperparameters(config: Mapping[str, Any], *, where: str = "config.json
     _check_layers(config, where)
     resolved = as_transformers(config)
     values = _with_text_config(config if resolved is None else resolved, where)
-    _check_theta(Fields(_with_text_config(config, where), where))
+    _check_theta(config, where)
     return Hyperparameters(
         values=values,
         where=where,
@@ -191,8 +191,7 @@ def read_hyperparameters(config: Mapping[str, Any], *, where: str = "config.json
 
 
 def _architecture(config: Mapping[str, Any], where: str) -> str:
-    text_config = _text_config(config)
-    of_text = text_config.get("architectures") if isinstance(text_config, Mapping) else None
+    of_text = _inner_config(config).get("architectures")
     names = config.get("architectures") if of_text is None else of_text
     if isinstance(names, list) and names and isinstance(names[0], str):
         return names[0]
@@ -204,8 +203,7 @@ def _architecture(config: Mapping[str, Any], where: str) -> str:
 
 def _check_layers(config: Mapping[str, Any], where: str) -> None:
     """Refuse what a list of layers cannot be made of, before one is."""
-    text_config = _text_config(config)
-    for fields in (Fields(config, where), Fields(text_config if isinstance(text_config, Mapping) else {}, where)):
+    for fields in (Fields(config, where), Fields(_inner_config(config), where)):
         n_layers = fields.get("num_hidden_layers")
         if isinstance(n_layers, int) and n_layers >= MAX_LAYERS:
             raise fields.wrong(("num_hidden_layers",), f"a whole number from 1 to {MAX_LAYERS - 1}")
@@ -224,6 +222,11 @@ def _text_config(config: Mapping[str, Any]) -> object:
     return found
 
 
+def _inner_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    text_config = _text_config(config)
+    return text_config if isinstance(text_config, Mapping) else {}
+
+
 def _with_text_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     text_config = _text_config(config)
     if text_config is _ABSENT:
@@ -233,8 +236,9 @@ def _with_text_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {**config, **text_config}
 
 
-def _check_theta(fields: Fields) -> None:
+def _check_theta(config: Mapping[str, Any], where: str) -> None:
     """Name a wrong base frequency where it stands: at the root, before it is moved."""
+    fields = Fields({**config, **_inner_config(config)}, where)
     stated = fields.get("rope_scaling") or fields.get("rope_parameters")
     if not isinstance(stated, Mapping) or "rope_theta" not in stated:
         fields.number(*_THETA)
