@@ -1,222 +1,339 @@
-"""Small seeded checkpoints of every family but Llama's, by transformers' own classes: three shapes and more a family.
+"""Small seeded checkpoints of the families beside Llama, as transformers' own classes save them.
 
     from family_checkpoints import FAMILY_CHECKPOINTS, write_family_checkpoint
-    directory = write_family_checkpoint("bloom-8-heads", tmp_path)        # writes tmp_path / "bloom-8-heads"
+    directory = write_family_checkpoint("bloom-560m", tmp_path)        # writes tmp_path / "bloom-560m"
 
-Weights are normal numbers, the same for a row with every version of torch's CPU generator; the output matrix is scaled
-so that the model's distributions are peaked, as a trained model's are.
+Config and weight files are what `save_pretrained` writes, changed only where a row says so; the names of directories
+feed the metadata. Weights depend on nothing but the row's and the tensor's name. Rows marked `shared` use published
+byte-level vocabularies: the reference knows these by a hash, and takes no other tokenizer for three of the families.
+
+    python tests/family_checkpoints.py ROOT [NAME ...]                 writes all, or these
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from dataclasses import dataclass, field
+import argparse
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-from zlib import crc32
+from typing import TYPE_CHECKING, Final
+
+from checkpoints import ABSENT
+from family_making import (
+    SCORING,
+    YARN,
+    FamilyRow,
+    bloom,
+    deepseek_v3,
+    gemma3,
+    qwen3_moe,
+    save_family_checkpoint,
+    with_next_token_layer,
+    with_rows_beyond_the_vocabulary,
+    without_prefix,
+    write_gemma_sentencepiece,
+    write_gpt2,
+    write_gpt_neox,
+    write_qwen,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import torch
-    from transformers import PreTrainedModel
-
-    Weights = dict[str, torch.Tensor]
-
-SHARED_TOKENIZERS: Final = Path(__file__).parents[2] / "shared" / "fixtures" / "tokenizers"
-TINY_LLAMA: Final = Path(__file__).parent / "data" / "tiny-llama"
-N_LIKELY: Final = 16  # rows of the output matrix that stand out
-ROUTER_PEAK: Final = 16.0
-PIECES: Final = 1024  # of tiny-llama's tokenizer.model
-QWEN_VOCABULARY: Final = 151936  # 151665 tokens; embeddings are padded
-GPT2_VOCABULARY: Final = 50257
-NEOX_VOCABULARY: Final = 50304  # 50277 tokens
-TOKENIZER_CLASSES: Final = {"gpt2": "GPT2Tokenizer", "gptneox": "PreTrainedTokenizerFast"}  # of those that say none
-
-
-@dataclass(frozen=True, slots=True)
-class FamilyRow:
-    """One checkpoint.
-
-    config: of the class that `model_type` names. tokenizer: a folder of the shared fixtures, None for tiny-llama's
-    pieces. change: made to the state dict before it is saved. is_raw: the state dict is saved as transformers holds it,
-    not as `save_pretrained` writes it. differs: the reference's file is wrong,
-    and ours another. quantizes, loads: llama-quantize and llama.cpp take the reference's F16 file.
-    peak: how far likely tokens stand out.
-    """
-
-    name: str
-    covers: str
-    model_type: str
-    config: Mapping[str, Any]
-    dtype: str = "float16"
-    tokenizer: str | None = "qwen2.5"
-    change: Callable[[Weights], Weights] = field(default=lambda weights: weights)
-    is_raw: bool = False
-    differs: bool = False
-    quantizes: bool = True
-    loads: bool = True
-    peak: float = 5.0
+    from collections.abc import Mapping
 
 
 def write_family_checkpoint(name: str, root: Path) -> Path:
     """Write the row called `name` as the directory root / name, anew, and return that."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    row, folder = FAMILY_CHECKPOINTS[name], root / name
-    shutil.rmtree(folder, ignore_errors=True)
-    config = AutoConfig.for_model(row.model_type, **row.config)
-    model = AutoModelForCausalLM.from_config(config)
-    generator = torch.Generator().manual_seed(crc32(name.encode()))
-    with torch.no_grad():
-        for key, parameter in model.state_dict().items():
-            _fill(key, parameter, generator, row)
-    model = model.to(getattr(torch, row.dtype))
-    if row.is_raw:
-        _save_raw(model, row, folder)
-    else:
-        model.save_pretrained(folder, state_dict=row.change(dict(model.state_dict())))
-    _write_tokenizer(row, folder)
+    folder = root / name
+    save_family_checkpoint(FAMILY_CHECKPOINTS[name], folder)
     return folder
 
 
-def _fill(key: str, parameter: torch.Tensor, generator: torch.Generator, row: FamilyRow) -> None:
-    """Give a parameter its values: norms near one (Gemma's near zero), the rest of a size that keeps activations even.
+QWEN3_MOE: Final = "Qwen3MoeForCausalLM"
+GEMMA3: Final = "Gemma3ForCausalLM"
+BLOOM: Final = "BloomForCausalLM"
+DEEPSEEK_V3: Final = "DeepseekV3ForCausalLM"
 
-    A few rows of the output matrix are larger than the others, and so are the routers: as in a trained model, the
-    likeliest token and the chosen experts then stand clear of the next, and rounding does not change them.
-    """
-    import torch
-
-    if not parameter.is_floating_point():
-        return
-    values = torch.randn(parameter.shape, generator=generator)
-    if parameter.ndim == 1:
-        is_norm = key.endswith("weight")
-        parameter.copy_(values * (0.1 if is_norm else 0.02) + float(is_norm and not row.model_type.startswith("gemma")))
-        return
-    values /= parameter.shape[-1] ** 0.5
-    if key == "lm_head.weight" or ("embed" in key and row.config["tie_word_embeddings"]):
-        values[:: len(values) // N_LIKELY] *= row.peak
-    elif "embed" in key:
-        values *= parameter.shape[-1] ** 0.5
-    elif key.endswith("mlp.gate.weight") and row.model_type == "qwen3_moe":
-        values *= ROUTER_PEAK  # a softmax: what is chosen last then weighs little; DeepSeek's sigmoid would saturate
-    parameter.copy_(values)
-
-
-def _save_raw(model: PreTrainedModel, row: FamilyRow, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True)
-    weights = row.change({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
-    if row.config.get("tie_word_embeddings"):
-        weights.pop("lm_head.weight", None)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-
-
-def _write_tokenizer(row: FamilyRow, folder: Path) -> None:
-    if row.tokenizer is None:
-        shutil.copy(TINY_LLAMA / "tokenizer.model", folder)
-        (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": True}))
-        return
-    for path in (SHARED_TOKENIZERS / row.tokenizer).iterdir():
-        shutil.copy(path, folder)
-    if row.tokenizer in TOKENIZER_CLASSES:
-        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": TOKENIZER_CLASSES[row.tokenizer]}))
-
-
-def with_mtp_layer(weights: Weights) -> Weights:
-    """Add the layer behind the last that DeepSeek's checkpoints have for predicting a second token."""
-    mtp = {
-        name.replace("layers.1.", "layers.2."): tensor.clone()
-        for name, tensor in weights.items()
-        if ".layers.1." in name
-    }
-    hidden = weights["model.norm.weight"]
-    return (
-        weights | mtp | {"model.layers.2.enorm.weight": hidden.clone(), "model.layers.2.hnorm.weight": hidden.clone()}
-    )
-
-
-def without_prefix(weights: Weights) -> Weights:
-    """Take `transformer.` off, as BLOOM was published."""
-    return {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
-
-
-_QWEN: Final = {
-    "vocab_size": QWEN_VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 48,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "num_experts": 4,
-    "num_experts_per_tok": 2, "max_position_embeddings": 512, "norm_topk_prob": True, "tie_word_embeddings": False,
-    "bos_token_id": 151643, "eos_token_id": 151645,
-}  # fmt: skip
-_GEMMA: Final = {
-    "vocab_size": PIECES, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 512, "sliding_window": 16,
-    "query_pre_attn_scalar": 32, "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
-_BLOOM: Final = {
-    "vocab_size": GPT2_VOCABULARY, "hidden_size": 64, "n_layer": 2, "n_head": 4, "tie_word_embeddings": True,
-}  # fmt: skip
-_DEEPSEEK: Final = {
-    "vocab_size": GPT2_VOCABULARY, "hidden_size": 64, "intermediate_size": 160, "moe_intermediate_size": 32,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "n_shared_experts": 1,
-    "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1,
-    "kv_lora_rank": 32, "q_lora_rank": 48, "qk_rope_head_dim": 16, "qk_nope_head_dim": 32, "v_head_dim": 32,
-    "max_position_embeddings": 512, "scoring_func": "sigmoid", "tie_word_embeddings": False,
-    "num_nextn_predict_layers": 0, "bos_token_id": 50256, "eos_token_id": 50256,
-}  # fmt: skip
-_YARN: Final = {
-    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 32,
-    "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0,
-}  # fmt: skip
-
-_TABLE: Final = (
-    FamilyRow("qwen3-moe-4-experts", "GQA, untied", "qwen3_moe", _QWEN),
+ROWS: Final[tuple[FamilyRow, ...]] = (
     FamilyRow(
-        "qwen3-moe-8-experts-tied", "eight experts, tied, MHA, bfloat16, rows of 256", "qwen3_moe",
-        _QWEN | {"num_experts": 8, "tie_word_embeddings": True, "num_key_value_heads": 4, "hidden_size": 256},
-        dtype="bfloat16",
+        "Qwen3-8x1M",
+        "8 experts of rows of 96, GQA, untied, bfloat16",
+        QWEN3_MOE,
+        qwen3_moe(),
+        tokenizer=write_gpt2,
+        shared=True,
     ),
-    FamilyRow("qwen3-moe-fused", "experts as a state dict holds them: fused", "qwen3_moe", _QWEN, is_raw=True),
-    FamilyRow("gemma3-tied", "GQA, the pieces of a tokenizer.model", "gemma3_text", _GEMMA, tokenizer=None),
     FamilyRow(
-        "gemma3-linear-rope", "linear scaling of the global layers, MHA, bfloat16, rows of 256", "gemma3_text",
-        _GEMMA | {
-            "num_key_value_heads": 4, "hidden_size": 256, "num_hidden_layers": 7,
-            "rope_parameters": {
-                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-            },
+        "Qwen3-4x1M-tied",
+        "4 experts, MHA, tied, float16, rows of 48 in the experts and in the residual stream, heads of 16",
+        QWEN3_MOE,
+        qwen3_moe(
+            head_dim=16,
+            hidden_size=48,
+            moe_intermediate_size=48,
+            num_attention_heads=3,
+            num_experts=4,
+            num_key_value_heads=3,
+            tie_word_embeddings=True,
+        ),
+        dtype="float16",
+        tokenizer=write_gpt2,
+        shared=True,
+    ),
+    FamilyRow(
+        "Qwen3-rows-of-256",
+        "no fallback: all rows multiples of 256, tied; no head_dim in config.json, a vocabulary padded to 50304",
+        QWEN3_MOE,
+        {
+            key: value
+            for key, value in qwen3_moe(
+                bos_token_id=0,
+                eos_token_id=0,
+                hidden_size=256,
+                moe_intermediate_size=256,
+                num_experts=4,
+                tie_word_embeddings=True,
+                vocab_size=50304,
+            ).items()
+            if key != "head_dim"
         },
-        dtype="bfloat16", tokenizer=None,
+        tokenizer=write_gpt_neox,
+        shared=True,
     ),
     FamilyRow(
-        "gemma3-every-second", "full attention in every second layer, which the reference forgets", "gemma3_text",
-        _GEMMA | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
-        tokenizer=None, differs=True,
+        "Qwen3-fused-experts",
+        "pytorch_model.bin with the experts fused in two 3-D tensors, as transformers 5 holds them in memory; float32",
+        QWEN3_MOE,
+        qwen3_moe(hidden_size=32, num_experts=4),
+        dtype="float32",
+        tokenizer=write_gpt2,
+        state_dict=True,
+        shared=True,
     ),
-    FamilyRow("gemma3-float32", "float32 weights, rows of 48", "gemma3_text",
-              _GEMMA | {"hidden_size": 48, "intermediate_size": 112}, dtype="float32", tokenizer=None),
-    FamilyRow("gemma3-cut-vocabulary", "more embedding rows than tokens, a byte-level tokenizer", "gemma3_text",
-              _GEMMA | {"vocab_size": NEOX_VOCABULARY}, tokenizer="gptneox", loads=False),
-    FamilyRow("bloom-4-heads", "float16, as transformers saves it", "bloom", _BLOOM, tokenizer="gpt2"),
-    FamilyRow("bloom-8-heads", "bfloat16, rows of 256", "bloom",
-              _BLOOM | {"n_head": 8, "hidden_size": 256}, dtype="bfloat16", tokenizer="gpt2"),
-    FamilyRow("bloom-published", "names without `transformer.`, one head of three rows of 48, float32", "bloom",
-              _BLOOM | {"n_head": 3, "hidden_size": 48}, dtype="float32", tokenizer="gpt2", change=without_prefix,
-              is_raw=True),
-    FamilyRow("deepseek-v3", "q packed too, a dense layer, groups", "deepseek_v3", _DEEPSEEK, tokenizer="gpt2"),
-    FamilyRow("deepseek-v3-yarn", "YaRN with mscale, no dense layer, bfloat16", "deepseek_v3",
-              _DEEPSEEK | {"first_k_dense_replace": 0, "rope_parameters": _YARN}, dtype="bfloat16", tokenizer="gpt2"),
-    FamilyRow("deepseek-v3-plain-q", "no packed q, which llama.cpp does not load: the f16 file alone", "deepseek_v3",
-              _DEEPSEEK | {"q_lora_rank": None}, tokenizer="gpt2", quantizes=False, loads=False),
-    FamilyRow("deepseek-v3-mtp", "a layer behind the last, rows of 256, four experts", "deepseek_v3",
-              _DEEPSEEK | {"n_routed_experts": 4, "hidden_size": 256}, tokenizer="gpt2", change=with_mtp_layer),
-)  # fmt: skip
+    FamilyRow(
+        "Qwen3-dense-layers",
+        "decoder_sparse_step 2 and mlp_only_layers: layers 0, 2 and 3 are dense",
+        QWEN3_MOE,
+        qwen3_moe(decoder_sparse_step=2, hidden_size=32, mlp_only_layers=[3], num_hidden_layers=4),
+        tokenizer=write_gpt2,
+        shared=True,
+        refused_by_reference="ValueError: Can not map tensor 'model.layers.0.mlp.down_proj.weight'",
+    ),
+    FamilyRow(
+        "Qwen3-30B-A3B-Instruct",
+        "the published tokenizer, vocabulary of 151936",
+        QWEN3_MOE,
+        qwen3_moe(
+            bos_token_id=151643,
+            eos_token_id=151645,
+            hidden_size=32,
+            moe_intermediate_size=64,
+            tie_word_embeddings=True,
+            vocab_size=151936,
+        ),
+        tokenizer=write_qwen,
+        shared=True,
+    ),
+    FamilyRow(
+        "gemma-3-1b-it",
+        "GQA 4 : 1, tied, a window of 24 tokens in six layers of seven, bfloat16",
+        GEMMA3,
+        gemma3(),
+        tokenizer=write_gemma_sentencepiece,
+    ),
+    FamilyRow(
+        "gemma-3-4b-linear-rope",
+        "linear RoPE scaling in the layers that see all, rows of 256, MHA, float32",
+        GEMMA3,
+        gemma3(
+            head_dim=64,
+            hidden_size=256,
+            intermediate_size=512,
+            num_key_value_heads=4,
+            query_pre_attn_scalar=64,
+            rope_parameters={
+                "full_attention": {"factor": 8.0, "rope_theta": 1000000.0, "rope_type": "linear"},
+                "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+            },
+        ),
+        dtype="float32",
+    ),
+    FamilyRow(
+        "gemma-3-270m-float16",
+        "float16, in which 1 is then added to the norms; rows of 48 and 96; head_dim not hidden_size / heads",
+        GEMMA3,
+        gemma3(hidden_size=48, intermediate_size=96, num_attention_heads=2, num_hidden_layers=6),
+        dtype="float16",
+    ),
+    FamilyRow(
+        "gemma-3-old-config",
+        "config.json as published: rope_theta, rope_local_base_freq, rope_scaling, sliding_window_pattern, torch_dtype",
+        GEMMA3,
+        gemma3(),
+        tokenizer=write_gemma_sentencepiece,
+        saved_config={
+            "_sliding_window_pattern": ABSENT,
+            "dtype": ABSENT,
+            "layer_types": ABSENT,
+            "rope_local_base_freq": 10000,
+            "rope_parameters": ABSENT,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+            "rope_theta": 1000000,
+            "sliding_window_pattern": 6,
+            "torch_dtype": "bfloat16",
+        },
+    ),
+    FamilyRow(
+        "gemma-3-padded-embedding",
+        "64 embedding rows beyond the tokenizer's tokens, which the reference cuts",
+        GEMMA3,
+        gemma3(num_hidden_layers=2),
+        change_weights=with_rows_beyond_the_vocabulary,
+        judge_unchanged=True,
+    ),
+    FamilyRow(
+        "gemma-3-byte-level",
+        "no tokenizer.model; the embedding is cut to the lengths of tokenizer.json's two lists, added up: 50279 rows",
+        GEMMA3,
+        gemma3(bos_token_id=0, eos_token_id=0, hidden_size=32, num_hidden_layers=2, vocab_size=50279),
+        tokenizer=write_gpt_neox,
+        change_weights=with_rows_beyond_the_vocabulary,
+        judge_unchanged=True,
+        shared=True,
+    ),
+    FamilyRow(
+        "bloom-560m",
+        "names without `transformer.`, as published; 8 heads, float16",
+        BLOOM,
+        bloom(),
+        dtype="float16",
+        tokenizer=write_gpt2,
+        saved_config={"n_embed": 64, "hidden_size": ABSENT, "seq_length": 2048},
+        change_weights=without_prefix,
+        shared=True,
+    ),
+    FamilyRow(
+        "bloomz-7b1",
+        "names with `transformer.`, 6 heads (no power of 2: ALiBi has two series), rows of 96, bfloat16, 3 layers",
+        BLOOM,
+        bloom(hidden_size=96, n_head=6, n_layer=3),
+        tokenizer=write_gpt2,
+        saved_config={"seq_length": 2048},
+        shared=True,
+    ),
+    FamilyRow(
+        "bloom-padded",
+        "a vocabulary padded beyond the tokenizer's, no seq_length, one head, float32, another tokenizer",
+        BLOOM,
+        bloom(bos_token_id=0, eos_token_id=0, hidden_size=32, n_head=1, vocab_size=50304),
+        dtype="float32",
+        tokenizer=write_gpt_neox,
+        shared=True,
+    ),
+    FamilyRow(
+        "DeepSeek-V3",
+        "yarn with mscale_all_dim, q_lora_rank, one dense layer, 2 groups of 4, and a multi-token-prediction layer",
+        DEEPSEEK_V3,
+        deepseek_v3(rope_parameters=YARN, max_position_embeddings=163840),
+        tokenizer=write_gpt2,
+        saved_config=SCORING,
+        change_weights=with_next_token_layer,
+        scales={"q_b_proj": 0.5},  # yarn itself makes attention about twice as sharp
+        shared=True,
+    ),
+    FamilyRow(
+        "DeepSeek-V3-all-sparse",
+        "no dense layer, 4 experts in one group, two shared ones, rows of 48, key and value sizes that differ, float16",
+        DEEPSEEK_V3,
+        deepseek_v3(
+            bos_token_id=0,
+            eos_token_id=0,
+            first_k_dense_replace=0,
+            hidden_size=48,
+            kv_lora_rank=48,
+            moe_intermediate_size=48,
+            n_group=1,
+            n_routed_experts=4,
+            n_shared_experts=2,
+            num_hidden_layers=2,
+            num_nextn_predict_layers=0,
+            q_lora_rank=64,
+            topk_group=1,
+            v_head_dim=16,
+            vocab_size=50304,
+        ),
+        dtype="float16",
+        tokenizer=write_gpt_neox,
+        saved_config=SCORING,
+        shared=True,
+    ),
+    FamilyRow(
+        "GigaChat3-10B-A1.8B",
+        "no q_lora_rank, which llama.cpp takes of 26 layers, 24 of them dense; tied, float32",
+        DEEPSEEK_V3,
+        deepseek_v3(
+            first_k_dense_replace=24,
+            hidden_size=32,
+            num_hidden_layers=26,
+            q_lora_rank=None,
+            tie_word_embeddings=True,
+        ),
+        dtype="float32",
+        tokenizer=write_gpt2,
+        saved_config=SCORING,
+        scales={"o_proj": 0.3, "down_proj": 0.2},
+        shared=True,
+    ),
+    FamilyRow(
+        "Moonlight-16B-A3B",
+        "no q_lora_rank and three layers",
+        DEEPSEEK_V3,
+        deepseek_v3(hidden_size=32, q_lora_rank=None, tie_word_embeddings=True),
+        tokenizer=write_gpt2,
+        saved_config=SCORING,
+        shared=True,
+        only_float="key not found in model: deepseek2.attention.q_lora_rank, asked for unless layers are 26 or 27",
+        not_run="the same",
+    ),
+    FamilyRow(
+        "DeepSeek-V3-as-saved",
+        "no scoring_func in config.json, as transformers saves it",
+        DEEPSEEK_V3,
+        deepseek_v3(hidden_size=32, tie_word_embeddings=True),
+        tokenizer=write_gpt2,
+        shared=True,
+        not_run="llama.cpp then scores experts by softmax",
+    ),
+    FamilyRow(
+        "DeepSeek-V3-rows-of-256",
+        "no fallback: hidden, feed-forward and ranks multiples of 256",
+        DEEPSEEK_V3,
+        deepseek_v3(
+            hidden_size=256,
+            intermediate_size=512,
+            kv_lora_rank=256,
+            moe_intermediate_size=256,
+            num_hidden_layers=2,
+            q_lora_rank=256,
+            tie_word_embeddings=True,
+        ),
+        tokenizer=write_gpt2,
+        saved_config=SCORING,
+        shared=True,
+    ),
+)
 
-FAMILY_CHECKPOINTS: Final = {row.name: row for row in _TABLE}
+FAMILY_CHECKPOINTS: Final[Mapping[str, FamilyRow]] = {row.name: row for row in ROWS}
+assert len(FAMILY_CHECKPOINTS) == len(ROWS), "two rows have one name"
+
+
+def main() -> None:
+    """Write the rows asked for."""
+    parser = argparse.ArgumentParser(description="write the families' test checkpoints")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    arguments = parser.parse_args()
+    for name in arguments.names or FAMILY_CHECKPOINTS:
+        sys.stdout.write(f"{write_family_checkpoint(name, arguments.root)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,97 +1,156 @@
-"""Every family's outputs have the sha256 of what llama.cpp's converter and llama-quantize make, and compute the same.
+"""The definition of right for the families beside Llama: every output has the sha256 of what llama.cpp's programs make.
 
-Live for each row of `family_checkpoints.py`. The bytes show that both converters agree; the logits of the f16 file
-under llama.cpp beside transformers' in float32 show that both are right.
+Live, against the built reference, for every row of `family_checkpoints.py`; and against goldens, which are the
+reference's hashes as a live run found them (`--update-golden` writes them; a missing one fails).
 """
 
 from __future__ import annotations
 
-from functools import partial
+import json
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import reference as llama_cpp
 from family_checkpoints import FAMILY_CHECKPOINTS, write_family_checkpoint
 
 import convert
-from convert.conversion import model_request
-from convert.process import ask
-from convert.verify import LlamaCpp, Measuring, verify_files
+from convert.errors import ConvertError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from reference import Reference
 
 QUANTIZED: Final = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-MOST_NATS: Final = 1e-3
-LEAST_SAME_TOP: Final = 0.99
-TIMEOUT_S: Final = 600.0
+COMPARED: Final = [row.name for row in FAMILY_CHECKPOINTS.values() if not row.refused_by_reference]
+REFUSED: Final = [row.name for row in FAMILY_CHECKPOINTS.values() if row.refused_by_reference]
+GOLDENS: Final = "goldens-families.json"
 
-pytestmark = pytest.mark.shared
-
-
-@pytest.fixture(scope="session")
-def family_models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """Return the directories of all rows, written once."""
-    root = tmp_path_factory.mktemp("families")
-    return {name: write_family_checkpoint(name, root) for name in FAMILY_CHECKPOINTS}
+Hashes = dict[str, str]
 
 
-@pytest.fixture(scope="session")
-def family_f16(
-    reference: Reference, family_models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Mapping[str, Path]:
-    """Return the reference's F16 file of every row, made in one process."""
-    out = tmp_path_factory.mktemp("families-f16")
-    jobs = [(model, out / f"{name}.gguf") for name, model in family_models.items()]
-    converted = llama_cpp.convert(reference.source, jobs)
-    assert [result.error for result in converted if result.error] == []
-    return dict(zip(family_models, (result.outfile for result in converted), strict=True))
+def _rows(names: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.shared] * FAMILY_CHECKPOINTS[name].shared) for name in names]
+
+
+def _types(name: str) -> tuple[str, ...]:
+    return ("F16",) if FAMILY_CHECKPOINTS[name].only_float else ("F16", *QUANTIZED)
 
 
 def _hash(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", [name for name, row in FAMILY_CHECKPOINTS.items() if not row.differs])
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a row's directory; written once a row."""
+    root = tmp_path_factory.mktemp("models")
+    return lambda name: root / name if (root / name).is_dir() else write_family_checkpoint(name, root)
+
+
+@pytest.fixture(scope="module")
+def ours(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Hashes]:
+    """Return the hashes of what `convert all` makes of a row, by type; made once a row."""
+    out = tmp_path_factory.mktemp("ours")
+    known: dict[str, Hashes] = {}
+
+    def hashes(name: str) -> Hashes:
+        if name not in known:
+            types = _types(name)
+            report = convert.convert_all(checkpoint(name), out / name, types=types)
+            known[name] = dict(zip(types, (_hash(output.path) for output in report.outputs), strict=True))
+            for output in report.outputs:
+                output.path.unlink()
+        return known[name]
+
+    return hashes
+
+
+@pytest.fixture(scope="module")
+def theirs(
+    reference: Reference,
+    checkpoint: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> dict[str, Hashes]:
+    """Return the hashes of what the reference makes of every row that is tested in this run, or its error."""
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    ours = [item for item in items if item.path == request.path and "name" in getattr(item, "fixturenames", ())]
+    wanted = {str(item.callspec.params["name"]) for item in ours}
+    out = tmp_path_factory.mktemp("theirs")
+    jobs = {name: (checkpoint(name), out / f"{name}-F16.gguf") for name in sorted(wanted)}
+    converted = llama_cpp.convert(reference.source, list(jobs.values()))
+    return {
+        name: {"error": result.error} if result.error else _quantized(reference, name, result.outfile)
+        for name, result in zip(jobs, converted, strict=True)
+    }
+
+
+def _quantized(reference: Reference, name: str, f16: Path) -> Hashes:
+    hashes = {"F16": _hash(f16)}
+    for kind in _types(name)[1:]:
+        out = f16.with_suffix(f".{kind}")
+        llama_cpp.quantize(reference, f16, out, kind)
+        hashes[kind] = _hash(out)
+        out.unlink()
+    f16.unlink()
+    return hashes
+
+
+def _read_goldens(folder: Path) -> dict[str, Hashes]:
+    path = folder / GOLDENS
+    content: dict[str, Hashes] = json.loads(path.read_text())["sha256"] if path.exists() else {}
+    return content
+
+
+def _write_golden(folder: Path, name: str, hashes: Hashes) -> None:
+    content = {
+        "made by": "pytest tests/test_families.py --update-golden",
+        "reference": f"llama.cpp @ {llama_cpp.COMMIT}: convert_hf_to_gguf.py --outtype f16, then llama-quantize",
+        "sha256": dict(sorted({**_read_goldens(folder), name: hashes}.items())),
+    }
+    (folder / GOLDENS).write_text(json.dumps(content, indent=1) + "\n")
+
+
+@pytest.mark.parametrize("name", _rows(COMPARED))
 def test_live_every_type_of_a_family_has_the_references_bytes(
-    name: str, family_models: Mapping[str, Path], family_f16: Mapping[str, Path], reference: Reference, tmp_path: Path
+    name: str, ours: Callable[[str], Hashes], theirs: Mapping[str, Hashes]
 ) -> None:
-    kinds = QUANTIZED if FAMILY_CHECKPOINTS[name].quantizes else ()
-    report = convert.convert_all(family_models[name], tmp_path / "ours", types=("F16", *kinds))
-    ours = dict(zip(("F16", *kinds), (_hash(output.path) for output in report.outputs), strict=True))
-    theirs = {"F16": _hash(family_f16[name])}
-    for kind in kinds:
-        llama_cpp.quantize(reference, family_f16[name], tmp_path / kind, kind)
-        theirs[kind] = _hash(tmp_path / kind)
-    assert ours == theirs
+    assert ours(name) == theirs[name]
 
 
-@pytest.mark.parametrize("name", [name for name, row in FAMILY_CHECKPOINTS.items() if row.loads])
-def test_live_the_f16_file_computes_what_transformers_computes(
-    name: str, family_models: Mapping[str, Path], reference: Reference, text: Path, tmp_path: Path
+@pytest.mark.parametrize("name", _rows(COMPARED))
+def test_every_type_of_a_family_has_the_golden_bytes(
+    name: str, ours: Callable[[str], Hashes], tiny_llama: Path, update_golden: bool, request: pytest.FixtureRequest
 ) -> None:
-    ours = tmp_path / "ours.gguf"
-    convert.convert_one(family_models[name], ours)
-    programs = LlamaCpp(reference.completion, reference.perplexity, partial(ask, timeout_s=TIMEOUT_S))
-    measuring = Measuring(programs, text=text, checkpoint=model_request(family_models[name]))
-    (file,) = verify_files([ours], measuring=measuring).files
-    assert file.problems == ()
-    measured = file.measured
-    assert measured is not None
-    assert (measured.base, measured.loads) == ("transformers", True), file.notes
-    assert measured.kl_divergence is not None
-    assert measured.same_top is not None
-    assert measured.kl_divergence < MOST_NATS
-    assert measured.same_top > LEAST_SAME_TOP
+    if update_golden:
+        _write_golden(tiny_llama.parent, name, request.getfixturevalue("theirs")[name])
+    assert ours(name) == _read_goldens(tiny_llama.parent).get(name, "no golden: run with --update-golden")
 
 
-@pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory, shared_fixtures: Path) -> Path:
-    """Return a short text."""
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_bytes((shared_fixtures / "corpora" / "tinystories_sample.txt").read_bytes()[:6000])
-    return path
+def test_the_families_goldens_are_for_the_rows_there_are(tiny_llama: Path) -> None:
+    goldens = _read_goldens(tiny_llama.parent)
+    assert {name: tuple(hashes) for name, hashes in goldens.items()} == {name: _types(name) for name in COMPARED}
+
+
+@pytest.mark.parametrize("name", _rows(REFUSED))
+def test_live_what_the_table_calls_refused_is_refused_by_the_reference(name: str, theirs: Mapping[str, Hashes]) -> None:
+    assert theirs[name] == {"error": FAMILY_CHECKPOINTS[name].refused_by_reference}
+
+
+@pytest.mark.parametrize("name", _rows([name for name in COMPARED if FAMILY_CHECKPOINTS[name].only_float]))
+def test_live_what_the_table_calls_only_float_is_not_quantized_by_the_reference(
+    name: str, checkpoint: Callable[[str], Path], reference: Reference, tmp_path: Path
+) -> None:
+    (result,) = llama_cpp.convert(reference.source, [(checkpoint(name), tmp_path / "F16.gguf")])
+    with pytest.raises(ConvertError, match="q_lora_rank"):
+        llama_cpp.quantize(reference, result.outfile, tmp_path / "Q8_0.gguf", "Q8_0")
+
+
+@pytest.mark.parametrize("name", _rows(REFUSED))
+def test_what_of_a_family_cannot_run_is_refused(name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(ConvertError):
+        convert.convert_all(checkpoint(name), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -21,14 +21,18 @@ Make = Callable[["Tensor"], "Tensor"]
 DOWN_GATE_UP = ("down", "gate", "up")
 
 
-def embeddings(h: Hyperparameters, n_tokens: int | None = None) -> Iterator[Rule]:
-    """Yield the token embeddings, cut to as many rows as there are tokens."""
-    vocab_size, hidden = vocabulary_size(h), h.size("hidden_size")
+def embeddings(h: Hyperparameters) -> Iterator[Rule]:
+    """Yield the token embeddings."""
+    yield Rule("token_embd.weight", (vocabulary_size(h), h.size("hidden_size")))
+
+
+def cut_embeddings(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
+    """Yield the token embeddings, of which rows beyond the tokens are left out."""
 
     def cut(tensor: Tensor) -> Tensor:
-        return tensor if n_tokens in (None, vocab_size) else Rows(tensor, tensor.name, (n_tokens or 0, hidden))
+        return Rows(tensor, tensor.name, (min(n_tokens, tensor.shape[0]), tensor.shape[1]))
 
-    yield Rule("token_embd.weight", (vocab_size, hidden), cut)
+    yield Rule("token_embd.weight", (None, h.size("hidden_size")), cut)
 
 
 def output(h: Hyperparameters) -> Iterator[Rule]:

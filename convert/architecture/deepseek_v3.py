@@ -127,8 +127,8 @@ DEEPSEEK_V3: Final = Family(
     ),
     tensors=_tensors,
     parts=(
-        Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.{expert}.gate_proj.weight", r"\1.{expert}.up_proj.weight")),
-        Parts(rf"{_EXPERTS}\.down_proj", (r"\1.{expert}.down_proj.weight",)),
+        Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
+        Parts(rf"{_EXPERTS}\.down_proj", (r"\1.down_proj.weight",)),
     ),
     left_out=_left_out,
     tokenizer=BYTE_LEVEL_TOKENIZER,

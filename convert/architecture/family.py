@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.architecture.metadata import Row
     from convert.checkpoint import Tensor
-    from convert.checkpoint.source import Shape
     from convert.checkpoint.views import Constant
 
 
@@ -37,14 +36,15 @@ def as_stored(tensor: Tensor) -> Tensor:
 class Rule:
     """A tensor that the GGUF can hold.
 
-    name: in GGUF. shape: NumPy order, that the stored tensor must have; of each, where several are stacked.
+    name: in GGUF. shape: NumPy order, that the stored tensor must have, None where any number of rows will do; of each,
+    where several are stacked.
     make: the view that is written, of the stored tensor. of: what gguf's map calls the stored tensor, by default
     `name`; several rules may be made of one. n_stacked: how many are stacked along a new first axis, the experts.
     group: rules of one group are written together, when the last source of all of them is met.
     """
 
     name: str
-    shape: Shape
+    shape: tuple[int | None, ...]
     make: Callable[[Tensor], Tensor] = as_stored
     required: bool = True
     of: str | None = None
@@ -61,8 +61,8 @@ class Rule:
 class Parts:
     r"""A stored tensor that holds several of the model's, and their usual names.
 
-    pattern: of its name, matched whole. names: of equal runs of its rows, in order, with the pattern's groups (`\1`);
-    `{expert}` stands for the index on a first axis that the experts are stacked along.
+    pattern: of its name, matched whole. names: of equal runs of its rows, in order, with the pattern's groups (`\1`).
+    Of a stack of experts each is cut: `{expert}` in a name gives them one by one, without it they stay a stack.
     """
 
     pattern: str

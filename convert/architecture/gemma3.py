@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, Keys
 
-from convert.architecture.blocks import attention, embeddings, feed_forward, norm
+from convert.architecture.blocks import attention, cut_embeddings, feed_forward, norm
 from convert.architecture.family import Family, Rule, n_layers
 from convert.architecture.metadata import COMMON, F32, U32, computed, f32, u32
 from convert.architecture.rope import rope_base
@@ -28,7 +28,7 @@ _USUAL_PERIOD: Final = 6
 
 def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
     hidden = h.size("hidden_size")
-    yield from embeddings(h, n_tokens)
+    yield from cut_embeddings(h, n_tokens)
     for layer in range(n_layers(h)):
         block = f"blk.{layer}"
         yield from norm(f"{block}.attn_norm", hidden, plus_one=True)
@@ -38,7 +38,7 @@ def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
         yield from feed_forward(hidden, h.size("intermediate_size"), block)
         yield from norm(f"{block}.post_ffw_norm", hidden, plus_one=True)
     yield from norm("output_norm", hidden, plus_one=True)
-    yield Rule("output.weight", (h.size("vocab_size"), hidden), required=False)
+    yield Rule("output.weight", (None, hidden), required=False)
 
 
 def _final_softcap(h: Hyperparameters) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from gguf import get_tensor_name_map
@@ -12,7 +13,7 @@ from gguf import get_tensor_name_map
 from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
 from convert.checkpoint import StoredType
 from convert.checkpoint.packed.values import FLOATS
-from convert.checkpoint.views import AsFloat32, Constant, Rows, stacked
+from convert.checkpoint.views import AsFloat32, Blocks, Constant, Rows, stacked
 from convert.errors import CheckpointError, PlanError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _BUFFERS: Final = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 # conversion/base.py, ModelBase.filter_tensors @ 0c1e570
 _COMMON_RENAMES: Final = ((r"e_score_correction_bias$", "e_score_correction.bias"),)
+_WHOLE: Final = -1  # the place of a tensor that is no part of a stack
 _EXPERT: Final = re.compile(r"\.experts\.(\d+)\.")
 
 
@@ -57,18 +59,19 @@ def _cut(family: Family, h: Hyperparameters, tensor: Tensor) -> Iterator[Tensor]
 
 
 def _parts(parts: Parts, match: re.Match[str], h: Hyperparameters, tensor: Tensor) -> Iterator[Tensor]:
-    stacks = "{expert}" in parts.names[0]
-    count = (n_experts(h) or 0) if stacks else 1
-    per_expert = tensor.shape[1:] if stacks else tensor.shape
-    if stacks and (tensor.shape[0] != count or len(per_expert) != 2 or per_expert[0] % len(parts.names)):  # noqa: PLR2004
-        raise PlanError(f"tensor `{tensor.name}` has shape {tensor.shape}, config.json says {count} experts")
-    n_rows = per_expert[0] // len(parts.names)
-    first_row = 0
-    for expert in range(count):
-        for name in parts.names:
-            plain = match.expand(name).replace("{expert}", str(expert))
-            yield Rows(tensor, plain, (n_rows, *per_expert[1:]), first_row)
-            first_row += n_rows
+    *stack, n_rows, n_cols = tensor.shape if len(tensor.shape) > 1 else (*tensor.shape, 1)
+    count = stack[0] if stack else 1
+    if n_rows % len(parts.names) or (stack and stack != [n_experts(h)]):
+        raise PlanError(f"tensor `{tensor.name}` has shape {tensor.shape}, config.json says {n_experts(h)} experts")
+    taken = n_rows // len(parts.names)
+    names = [match.expand(name) for name in parts.names]
+    if not stack or "{expert}" not in names[0]:
+        for index, name in enumerate(names):
+            yield Blocks(tensor, name, (*stack, taken, n_cols), n_rows, index * taken, taken)
+        return
+    for expert, (index, name) in product(range(count), enumerate(names)):
+        first_row = expert * n_rows + index * taken
+        yield Rows(tensor, name.replace("{expert}", str(expert)), (taken, n_cols), first_row)
 
 
 def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor], *, n_tokens: int) -> Mapped:
@@ -106,7 +109,7 @@ def _gather(
             reasons.update([reason] if reason is not None else [])
             continue
         source, index = locate(name)
-        if source not in places or index >= (places[source] or 1):
+        if source not in places or (index != _WHOLE and index >= (places[source] or 0)):
             unmapped.append(name)
         elif index in gathered[source]:
             raise PlanError(f"`{gathered[source][index]}` and `{name}` both become `{source}`")
@@ -130,7 +133,7 @@ def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, i
             name = pattern.sub(new, name)
         expert = _EXPERT.search(name)
         whole = name if expert is None else f"{name[: expert.start()]}.experts.{name[expert.end() :]}"
-        index = 0 if expert is None else int(expert[1])
+        index = _WHOLE if expert is None else int(expert[1])
         return name_map.get_name(whole, try_suffixes=(".weight", ".bias")) or "", index
 
     return locate
@@ -143,7 +146,7 @@ def _check_complete(
         rule.name if rule.n_stacked is None else f"{rule.name}[{index}]"
         for rule in rules
         for index in range(rule.n_stacked or 1)
-        if index not in sources.get(rule.source, {})
+        if not {index, _WHOLE} & sources.get(rule.source, {}).keys()
     ]
     if missing:
         raise PlanError(
@@ -158,25 +161,35 @@ def _in_file_order(
     position = {name: index for index, name in enumerate(tensors)}
     complete: dict[str, int] = defaultdict(int)
     for rule in rules:
-        group = rule.group or rule.source
+        group = _group(rule, sources)
         complete[group] = max(complete[group], *(position[name] for name in sources[rule.source].values()))
-    return sorted(rules, key=lambda rule: complete[rule.group or rule.source])
+    return sorted(rules, key=lambda rule: complete[_group(rule, sources)])
+
+
+def _group(rule: Rule, sources: Mapping[str, Mapping[int, str]]) -> str:
+    """Name what a tensor is written together with: the other experts, if they are stored one by one; else itself."""
+    return rule.source if rule.group is None or _WHOLE in sources[rule.source] else rule.group
 
 
 def _made(rule: Rule, places: Mapping[int, str], tensors: Mapping[str, Tensor]) -> Tensor:
     parts = tuple(tensors[name] for _, name in sorted(places.items()))
+    is_whole = _WHOLE in places
+    wanted = rule.shape if rule.n_stacked is None or not is_whole else (rule.n_stacked, *rule.shape)
     for part in parts:
-        _check(rule, part)
-    if rule.n_stacked is None:
+        _check(rule.name, wanted, part)
+    if is_whole:
         return rule.make(parts[0])
     if len({part.dtype for part in parts}) > 1:  # an adapter changes some experts, which are then float32
         parts = tuple(part if part.dtype is StoredType.F32 else AsFloat32(part, part.name) for part in parts)
     return rule.make(stacked(rule.name, parts))
 
 
-def _check(rule: Rule, part: Tensor) -> None:
-    if part.shape != rule.shape:
-        raise PlanError(f"tensor `{part.name}` (`{rule.name}`) has shape {part.shape}, config.json says {rule.shape}")
+def _check(name: str, wanted: tuple[int | None, ...], part: Tensor) -> None:
+    fits = len(part.shape) == len(wanted) and all(
+        size in (None, given) for size, given in zip(wanted, part.shape, strict=True)
+    )
+    if not fits:
+        raise PlanError(f"tensor `{part.name}` (`{name}`) has shape {part.shape}, config.json says {wanted}")
     if part.dtype not in FLOATS:
         raise CheckpointError(
             f"tensor `{part.name}` is stored as {part.dtype.value}; F32, F16 and BF16 are read",

@@ -43,8 +43,8 @@ QWEN3_MOE: Final = Family(
     ),
     tensors=_tensors,
     parts=(
-        Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.{expert}.gate_proj.weight", r"\1.{expert}.up_proj.weight")),
-        Parts(rf"{_EXPERTS}\.down_proj", (r"\1.{expert}.down_proj.weight",)),
+        Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
+        Parts(rf"{_EXPERTS}\.down_proj", (r"\1.down_proj.weight",)),
     ),
     tokenizer=BYTE_LEVEL_TOKENIZER,
 )
