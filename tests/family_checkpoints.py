@@ -164,6 +164,14 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
         dtype="float16",
     ),
     FamilyRow(
+        "gemma-3-every-second",
+        "a window in every second layer: llama.cpp takes every sixth unless a key says otherwise",
+        GEMMA3,
+        gemma3(num_hidden_layers=3, layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+        tokenizer=write_gemma_sentencepiece,
+        differs="it does not write the key",
+    ),
+    FamilyRow(
         "gemma-3-old-config",
         "config.json as published: rope_theta, rope_local_base_freq, rope_scaling, sliding_window_pattern, torch_dtype",
         GEMMA3,

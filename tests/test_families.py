@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reference import Reference
 
 QUANTIZED: Final = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-COMPARED: Final = [row.name for row in FAMILY_CHECKPOINTS.values() if not row.refused_by_reference]
+COMPARED: Final = [row.name for row in FAMILY_CHECKPOINTS.values() if not (row.refused_by_reference or row.differs)]
 REFUSED: Final = [row.name for row in FAMILY_CHECKPOINTS.values() if row.refused_by_reference]
 GOLDENS: Final = "goldens-families.json"
 

@@ -129,6 +129,17 @@ def test_llama_cpp_computes_of_our_file_what_transformers_computes_of_the_checkp
     assert same_top > LEAST_SAME_TOP
 
 
+@pytest.mark.parametrize("name", _rows([row.name for row in FAMILY_CHECKPOINTS.values() if row.differs]))
+def test_where_our_file_differs_the_references_computes_something_else(
+    name: str, judge: Judge, reference: Reference, tmp_path: Path
+) -> None:
+    file = tmp_path / "reference.gguf"
+    (result,) = llama_cpp.convert(reference.source, [(write_family_checkpoint(name, tmp_path), file)])
+    assert result.error is None
+    nats, _ = judge.measure(file, name)
+    assert nats > 10 * MOST_NATS
+
+
 # --- The judge, judged
 
 
