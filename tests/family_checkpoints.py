@@ -167,7 +167,7 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
         "gemma-3-every-second",
         "a window in every second layer: llama.cpp takes every sixth unless a key says otherwise",
         GEMMA3,
-        gemma3(num_hidden_layers=3, layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+        gemma3(num_hidden_layers=4, layer_types=["sliding_attention", "full_attention"] * 2),
         tokenizer=write_gemma_sentencepiece,
         differs="it does not write the key",
     ),
@@ -209,7 +209,7 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
     ),
     FamilyRow(
         "bloom-560m",
-        "names without `transformer.`, as published; 8 heads, float16",
+        "names without `transformer.`, n_embed for hidden_size and seq_length, as published; 8 heads, float16",
         BLOOM,
         bloom(),
         dtype="float16",

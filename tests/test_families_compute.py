@@ -24,7 +24,7 @@ from convert.gguf_file import read_gguf
 from convert.verify.probabilities import Probabilities, divergence, read_probabilities, write_probabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     import torch
@@ -61,7 +61,7 @@ class Judge:
 
     def _run(self, file: Path, out: Path) -> Probabilities:
         command = [str(self.reference.perplexity), "-m", str(file), "-f", str(self.text), "-c", str(N_CTX)]
-        command += ["--chunks", str(N_WINDOWS), "--no-repack", "-b", str(N_CTX * N_WINDOWS)]
+        command += ["--chunks", str(N_WINDOWS), "--no-repack", "-t", "1"]
         command += ["--kl-divergence-base", str(out)]
         finished = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         assert finished.returncode == 0, finished.stderr[-1000:]
@@ -106,6 +106,17 @@ def _logits(network: Any, ids: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarra
     with torch.inference_mode():
         found: np.ndarray[Any, np.dtype[np.float32]] = network(torch.from_numpy(ids)[None]).logits[0].float().numpy()
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: such small matrices only make several wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
