@@ -308,7 +308,7 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
         deepseek_v3(hidden_size=32, tie_word_embeddings=True),
         tokenizer=write_gpt2,
         shared=True,
-        not_run="llama.cpp then scores experts by softmax",
+        differs="it writes no score function, and llama.cpp then takes a softmax",
     ),
     FamilyRow(
         "DeepSeek-V3-rows-of-256",

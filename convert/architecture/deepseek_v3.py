@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from gguf import MODEL_ARCH, Keys
+from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
 
 from convert.architecture.blocks import embeddings, experts, feed_forward, linear, norm, output
 from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
@@ -102,6 +102,12 @@ def _log_multiplier(h: Hyperparameters) -> float | None:
     return None if scale is None else 0.1 * scale
 
 
+def _gating(h: Hyperparameters) -> int | None:
+    # transformers scores experts by a sigmoid and leaves `scoring_func` out when it saves; the reference then writes
+    # nothing, and llama.cpp takes a softmax.
+    return None if h.has("scoring_func") else int(ExpertGatingFuncType.SIGMOID)
+
+
 DEEPSEEK_V3: Final = Family(
     hf_names=("DeepseekV3ForCausalLM",),
     arch=MODEL_ARCH.DEEPSEEK2,
@@ -120,6 +126,7 @@ DEEPSEEK_V3: Final = Family(
         u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size", "intermediate_size"),
         computed(Keys.LLM.EXPERT_COUNT, U32, n_experts),
         computed(Keys.LLM.EXPERT_SHARED_COUNT, U32, lambda h: h.optional_count("n_shared_experts") or 0),
+        computed(Keys.LLM.EXPERT_GATING_FUNC, U32, _gating),
         f32(Keys.LLM.EXPERT_WEIGHTS_SCALE, "routed_scaling_factor"),
         computed(Keys.LLM.EXPERT_WEIGHTS_NORM, BOOL, lambda h: h.flag("norm_topk_prob") or None),
         u32(Keys.Rope.DIMENSION_COUNT, "qk_rope_head_dim"),
