@@ -7,6 +7,7 @@ library makes of them, in torch.
 
 from __future__ import annotations
 
+import pickle
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -15,11 +16,14 @@ import torch
 from checkpoints import tensor_shapes
 from packed_checkpoints import assert_same, tiny_config, unpacked, write_safetensors_checkpoint
 
-import convert
+from convert.conversion import plan_all
+from convert.stream import carry_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from convert.plan import Plan
 
 Tensors = dict[str, torch.Tensor]
 
@@ -156,8 +160,9 @@ def packed_and_plain(
 
 
 def outputs_of(model: Path, outdir: Path) -> dict[str, bytes]:
-    """Convert a checkpoint to all types: the files' bytes by name."""
-    report = convert.convert_all(model, outdir)
+    """Convert a checkpoint to all types, by a plan that was pickled: the files' bytes by name."""
+    plan: Plan = pickle.loads(pickle.dumps(plan_all(model, outdir)))
+    report = carry_out(plan)
     return {output.path.name: output.path.read_bytes() for output in report.outputs}
 
 

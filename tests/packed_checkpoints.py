@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from convert.checkpoint import SourceFiles, StoredType, matrix_shape, open_checkpoint
 from convert.checkpoint.packed import model_tensors
+from convert.checkpoint.statistics import measured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,6 +84,7 @@ def read_bits(tensor: Tensor, *, rows_at_a_time: int | None = None) -> NDArray[A
     out = np.full((n_rows, n_cols * tensor.dtype.itemsize), 0xA5, np.uint8)
     step = rows_at_a_time or max(n_rows, 1)
     with closing(SourceFiles()) as files:
+        tensor = measured(tensor, files)
         for first in range(0, n_rows, step):
             tensor.read_rows(files, first, out[first : first + step])
     return out.reshape(-1).view(f"<u{tensor.dtype.itemsize}").reshape(tensor.shape)
@@ -114,7 +117,11 @@ def stored_type(tensor: torch.Tensor) -> StoredType:
 
 
 def assert_same(tensor: Tensor, expected: torch.Tensor) -> None:
-    """Compare type, shape and every bit, read whole, in odd windows, and from a row in the middle."""
+    """Compare type, shape and every bit, read whole, in odd windows, and from a row in the middle.
+
+    What is read is what another process would get, pickled.
+    """
+    tensor = pickle.loads(pickle.dumps(tensor))
     assert (tensor.dtype, tensor.shape) == (stored_type(expected), tuple(expected.shape)), tensor.name
     bits = bits_of(expected)
     for rows_at_a_time in (None, *WINDOW_ROWS):
@@ -127,6 +134,6 @@ def _assert_same_middle(tensor: Tensor, bits: NDArray[Any]) -> None:
     first, last = n_rows // 3, n_rows - n_rows // 4
     out = np.zeros((last - first, n_cols * tensor.dtype.itemsize), np.uint8)
     with closing(SourceFiles()) as files:
-        tensor.read_rows(files, first, out)
+        measured(tensor, files).read_rows(files, first, out)
     wanted = bits.reshape(n_rows, n_cols)[first:last]
     np.testing.assert_array_equal(out.view(wanted.dtype), wanted, err_msg=tensor.name)

@@ -25,6 +25,7 @@ from peft_adapters import (
 from convert.adapter import MergedTensor, MergeRequest, find_base, is_adapter, merge_adapters, parse_merge
 from convert.adapter.patterns import bounded_time, full_match, pattern_for
 from convert.checkpoint import SourceFiles, open_checkpoint
+from convert.checkpoint.statistics import measured
 from convert.errors import CheckpointError, ConvertError, PlanError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -984,7 +985,7 @@ def test_a_base_that_is_not_of_floats_is_told(plain_base: Path, adapter: Path, t
 
 
 def test_rows_are_read_from_several_threads(tmp_path: Path) -> None:
-    """DoRA of embeddings measures its columns once, whoever asks first."""
+    """DoRA of embeddings, too, whose columns are measured before."""
     from concurrent.futures import ThreadPoolExecutor
 
     base = write_base(tmp_path / "base")
@@ -992,5 +993,6 @@ def test_rows_are_read_from_several_threads(tmp_path: Path) -> None:
     tensor = merged(base, adapter).tensors["model.embed_tokens.weight"]
     out = np.zeros((1024, 64 * 4), np.uint8)
     with closing(SourceFiles()) as files, ThreadPoolExecutor(8) as pool:
+        tensor = measured(tensor, files)
         list(pool.map(lambda first: tensor.read_rows(files, first, out[first : first + 32]), range(0, 1024, 32)))
     np.testing.assert_allclose(out.view("<f4"), read_tensor(tensor), rtol=0, atol=1e-6)

@@ -31,6 +31,7 @@ from convert.checkpoint import SourceFiles, StoredType, TensorSource, open_check
 from convert.codec import CODECS
 from convert.conversion import plan_all, plan_one
 from convert.gguf_file import read_gguf
+from convert.model import ModelRequest
 from convert.verify import verify_files
 
 if TYPE_CHECKING:
@@ -143,6 +144,12 @@ def test_verify_compares_with_the_merged_values(base: Path, adapter: Path, tmp_p
     again = run("verify", path, "--against", base, "--merge", adapter, "--no-llama-cpp")
     assert again.returncode == 0, again.stdout
     assert run("verify", path, "--against", path, "--merge", adapter, "--no-llama-cpp").returncode == 2
+
+
+def test_verify_measures_columns_of_dora_first(base: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(base, tmp_path / "adapter", r=4, target_modules=["embed_tokens"], use_dora=True)
+    convert.convert_one(base, tmp_path / "out.gguf", type="q8_0", merge=adapter)
+    assert verify_files([tmp_path / "out.gguf"], against=ModelRequest(base, (MergeRequest(adapter),))).is_sound
 
 
 def test_a_dry_run_shows_the_merge_and_the_base(adapter: Path, tmp_path: Path) -> None:

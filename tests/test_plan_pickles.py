@@ -1,70 +1,148 @@
-"""A plan is data: it pickles, and another process carries it out to the same bytes."""
+"""A plan is data: another process that gets it, pickled, makes the same files.
+
+Decoders of packed weights are pickled by every test that reads them with `assert_same`, or converts with `outputs_of`.
+"""
 
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+import torch
+from bitsandbytes_checkpoints import PackedAs, pack_4bit
 from checkpoints import write_checkpoint
+from group_packing import awq_gemm_module, gptq_module, make_codes, packed_and_plain
 from peft_adapters import write_adapter, write_base
 
-import convert
+from convert.checkpoint.statistics import lacking
+from convert.conversion import convert_one, plan_all, plan_quantize
+from convert.dequantization import plan_dequantize
+from convert.stream import carry_out, with_statistics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from convert.plan import Plan
 
-CARRY_OUT = "import pickle, sys, convert; convert.carry_out(pickle.load(open(sys.argv[1], 'rb')), jobs=2)"
+    Packed = tuple[dict[str, torch.Tensor], torch.Tensor]
+    Plans = tuple[Plan, ...]
+
+TYPES: Final = "f16,q8_0"
+LINEAR: Final = ["q_proj", "down_proj"]
 
 
-def _hashes(plan: Plan) -> list[str]:
-    return [sha256(output.path.read_bytes()).hexdigest() for output in plan.outputs]
+def of_checkpoint(name: str) -> Callable[[Path], Plans]:
+    return lambda folder: (plan_all(write_checkpoint(name, folder), folder / "out", types=TYPES),)
 
 
-def _check(plan: Plan, again: Plan, folder: Path) -> None:
-    """Carry one plan out here, the other, which is the same but for its paths, in another process."""
-    convert.carry_out(plan)
-    path = folder / "plan.pickle"
-    path.write_bytes(pickle.dumps(again))
-    subprocess.run([sys.executable, "-c", CARRY_OUT, str(path)], check=True)
-    assert _hashes(again) == _hashes(plan)
+def of_packed(section: Mapping[str, Any], pack: Callable[[str, tuple[int, int]], Packed]) -> Callable[[Path], Plans]:
+    def plans(folder: Path) -> Plans:
+        packed, _ = packed_and_plain(folder, section, pack)
+        return (plan_all(packed, folder / "out", types=TYPES),)
+
+    return plans
 
 
-@pytest.mark.parametrize("name", ["rows-of-256", "Mixtral-8x7B-v0.1", "float32-weights"])
-def test_another_process_carries_out_a_plan(name: str, tmp_path: Path) -> None:
-    model = write_checkpoint(name, tmp_path)
-    _check(convert.plan_all(model, tmp_path / "here"), convert.plan_all(model, tmp_path / "there"), tmp_path)
+def in_4_bits(name: str, shape: tuple[int, int], *, double: bool) -> Packed:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).half()
+    return pack_4bit(f"{name}.weight", weight, PackedAs("nf4", double=double)), weight
 
 
-@pytest.mark.shared
-def test_another_process_carries_out_a_plan_of_packed_weights(shared_fixtures: Path, tmp_path: Path) -> None:
-    model = shared_fixtures / "stories260K-nf4"
-    _check(convert.plan_all(model, tmp_path / "here"), convert.plan_all(model, tmp_path / "there"), tmp_path)
+def in_8_bit_floats(name: str, shape: tuple[int, int]) -> Packed:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(torch.float8_e4m3fn)
+    return {f"{name}.weight": weight, f"{name}.weight_scale_inv": torch.tensor(0.5)}, weight.half()
 
 
-def test_another_process_merges_dora_of_an_embedding(tmp_path: Path) -> None:
-    base = write_base(tmp_path / "base")
-    adapter = write_adapter(base, tmp_path / "adapter", r=4, target_modules=["q_proj", "embed_tokens"], use_dora=True)
-    here, there = (convert.plan_all(base, tmp_path / where, merge=str(adapter)) for where in ("here", "there"))
-    _check(here, there, tmp_path)
+def in_gptq(name: str, shape: tuple[int, int]) -> Packed:
+    codes = make_codes(shape, act_order=True)
+    return gptq_module(name, codes), codes.dequantized()
 
 
-def test_another_process_takes_a_checkpoint_through_nf4(tmp_path: Path) -> None:
-    model = write_checkpoint("rows-of-256", tmp_path)
-    here, there = (
-        convert.plan_dequantize(model, tmp_path / where, through="nf4-dq").shards[0].plan for where in ("here", "there")
-    )
-    _check(here, there, tmp_path)
+def in_awq(name: str, shape: tuple[int, int]) -> Packed:
+    codes = make_codes(shape)
+    return awq_gemm_module(name, codes), codes.dequantized()
 
 
-def test_another_process_quantizes_a_gguf_file(tmp_path: Path) -> None:
-    source = tmp_path / "model-F16.gguf"
-    convert.convert_one(write_checkpoint("rows-of-48", tmp_path), source)
-    _check(
-        convert.plan_quantize(source, tmp_path / "here"), convert.plan_quantize(source, tmp_path / "there"), tmp_path
-    )
+def merged(**lora: Any) -> Callable[[Path], Plans]:  # noqa: ANN401 - as for peft
+    def plans(folder: Path) -> Plans:
+        base = write_base(folder / "base")
+        adapter = write_adapter(base, folder / "adapter", **{"r": 2, "target_modules": LINEAR, **lora})
+        return (plan_all(base, folder / "out", types=TYPES, merge=adapter),)
+
+    return plans
+
+
+def of_gguf(folder: Path) -> Plans:
+    convert_one(write_checkpoint("Meta-Llama-3-8B", folder), folder / "model.gguf", type="bf16")
+    return (plan_quantize(folder / "model.gguf", folder / "out", types="q8_0,q4_0"),)
+
+
+def dequantized(through: str | None) -> Callable[[Path], Plans]:
+    def plans(folder: Path) -> Plans:
+        base = write_base(folder / "base")
+        adapter = write_adapter(base, folder / "adapter", r=2, target_modules=["embed_tokens", *LINEAR], use_dora=True)
+        return plan_dequantize(base, folder / "out", through=through, merge=adapter, max_shard_size="200KB").plans
+
+    return plans
+
+
+NF4: Final = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+GPTQ: Final = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True, "sym": False}
+AWQ: Final = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
+FP8: Final = {"quant_method": "fp8", "activation_scheme": "dynamic", "modules_to_not_convert": ["lm_head"]}
+
+PLANS: Final[Mapping[str, Callable[[Path], Plans]]] = {
+    "plain": of_checkpoint("Llama-3.1-8B-Instruct"),
+    "sharded": of_checkpoint("Llama-2-70b-hf"),
+    "mixtral": of_checkpoint("Mixtral-8x7B-v0.1"),
+    "torch": of_checkpoint("pytorch-bin"),
+    "nf4": of_packed(NF4, lambda name, shape: in_4_bits(name, shape, double=False)),
+    "nf4-dq": of_packed(NF4, lambda name, shape: in_4_bits(name, shape, double=True)),
+    "gptq": of_packed(GPTQ, in_gptq),
+    "awq": of_packed(AWQ, in_awq),
+    "fp8": of_packed(FP8, in_8_bit_floats),
+    "lora": merged(),
+    "dora": merged(use_dora=True),
+    "dora of embeddings": merged(use_dora=True, target_modules=["embed_tokens", "lm_head"]),
+    "gguf": of_gguf,
+    "dequantize": dequantized(None),
+    "dequantize through nf4-dq": dequantized("nf4-dq"),
+}
+PROGRAM: Final = """
+import pickle, sys
+from convert.stream import carry_out
+for plan in pickle.load(sys.stdin.buffer):
+    carry_out(plan)
+"""
+
+
+def hashes(plans: Plans) -> dict[str, str]:
+    outputs = [output.path for plan in plans for output in plan.outputs]
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in outputs}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_another_process_makes_the_same_files(name: str, tmp_path: Path) -> None:
+    plans = PLANS[name](tmp_path)
+    sent = pickle.dumps(plans)
+    for plan in plans:
+        carry_out(plan)
+    ours = hashes(plans)
+    shutil.rmtree(tmp_path / "out")
+    subprocess.run([sys.executable, "-c", PROGRAM], input=sent, check=True)
+    assert hashes(plans) == ours
+
+
+def test_a_plan_takes_its_statistics_with_it(tmp_path: Path) -> None:
+    """Measured here, they are not measured again there."""
+    for plan in PLANS["dequantize through nf4-dq"](tmp_path):
+        sent: Plan = pickle.loads(pickle.dumps(with_statistics(plan)))
+        assert lacking(sent.tasks) == []
+        carry_out(plan)
+        assert [output.written for output in carry_out(sent).outputs] == [False] * len(plan.outputs)

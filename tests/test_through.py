@@ -11,6 +11,7 @@ from packed_checkpoints import assert_same, bits_of, tiny_config, write_safetens
 
 import convert
 from convert.checkpoint import SourceFiles, StoredType, open_checkpoint
+from convert.checkpoint.statistics import measured
 from convert.dequantization.four_bit import DYNAMIC_CODE, block_absmax, nested_statistics
 from convert.dequantization.through import Through, quantized_weights, take_through
 from convert.dequantization.torch_sum import torch_sum
@@ -101,6 +102,7 @@ def test_a_tensor_of_many_slices_is_bitsandbytes_too(through: str, tmp_path: Pat
     ours = through_ours(tmp_path / "model", value, through)
     out = np.empty((1100, 8192), np.uint8)
     with closing(SourceFiles()) as files:
+        ours = measured(ours, files)
         for first in range(0, 1100, 256):
             ours.read_rows(files, first, out[first : first + 256])
     np.testing.assert_array_equal(out.view("<u2"), bits_of(down_and_up(value, through)))

@@ -42,11 +42,19 @@ def test_a_packed_checkpoint_computes_as_its_dequantized_model(kind: str, tmp_pa
         )
 
 
-@pytest.mark.parametrize("mixtral", [False, True])
-def test_a_merged_checkpoint_computes_as_peft_merges_it(mixtral: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mixtral", "lora"),
+    [
+        (False, {"target_modules": ["q_proj", "v_proj"]}),
+        (True, {"target_modules": ["q_proj", "v_proj"]}),
+        (False, {"target_modules": ["embed_tokens", "v_proj"], "use_dora": True}),
+    ],
+    ids=["llama", "mixtral", "dora of embeddings"],
+)
+def test_a_merged_checkpoint_computes_as_peft_merges_it(mixtral: bool, lora: dict[str, Any], tmp_path: Path) -> None:
     more: dict[str, Any] = {"num_local_experts": 2, "num_experts_per_tok": 2} if mixtral else {}
     base = write_base(tmp_path / "base", mixtral=mixtral, **more)
-    adapter = write_adapter(base, tmp_path / "adapter", r=4, target_modules=["q_proj", "v_proj"])
+    adapter = write_adapter(base, tmp_path / "adapter", r=4, **lora)
     merged = peft_merged([(adapter, 1.0)], base, tmp_path / "merged")
     with quiet():
         ours, theirs = _load(open_model(ModelRequest(base, (MergeRequest(adapter),)))), load_base(merged)

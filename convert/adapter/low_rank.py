@@ -4,7 +4,7 @@
     DoRA          m / norm(w0 + d) * (w + d),  d = s * (left @ right)   w0: the weight before any adapter
 
 The norm is over what one output is made from: a row of a linear layer's weight; of an embedding, and of GPT-2's
-transposed layers, a column, for which the whole weight is read once.
+transposed layers, a column, for which the whole weight is read once, before all else.
 Source: peft 0.21.2, tuners/lora/layer.py (get_delta_weight), variants.py (DoraLinearVariant, DoraEmbeddingVariant).
 """
 
@@ -17,8 +17,13 @@ import numpy as np
 
 from convert.checkpoint import StoredType, TensorSource, matrix_shape
 from convert.checkpoint.packed.values import as_float32, read_elements, read_window
+from convert.checkpoint.statistics import OfWhole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
     from convert.checkpoint import SourceFiles, Tensor
     from convert.codec.contract import F32Array
 
@@ -136,20 +141,16 @@ class Dora:
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnDora:
+class ColumnDora(OfWhole):
     """DoRA of a weight whose outputs are its columns. magnitude: one number a column. base: the unmerged weight.
 
-    norms: float32 (1, n_cols), the lengths of the changed weight's columns; None until they are computed.
+    norms: float32 (1, n_cols), the lengths of the changed weight's columns, once they are known.
     """
 
     change: LowRank
     magnitude: TensorSource
     base: Tensor
     norms: F32Array | None = field(default=None, compare=False, repr=False)
-
-    def with_statistics(self, files: SourceFiles) -> ColumnDora:
-        """Return the same with the lengths of the changed weight's columns, for which all of it is read."""
-        return replace(self, norms=_column_norms(self, files)) if self.norms is None else self
 
     @property
     def nbytes(self) -> int:
@@ -159,23 +160,40 @@ class ColumnDora:
     def apply(self, values: F32Array, unmerged: F32Array, files: SourceFiles, first: int) -> None:
         """See Change."""
         del unmerged
-        norms = _column_norms(self, files) if self.norms is None else self.norms
+        assert self.norms is not None  # noqa: S101 - the first pass comes before
         raw = read_elements(self.magnitude, files, 0, self.change.n_cols)
         with np.errstate(all="ignore"):
-            factors = as_float32(raw.reshape(1, -1), self.magnitude.dtype) / norms
+            factors = as_float32(raw.reshape(1, -1), self.magnitude.dtype) / self.norms
             values += self.change.delta(files, range(first, first + len(values)))
             values *= factors
 
+    @property
+    def lacks_statistics(self) -> bool:
+        """Always at first."""
+        return self.norms is None
 
-def _column_norms(dora: ColumnDora, files: SourceFiles) -> F32Array:
-    n_rows, n_cols = matrix_shape(dora.base.shape)
-    step = max(1, _CHUNK_VALUES // n_cols)
-    squares = np.zeros((1, n_cols))
-    for first in range(0, n_rows, step):
-        rows = range(first, min(first + step, n_rows))
-        changed = read_values(dora.base, files, rows) + dora.change.delta(files, rows)
-        squares += np.square(changed, dtype=np.float64).sum(axis=0, keepdims=True)
-    return np.sqrt(squares).astype(np.float32)
+    def portions(self) -> Iterator[range]:
+        """Cut the weight's rows."""
+        n_rows, n_cols = matrix_shape(self.base.shape)
+        step = max(1, _CHUNK_VALUES // n_cols)
+        return (range(first, min(first + step, n_rows)) for first in range(0, n_rows, step))
+
+    def measure(self, files: SourceFiles, portion: range) -> NDArray[np.float64]:
+        """Add up the squares of some rows: float64 (1, n_cols)."""
+        with np.errstate(all="ignore"):
+            changed = read_values(self.base, files, portion) + self.change.delta(files, portion)
+            squares: NDArray[np.float64] = np.square(changed, dtype=np.float64).sum(axis=0, keepdims=True)
+        return squares
+
+    def gather(self, gathered: list[NDArray[np.float64]], measured: NDArray[np.float64]) -> None:
+        """Add, in order: the sum's last bit depends on that."""
+        with np.errstate(all="ignore"):
+            gathered[:] = [sum(gathered, measured)]
+
+    def with_statistics(self, gathered: Sequence[NDArray[np.float64]]) -> ColumnDora:
+        """See OfWhole."""
+        with np.errstate(all="ignore"):
+            return replace(self, norms=np.sqrt(gathered[0]).astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)

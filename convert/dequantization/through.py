@@ -16,6 +16,7 @@ import numpy as np
 
 from convert.checkpoint import StoredType, Tensor, matrix_shape, read_json
 from convert.checkpoint.packed.values import FLOATS, as_float32, pieces, rounded, to_bytes
+from convert.checkpoint.statistics import OfWhole
 from convert.dequantization.four_bit import (
     BLOCK_SIZE,
     CODES,
@@ -31,7 +32,7 @@ from convert.memory.table import CONV1D_MODELS
 from convert.shown import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from convert.checkpoint import SourceFiles
@@ -138,34 +139,30 @@ class RoundedToInt8(_Rounded):
 
 
 @dataclass(frozen=True, slots=True)
-class RoundedTo4Bit(_Rounded):
+class RoundedTo4Bit(_Rounded, OfWhole):
     """A weight as `quantize_4bit` and `dequantize_4bit` leave it.
 
     Blocks run over the flattened tensor, so a row may begin within one: what the first and the last block of a slice
-    have outside it is read with it. statistics: of all blocks, where they are quantized too; None until computed.
+    have outside it is read with it.
+    statistics: of all blocks, where these are quantized too, once they are known.
     """
 
     statistics: NestedStatistics | None = field(default=None, compare=False, repr=False)
 
-    def with_statistics(self, files: SourceFiles) -> RoundedTo4Bit:
-        """Return the same with its statistics, for which all of the weight is read."""
-        needs = self.through.is_nested and self.statistics is None
-        return replace(self, statistics=self._statistics(files)) if needs else self
-
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """See RowSource."""
+        assert not self.lacks_statistics  # noqa: S101 - the first pass comes before
         n_cols = matrix_shape(self.shape)[1]
-        nested = self._statistics(files) if self.through.is_nested else None
         for rows in pieces(len(out), n_cols):
             wanted = range((first + rows.start) * n_cols, (first + rows.stop) * n_cols)
-            values = self._round(files, wanted, nested)
+            values = self._round(files, wanted)
             out[rows.start : rows.stop] = to_bytes(values.reshape(len(rows), n_cols), self.dtype)
 
-    def _round(self, files: SourceFiles, wanted: range, nested: NestedStatistics | None) -> F32Array:
+    def _round(self, files: SourceFiles, wanted: range) -> F32Array:
         """Give values `wanted` of the flattened tensor, down and up again."""
         first_block, values = self._whole_blocks(files, wanted)
         absmax = block_absmax(values)
-        stored = absmax if nested is None else nested.stored(absmax, first_block)
+        stored = absmax if self.statistics is None else self.statistics.stored(absmax, first_block)
         code = CODES[self.through.value.removesuffix("-dq")]
         start = first_block * BLOCK_SIZE
         return round_to_code(values, absmax, stored, code)[wanted.start - start : wanted.stop - start]
@@ -180,14 +177,27 @@ class RoundedTo4Bit(_Rounded):
         values = self._load(files, rows).reshape(-1)
         return first_block, values[start - rows.start * n_cols : stop - rows.start * n_cols]
 
-    def _statistics(self, files: SourceFiles) -> NestedStatistics:
-        return self.statistics or nested_statistics(np.concatenate(list(self._absmax(files))))
+    @property
+    def lacks_statistics(self) -> bool:
+        """Where the absmax values are quantized too, at first."""
+        return self.through.is_nested and self.statistics is None
 
-    def _absmax(self, files: SourceFiles) -> Iterator[F32Array]:
-        """Read the whole tensor, and give the absmax of its blocks."""
+    def portions(self) -> Iterator[range]:
+        """Cut the flattened tensor at blocks."""
         size = prod(self.shape)
-        for start in range(0, size, _CHUNK_VALUES):
-            yield block_absmax(self._whole_blocks(files, range(start, min(start + _CHUNK_VALUES, size)))[1])
+        return (range(start, min(start + _CHUNK_VALUES, size)) for start in range(0, size, _CHUNK_VALUES))
+
+    def measure(self, files: SourceFiles, portion: range) -> F32Array:
+        """Give the absmax of some blocks."""
+        return block_absmax(self._whole_blocks(files, portion)[1])
+
+    def gather(self, gathered: list[F32Array], measured: F32Array) -> None:
+        """Keep all: four bytes a block."""
+        gathered.append(measured)
+
+    def with_statistics(self, gathered: Sequence[F32Array]) -> RoundedTo4Bit:
+        """See OfWhole."""
+        return replace(self, statistics=nested_statistics(np.concatenate(gathered)))
 
 
 assert _CHUNK_VALUES % BLOCK_SIZE == 0  # noqa: S101 - each block is counted once

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint import SourceFiles
-from convert.checkpoint.statistics import completed
 from convert.errors import OutputError, UsageError
 from convert.stream.encode import SliceEncoder
+from convert.stream.first_pass import with_statistics
 from convert.stream.publish import (
     DifferenceError,
     ExistingFile,
@@ -28,11 +25,12 @@ from convert.stream.publish import (
     remove_empty,
 )
 from convert.stream.slices import Slice, cut
+from convert.stream.workers import Workers, available_cpus
 
 if TYPE_CHECKING:
-    from convert.plan import Output, Plan
+    from pathlib import Path
 
-_INTERRUPTING: Final = (signal.SIGINT, signal.SIGTERM)
+    from convert.plan import Output, Plan
 
 Progress = Callable[[int], None]  # called with the bytes written since the last call, from any thread
 
@@ -54,20 +52,6 @@ class Report:
     seconds: float
 
 
-def available_cpus() -> int:
-    """Count the processors that this process may use: affinity, and a container's quota."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(affinity, _quota()))
-
-
-def _quota() -> int:
-    try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return -(-int(limit) // int(period))
-    except (OSError, ValueError):  # no such limit, or "max"
-        return 1 << 16
-
-
 def carry_out(
     plan: Plan,
     *,
@@ -81,6 +65,7 @@ def carry_out(
     A file that exists and holds the planned bytes is kept; that is known from comparing all of them.
     force: make every file anew, and replace what is there. jobs: workers, by default one a processor that may be used.
     allow_nonfinite: NaN, infinity and float16 overflow go into the files instead of ending the work.
+    A plan whose tensors lack statistics is completed first, which writes nothing and so is no progress.
     Raises OutputError, WeightsError or CheckpointError; then, and when interrupted, nothing is published.
     """
     if jobs is not None and jobs < 1:
@@ -88,8 +73,10 @@ def carry_out(
     started = time.monotonic()
     to_make = outputs_to_make(plan, force=force)
     check_room(list(to_make.values()))
+    workers = jobs or available_cpus()
+    plan = with_statistics(plan, jobs=workers)
     work = _Work(plan, to_make, allow_nonfinite=allow_nonfinite, progress=progress or (lambda _: None))
-    work.run(jobs or available_cpus())
+    work.run(workers)
     outputs = tuple(
         WrittenOutput(output.path, output.nbytes, index in to_make) for index, output in enumerate(plan.outputs)
     )
@@ -132,12 +119,9 @@ class _Work:
         self._to_make: Final = to_make
         self._allow_nonfinite = allow_nonfinite
         self._progress = progress
-        self._tasks: Final = list(plan.tasks)
-        self._incomplete: Iterator[int] = iter(range(len(self._tasks)))
-        self._slices: Iterator[Slice] = (piece for task in self._tasks for piece in cut(task))
+        self._slices: Iterator[Slice] = (piece for task in plan.tasks for piece in cut(task))
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._failure: BaseException | None = None
+        self._workers = Workers()
         self._written = 0
         self._files: dict[int, PartialFile] = {}
         self._existing: dict[int, ExistingFile] = {}
@@ -152,8 +136,7 @@ class _Work:
         to_be_made = missing_directories(self._to_make.values())
         try:
             self._in_parallel(1, self._open_files)
-            self._in_parallel(min(jobs, len(self._tasks)), lambda: self._complete_tasks(sources))
-            n_slices = sum(1 for task in self._tasks for _ in cut(task))
+            n_slices = sum(1 for task in self._plan.tasks for _ in cut(task))
             self._in_parallel(min(jobs, n_slices), lambda: self._encode_slices(sources))
             self._check_complete()
             self._in_parallel(len(self._files), self._flush_files(iter(self._files.values())))
@@ -171,73 +154,33 @@ class _Work:
 
     def _open_files(self) -> None:
         for index, output in enumerate(self._plan.outputs):
-            if self._stop.is_set():
+            if self._workers.stop.is_set():
                 return
             if index in self._to_make:
                 self._files[index] = open_partial(output)
             else:
                 self._existing[index] = open_existing(index, output)
 
-    def _complete_tasks(self, sources: SourceFiles) -> None:
-        """Give tensors what they must know of a whole weight, before the first of their slices."""
-        while not self._stop.is_set():
-            with self._lock:
-                index = next(self._incomplete, None)
-            if index is None:
-                return
-            task = self._tasks[index]
-            self._tasks[index] = replace(task, tensor=completed(task.tensor, sources))
-
     def _publish_files(self) -> None:
         for file in self._files.values():
             file.publish()
 
     def _abandon(self) -> None:
-        self._stop.set()
+        self._workers.stop.set()
         for file in list(self._files.values()):
             file.abandon()
 
     def _in_parallel(
         self, n_threads: int, work: Callable[[], None], *, on_interruption: Callable[[], None] | None = None
     ) -> None:
-        """Run work on several threads; an interruption makes them stop, and is raised when they have."""
-        ended = [threading.Event() for _ in range(n_threads)]
-        interruption: BaseException | None = None
-        # Blocked, no signal comes between two threads' starts; and the threads inherit that, so it comes here.
-        # Not Thread.join: interrupted, it takes a running thread for ended (CPython issue 89437, until 3.13).
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTING)
-        for event in ended:
-            threading.Thread(target=self._guarded, args=(work, event), daemon=True).start()
-        while not all(event.is_set() for event in ended):
-            try:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-                for event in ended:
-                    event.wait()
-            except BaseException as error:  # noqa: BLE001, PERF203 - raised below; a second must not cut the first short
-                interruption = interruption or error
-                (on_interruption or self._abandon)()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if interruption is not None:
-            raise interruption
-        if self._failure is not None:
-            raise self._failure
-
-    def _guarded(self, work: Callable[[], None], ended: threading.Event) -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
-            with self._lock:
-                self._failure = self._failure or error
-            self._stop.set()
-        finally:
-            ended.set()
+        self._workers.run(n_threads, work, on_interruption=on_interruption or self._abandon)
 
     def _encode_slices(self, sources: SourceFiles) -> None:
         encoder = SliceEncoder(
-            self._tasks, sources, through_f16=self._plan.through is not None, allow_nonfinite=self._allow_nonfinite
+            self._plan.tasks, sources, through_f16=self._plan.through is not None, allow_nonfinite=self._allow_nonfinite
         )
         files: dict[int, PartialFile | ExistingFile] = {**self._files, **self._existing}
-        while not self._stop.is_set():
+        while not self._workers.stop.is_set():
             with self._lock:
                 piece = next(self._slices, None)
             if piece is None:

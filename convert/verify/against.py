@@ -9,7 +9,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, quants
 
 from convert.checkpoint import SourceFiles
-from convert.checkpoint.statistics import completed
+from convert.checkpoint.statistics import measured
 from convert.codec import CODECS, FLOAT_TYPES
 from convert.errors import UnsupportedError, UsageError
 from convert.model import GGUFModel, ModelRequest, float_values, gguf_model, read_gguf_model, tensor_type
@@ -84,7 +84,7 @@ class Comparison:
             self.findings.append(note(CHECK, message))
             return
         gathered = _Gathered(stored)
-        wanted = completed(wanted, sources)
+        wanted = measured(wanted, sources)
         for rows in row_ranges(wanted):
             values = float_values(wanted, sources, rows)
             gathered.add(values, self._read_blocks(stored, rows.start * values.shape[1], values.size))

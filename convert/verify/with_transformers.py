@@ -16,7 +16,7 @@ import numpy as np
 
 from convert.checkpoint import SourceFiles, matrix_shape
 from convert.checkpoint.packed.values import FLOATS
-from convert.checkpoint.statistics import completed
+from convert.checkpoint.statistics import measured
 from convert.errors import UnsupportedError
 from convert.model import Model, float_values, open_model
 from convert.verify.probabilities import Probabilities, write_probabilities
@@ -100,7 +100,7 @@ def _state_dict(model: Model) -> dict[str, Any]:
 
     def whole(tensor: Tensor) -> torch.Tensor:
         n_rows = matrix_shape(tensor.shape)[0]
-        values = float_values(completed(tensor, files), files, range(n_rows))
+        values = float_values(measured(tensor, files), files, range(n_rows))
         return torch.from_numpy(values.reshape(tensor.shape))
 
     with closing(SourceFiles()) as files:
