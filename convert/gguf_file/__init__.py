@@ -1,12 +1,22 @@
-"""GGUF files: headers as data, made before any weight is read, and read without trust.
+"""GGUF files: the header to write, and a bounded, suspicious reader, with one codec for both.
 
-    data         what a header holds
-    key_values   one metadata entry to bytes and back
-    header       a whole header to bytes, with a place for every tensor
-    reader       a file's header, checked, in bounded memory, never mapped
+    magic "GGUF" · version 3 · n_tensors · n_key_values
+    key values:    key, type, value                                   (in the given order)
+    tensor infos:  name, n_dims, dims (innermost first), type, offset (from the start of the data)
+    padding to the alignment, then each tensor's data, padded too
 
-The `gguf` package owns the format's words.
+data        what a header says, as plain values
+key_values  a metadata entry to bytes and back
+header      counts and tensor infos to bytes and back; lays out a file before any weight is read
+cursor      the position in an untrusted header
+reader      reads a header and checks it as a whole
+
+Numbers are little endian; a string is its length in bytes (uint64), then UTF-8. Shapes are in NumPy
+order (outermost first) everywhere but in the file. The `gguf` package owns the format's words.
+Source: ggml/docs/gguf.md and ggml/src/gguf.cpp @ 0c1e570.
 """
+
+from __future__ import annotations
 
 from convert.gguf_file.data import ALIGNMENT, Entry, KeyValue, TensorInfo, padded, tensor_nbytes
 from convert.gguf_file.header import layout

@@ -1,4 +1,4 @@
-"""What a GGUF header holds. Shapes are in NumPy order (outermost first) everywhere in the project."""
+"""What a GGUF header says, as plain values."""
 
 from __future__ import annotations
 

@@ -1,30 +1,27 @@
-"""One metadata entry to bytes and back, both by one table of types.
+"""A metadata entry to bytes and back: each encoding stands beside its decoding.
 
-    key      u64 length, UTF-8
-    type     u32
-    value    a number, little endian
-             a string: u64 length, bytes
-             an array: u32 type of the items, u64 count, the items' values
+    entry:   key (string) · type (uint32) · value
+    string:  length in bytes (uint64) · the bytes
+    array:   item type (uint32) · count (uint64) · the items, without types of their own
 
-Source: ggml/docs/gguf.md and ggml/src/gguf.cpp @ 0c1e570.
+Decoding and encoding again gives the same bytes; but for a single string that is not UTF-8, a bool
+that is neither 0 nor 1, and a float32's signalling NaN, which readers have no use for.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import GGUFValueType
 
 from convert.gguf_file.data import Entry, KeyValue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from convert.gguf_file.cursor import Cursor
 
-    from convert.errors import CheckpointError
-
-# The struct module's codes.
-_NUMBERS: Final[Mapping[GGUFValueType, str]] = {
+_STRUCT_CODES: Final[Mapping[GGUFValueType, str]] = {
     GGUFValueType.UINT8: "B",
     GGUFValueType.INT8: "b",
     GGUFValueType.UINT16: "H",
@@ -37,6 +34,8 @@ _NUMBERS: Final[Mapping[GGUFValueType, str]] = {
     GGUFValueType.INT64: "q",
     GGUFValueType.FLOAT64: "d",
 }
+_TYPE: Final = struct.Struct("<I")
+_COUNT: Final = struct.Struct("<Q")
 _MAX_ITEMS: Final = 1 << 24
 _MAX_KEY_NBYTES: Final = 65535
 
@@ -49,98 +48,84 @@ def encoded_entry(entry: KeyValue) -> Entry:
 def encode_key_value(entry: KeyValue) -> bytes:
     """Encode one metadata entry as it stands in the file.
 
-    Raises struct.error, TypeError, ValueError, OverflowError or AttributeError for a value that is not of its type.
+    Raises ValueError, TypeError, OverflowError or struct.error, as Python does, for a value that is
+    not of its type.
+    Source: gguf-py/gguf/gguf_writer.py, GGUFWriter._pack_val.
     """
-    value_type = struct.pack("<I", entry.type)
-    if entry.type is not GGUFValueType.ARRAY:
-        return encode_string(entry.key) + value_type + _encode_values(entry.type, (entry.value,))
-    item_type = _item_type(entry.value) if entry.item_type is None else entry.item_type
-    head = struct.pack("<IQ", item_type, len(entry.value))
-    return encode_string(entry.key) + value_type + head + _encode_values(item_type, entry.value)
+    key = encode_strings([entry.key])
+    if entry.type is GGUFValueType.ARRAY:
+        return key + _TYPE.pack(entry.type) + _encode_array(entry.value, entry.item_type)
+    return key + _TYPE.pack(entry.type) + _encode_items([entry.value], entry.type)
 
 
-def encode_string(text: str | bytes) -> bytes:
-    """Encode a string with its length."""
-    raw = text.encode() if isinstance(text, str) else text
-    return struct.pack("<Q", len(raw)) + raw
+def decode_key_value(cursor: Cursor) -> KeyValue:
+    """Decode the metadata entry at the cursor.
+
+    Array items that are strings stay bytes: tokens need not be UTF-8.
+    Raises CheckpointError if it is broken.
+    """
+    key = cursor.take_text(_MAX_KEY_NBYTES, "a metadata key")
+    value_type = _decode_type(cursor, key)
+    if value_type is GGUFValueType.ARRAY:
+        item_type, items = _decode_array(cursor, key)
+        return KeyValue(key, items, value_type, item_type)
+    (value,) = _decode_items(cursor, value_type, 1, key)
+    return KeyValue(key, value.decode(errors="replace") if isinstance(value, bytes) else value, value_type)
 
 
-def _encode_values(value_type: GGUFValueType, values: Sequence[Any]) -> bytes:
-    if value_type is GGUFValueType.STRING:
-        return b"".join(map(encode_string, values))
-    return struct.pack(f"<{len(values)}{_NUMBERS[value_type]}", *values)
+def _encode_array(items: Sequence[Any], item_type: GGUFValueType | None) -> bytes:
+    if not isinstance(items, Sequence):
+        raise ValueError("a GGUF array is made of a sequence")  # noqa: TRY004 - what the package's writer raises
+    item_type = _common_type(items) if item_type is None else item_type
+    return _TYPE.pack(item_type) + _COUNT.pack(len(items)) + _encode_items(items, item_type)
 
 
-def _item_type(values: Sequence[Any]) -> GGUFValueType:
-    """Tell the type of an array's items from themselves, which are all of one."""
-    types = {GGUFValueType.get_type(value) for value in values}
-    if len(types) != 1:
-        raise ValueError("the items of a GGUF array are of one type, and there is at least one")
-    return types.pop()
+def _decode_array(cursor: Cursor, key: str) -> tuple[GGUFValueType, tuple[Any, ...]]:
+    item_type = _decode_type(cursor, key)
+    count = cursor.take_number("Q", f"`{key}`")
+    least = 8 if item_type is GGUFValueType.STRING else 1  # the bytes that an item takes
+    if item_type is GGUFValueType.ARRAY or count > min(cursor.nbytes // least, _MAX_ITEMS):
+        raise cursor.broken(f"`{key}` is an array of {count} {item_type.name.lower()} items")
+    return item_type, _decode_items(cursor, item_type, count, key)
 
 
-class Source(Protocol):
-    """Where an entry is decoded from: a place in a file, and what to say where it is broken."""
-
-    @property
-    def nbytes(self) -> int:
-        """The length of the whole file."""
-
-    def take(self, nbytes: int, what: str) -> bytes:
-        """Read the next bytes; CheckpointError that names `what` if they are not there."""
-
-    def broken(self, what: str) -> CheckpointError:
-        """Make the error for a file that says what cannot be."""
+def _encode_items(items: Sequence[Any], item_type: GGUFValueType) -> bytes:
+    if item_type is GGUFValueType.STRING:
+        return encode_strings(items)
+    if item_type is GGUFValueType.ARRAY:
+        raise ValueError("GGUF has no arrays of arrays")  # gguf.cpp reads none
+    return struct.pack(f"<{len(items)}{_STRUCT_CODES[item_type]}", *items)
 
 
-def decode_key_value(source: Source) -> KeyValue:
-    """Decode the next metadata entry. Raises CheckpointError, before anything large is made of a hostile length."""
-    key = decode_text(source, _MAX_KEY_NBYTES, "a metadata key")
-    value_type = _decode_type(source, key)
-    if value_type is not GGUFValueType.ARRAY:
-        (value,) = _decode_values(source, value_type, 1, key)
-        return KeyValue(key, value.decode(errors="replace") if isinstance(value, bytes) else value, value_type)
-    item_type = _decode_type(source, key)
-    count = decode_number(source, "Q", f"`{key}`")
-    least = 8 if item_type is GGUFValueType.STRING else 1
-    if item_type is GGUFValueType.ARRAY or count > min(source.nbytes // least, _MAX_ITEMS):
-        raise source.broken(f"`{key}` is an array of {count} {item_type.name.lower()} items")
-    return KeyValue(key, tuple(_decode_values(source, item_type, count, key)), value_type, item_type)
+def _decode_items(cursor: Cursor, item_type: GGUFValueType, count: int, key: str) -> tuple[Any, ...]:
+    if item_type is GGUFValueType.STRING:
+        return cursor.take_strings(count, f"`{key}`")
+    layout = f"<{count}{_STRUCT_CODES[item_type]}"
+    return struct.unpack(layout, cursor.take(struct.calcsize(layout), f"`{key}`"))
 
 
-def decode_number(source: Source, code: str, what: str) -> int:
-    """Decode one number; code: the struct module's."""
-    value: int = struct.unpack(f"<{code}", source.take(struct.calcsize(f"<{code}"), what))[0]
-    return value
+def encode_strings(strings: Iterable[str | bytes]) -> bytes:
+    """Encode strings one after the other, each with its length before it."""
+    encoded = bytearray()
+    for string in strings:
+        raw = string.encode() if isinstance(string, str) else string
+        encoded += _COUNT.pack(len(raw))
+        encoded += raw
+    return bytes(encoded)
 
 
-def decode_string(source: Source, limit: int, what: str) -> bytes:
-    """Decode a string of at most `limit` bytes."""
-    nbytes = decode_number(source, "Q", what)
-    if nbytes > limit:
-        raise source.broken(f"{what} has {nbytes} bytes, at most {limit} are possible")
-    return source.take(nbytes, what)
-
-
-def decode_text(source: Source, limit: int, what: str) -> str:
-    """Decode a string that must be UTF-8."""
-    raw = decode_string(source, limit, what)
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise source.broken(f"{what} {raw[:40]!r} is not UTF-8") from None
-
-
-def _decode_type(source: Source, key: str) -> GGUFValueType:
-    code = decode_number(source, "I", f"the type of `{key}`")
+def _decode_type(cursor: Cursor, key: str) -> GGUFValueType:
+    code = cursor.take_number("I", f"the type of `{key}`")
     try:
         return GGUFValueType(code)
     except ValueError:
-        raise source.broken(f"`{key}` has the unknown value type {code}") from None
+        raise cursor.broken(f"`{key}` has the unknown value type {code}") from None
 
 
-def _decode_values(source: Source, value_type: GGUFValueType, count: int, key: str) -> Sequence[Any]:
-    if value_type is GGUFValueType.STRING:
-        return [decode_string(source, source.nbytes, f"`{key}`") for _ in range(count)]
-    layout = struct.Struct(f"<{count}{_NUMBERS[value_type]}")
-    return layout.unpack(source.take(layout.size, f"`{key}`"))
+def _common_type(items: Sequence[Any]) -> GGUFValueType:
+    if isinstance(items, bytes):
+        return GGUFValueType.UINT8
+    types = set(map(GGUFValueType.get_type, items))
+    if len(types) != 1:
+        raise ValueError(f"the items of a GGUF array are of one type, got {sorted(type_.name for type_ in types)}")
+    return types.pop()
