@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import Keys, LlamaFileType
 
-from convert.architecture import read_hyperparameters
+from convert.architecture import find_family, read_hyperparameters
 from convert.architecture.metadata import head_dim
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _SHOWN_ITEMS = 8
+_FLOAT32 = 4
 _MOST_WORDS = 8  # `.weight.quant_state.bitsandbytes__nf4` has six
-# Models whose buffers are two float32 rotary tables, half a head long: transformers 5.23, modeling_{llama,…}.py.
-_TWO_ROTARY_TABLES = ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +185,10 @@ def _measure(checkpoint: Checkpoint, unpacked: ModelTensors, files: Mapping[str,
 def _buffers_nbytes(config: Mapping[str, Any]) -> int | None:
     try:
         h = read_hyperparameters(config)
-        n_float32 = head_dim(h) // 2 * 2
+        n_tables = find_family(h.architecture).facts.n_rotary_tables
+        return None if n_tables is None else _FLOAT32 * (head_dim(h) // 2) * n_tables
     except ConvertError:
         return None
-    return 4 * n_float32 if h.architecture in _TWO_ROTARY_TABLES else None
 
 
 def _decoded(checkpoint: Checkpoint, unpacked: ModelTensors) -> dict[str, str]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from gguf import MODEL_ARCH_NAMES
+
 from convert.architecture.bloom import BLOOM
 from convert.architecture.deepseek_v3 import DEEPSEEK_V3
-from convert.architecture.family import Family
+from convert.architecture.family import Facts, Family
 from convert.architecture.gemma3 import GEMMA3
 from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
 from convert.architecture.llama import LLAMA
@@ -24,10 +26,12 @@ from convert.errors import UnsupportedError
 
 __all__ = [
     "FAMILIES",
+    "Facts",
     "Family",
     "Fields",
     "Hyperparameters",
     "Mapped",
+    "facts_of",
     "find_family",
     "map_tensors",
     "metadata_of",
@@ -48,6 +52,11 @@ def find_family(name: str) -> Family:
             return family
     supported = ", ".join(name for row in FAMILIES for name in row.hf_names)
     raise UnsupportedError(f"unsupported architecture `{name}`", hint=f"supported are {supported}")
+
+
+def facts_of(arch: str) -> Facts:
+    """Return what is known of the family that GGUF calls `arch`; nothing of another."""
+    return next((family.facts for family in FAMILIES if MODEL_ARCH_NAMES[family.arch] == arch), Facts())
 
 
 _names = [name for row in FAMILIES for name in row.hf_names]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import linear, norm
-from convert.architecture.family import Family, Rule, n_layers
+from convert.architecture.family import Facts, Family, Rule, n_layers
 from convert.architecture.metadata import U32, computed, f32, u32
 from convert.checkpoint.views import Blocks, concatenated
 from convert.errors import ConfigError
@@ -73,6 +73,7 @@ BLOOM: Final = Family(
         computed(Keys.General.FILE_TYPE, U32, lambda _: 0),
     ),
     tensors=_tensors,
+    facts=Facts(epsilons=("attention.layer_norm_epsilon",)),
     renames=((r"transformer\.", ""),),
     tokenizer=BYTE_LEVEL_TOKENIZER,
 )

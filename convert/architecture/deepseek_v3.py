@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
 
 from convert.architecture.blocks import embeddings, experts, feed_forward, linear, norm, output
-from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
+from convert.architecture.family import Facts, Family, Parts, Rule, n_experts, n_layers
 from convert.architecture.metadata import BOOL, COMMON, F32, U32, computed, f32, u32
 from convert.checkpoint.views import Blocks, Transposed
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
@@ -133,6 +133,7 @@ DEEPSEEK_V3: Final = Family(
         computed(Keys.Rope.SCALING_YARN_LOG_MUL, F32, _log_multiplier),
     ),
     tensors=_tensors,
+    facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",)),
     parts=(
         Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
         Parts(rf"{_EXPERTS}\.down_proj", (r"\1.down_proj.weight",)),

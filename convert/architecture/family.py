@@ -32,6 +32,10 @@ def as_stored(tensor: Tensor) -> Tensor:
     return tensor
 
 
+_RMS_EPSILON: Final = "attention.layer_norm_rms_epsilon"
+_EPSILON: Final = "attention.layer_norm_epsilon"
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A tensor that the GGUF can hold.
@@ -69,6 +73,20 @@ class Parts:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What other programs do with a family, beyond what its files say; each None or empty where it is not known.
+
+    n_rotary_tables: float32 buffers, half a head long, that transformers holds beside the weights.
+    epsilons: of the keys of norms, those that llama.cpp looks for, the first if there is none; without `{arch}.`.
+    rows_are_heads: queries and keys have a row for each number of each head.
+    """
+
+    n_rotary_tables: int | None = None
+    epsilons: tuple[str, ...] = (_RMS_EPSILON, _EPSILON)
+    rows_are_heads: bool = False
+
+
 def nothing(_h: Hyperparameters, _name: str) -> str | None:
     """Leave nothing out."""
     return None
@@ -79,7 +97,7 @@ class Family:
     """One row of the table.
 
     hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
-    renames: (pattern, replacement) for names that gguf's map does not know.
+    renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
     """
 
     hf_names: tuple[str, ...]
@@ -90,6 +108,7 @@ class Family:
     renames: tuple[tuple[str, str], ...] = ()
     left_out: Callable[[Hyperparameters, str], str | None] = nothing
     tokenizer: TokenizerRule = LLAMA_TOKENIZER
+    facts: Facts = Facts()
 
 
 N_EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, cut_embeddings, feed_forward, norm
-from convert.architecture.family import Family, Rule, n_layers
+from convert.architecture.family import Facts, Family, Rule, n_layers
 from convert.architecture.metadata import COMMON, F32, U32, computed, f32, u32
 from convert.architecture.rope import rope_base
 from convert.errors import UnsupportedError
@@ -89,5 +89,6 @@ GEMMA3: Final = Family(
         computed(Keys.Attention.SLIDING_WINDOW_PATTERN, U32, _own_period),
     ),
     tensors=_tensors,
+    facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     tokenizer=GEMMA_TOKENIZER,
 )

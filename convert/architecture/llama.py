@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, embeddings, experts, feed_forward, norm, output
-from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
+from convert.architecture.family import Facts, Family, Parts, Rule, n_experts, n_layers
 from convert.architecture.metadata import COMMON, U32, computed, f32, head_dim, required, u32
 from convert.architecture.rope import llama3_rope_factors, rope_of, rope_type
 from convert.checkpoint.views import Constant
@@ -69,5 +69,6 @@ LLAMA: Final = Family(
         Parts(rf"{_MOE}\.experts\.down_proj", (r"\1.block_sparse_moe.experts.{expert}.w2.weight",)),
         Parts(rf"{_MOE}\.gate\.weight", (r"\1.block_sparse_moe.gate.weight",)),
     ),
+    facts=Facts(n_rotary_tables=2, epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     renames=((r"^model\.layers\.(\d+)\.block_sparse_moe\.experts\.", r"layers.\1.feed_forward.experts."),),
 )

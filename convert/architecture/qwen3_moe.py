@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, embeddings, experts, norm, output
-from convert.architecture.family import Family, Parts, Rule, n_layers
+from convert.architecture.family import Facts, Family, Parts, Rule, n_layers
 from convert.architecture.metadata import COMMON, u32
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -42,6 +42,7 @@ QWEN3_MOE: Final = Family(
         u32(Keys.LLM.EXPERT_SHARED_FEED_FORWARD_LENGTH, "shared_expert_intermediate_size"),
     ),
     tensors=_tensors,
+    facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     parts=(
         Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
         Parts(rf"{_EXPERTS}\.down_proj", (r"\1.down_proj.weight",)),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 F32Array: TypeAlias = NDArray[np.float32]
 U8Array: TypeAlias = NDArray[np.uint8]
 
+F16_OVERFLOW: Final = 65520.0  # the least magnitude that rounds to a float16 infinity
 # The types that a source may have: value for value, no blocks.
 FLOAT_TYPES: Final = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
 

@@ -9,13 +9,12 @@ from typing import Final, TypeAlias
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from convert.codec.contract import BadValues, F32Array, U8Array
+from convert.codec.contract import F16_OVERFLOW, BadValues, F32Array, U8Array
 from convert.codec.reference import CODECS
 
 Targets: TypeAlias = Sequence[tuple[GGMLQuantizationType, U8Array]]
 
 _GROUP_VALUES: Final = 1 << 17  # about how many values are converted at once, to bound the temporaries
-_F16_OVERFLOW: Final = np.float32(65520)  # the least magnitude that rounds to a float16 infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,5 +63,5 @@ def encode_group(
 def count_bad_values(values: F32Array, *, float16_matters: bool) -> BadValues:
     """Count what is not finite, and what float16 cannot hold."""
     n_finite = int(np.isfinite(values).sum())
-    n_fitting = int((np.abs(values) < _F16_OVERFLOW).sum()) if float16_matters else n_finite
+    n_fitting = int((np.abs(values) < F16_OVERFLOW).sum()) if float16_matters else n_finite
     return BadValues(values.size - n_finite, n_finite - n_fitting)

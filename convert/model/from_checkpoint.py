@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFValueType, GGUFWriter, Keys
+from gguf import GGML_QUANT_VERSION, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFValueType, GGUFWriter, Keys
 
 from convert.adapter import merge_adapters, resolve_model
 from convert.architecture import (
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from convert.gguf_file import Entry
     from convert.model.request import ModelRequest
 
-_QUANTIZATION_VERSION: Final = 2  # GGML_QNT_VERSION
 _NO_SCORE: Final = -1000.0  # what LlamaHfVocab gives every token
 
 
@@ -129,7 +128,7 @@ def _metadata(
     entries = {key: KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items()}
     entries |= own
     version = Keys.General.QUANTIZATION_VERSION
-    entries[version] = KeyValue(version, _QUANTIZATION_VERSION, GGUFValueType.UINT32)
+    entries[version] = KeyValue(version, GGML_QUANT_VERSION, GGUFValueType.UINT32)
     entries |= {entry.key: entry for entry in vocabulary_metadata(vocabulary)}
     return tuple(map(encoded_entry, entries.values()))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from gguf import GGUFValueType, Keys
+from gguf import GGML_QUANT_VERSION, GGUFValueType, Keys
 
 from convert.gguf_file import Entry, KeyValue, encoded_entry
 from convert.model import GGUFModel, tensor_type
@@ -27,7 +27,6 @@ from convert.quant_mix import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-QUANTIZATION_VERSION: Final = 2  # GGML_QNT_VERSION
 _SPLIT_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
 
 
@@ -97,7 +96,7 @@ def _ggml_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _moved(metadata: Sequence[Entry], wanted: FileType) -> tuple[Entry, ...]:
     # gguf_set_val_u32 removes a key and appends it: the two that llama-quantize sets end up last.
-    version = KeyValue(Keys.General.QUANTIZATION_VERSION, QUANTIZATION_VERSION, GGUFValueType.UINT32)
+    version = KeyValue(Keys.General.QUANTIZATION_VERSION, GGML_QUANT_VERSION, GGUFValueType.UINT32)
     dropped = {Keys.General.QUANTIZATION_VERSION, Keys.General.FILE_TYPE, *_SPLIT_KEYS}
     kept = tuple(entry for entry in metadata if entry[0].key not in dropped)
     return (*kept, encoded_entry(version), _file_type_entry(wanted))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from convert.checkpoint import matrix_shape
 from convert.checkpoint.views import leaves
+from convert.codec import F16_OVERFLOW
 from convert.errors import WeightsError
 from convert.model import float_values
 from convert.stream.slices import row_ranges
 
 if TYPE_CHECKING:
     from convert.checkpoint import SourceFiles, Tensor
-
-_F16_MAX: Final = 65520.0  # the least magnitude that rounds to infinity
 
 
 @dataclass(slots=True)
@@ -47,7 +46,7 @@ def _scan(tensor: Tensor, sources: SourceFiles, *, checks_f16: bool) -> _Found:
     for rows in row_ranges(tensor):
         values = float_values(tensor, sources, rows).reshape(-1)
         finite = np.isfinite(values)
-        overflow = finite & (np.abs(values) >= _F16_MAX) if checks_f16 else np.zeros_like(finite)
+        overflow = finite & (np.abs(values) >= F16_OVERFLOW) if checks_f16 else np.zeros_like(finite)
         found.n_nonfinite += int(np.count_nonzero(~finite))
         found.n_overflow += int(np.count_nonzero(overflow))
         wrong = np.flatnonzero(~finite | overflow)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gguf import Keys
 
+from convert.architecture import facts_of
 from convert.verify.data import Finding, note, problem
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 CHECK = "metadata"
 
 _NEEDED: Final = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count")
-_EPSILONS: Final = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 _EMBEDDING: Final = "token_embd.weight"
 _PER_TOKEN: Final = (Keys.Tokenizer.SCORES, Keys.Tokenizer.TOKEN_TYPE)
 _NO_TOKEN: Final = -1
@@ -48,7 +48,7 @@ def _check_needed(arch: str, hyper: Mapping[str, Any]) -> Iterator[Finding]:
             yield problem(CHECK, f"`{arch}.{key}` is missing")
         elif not all(isinstance(number, int) and number >= 0 for number in numbers) or not any(numbers):
             yield problem(CHECK, f"`{arch}.{key}` is {value!r}, not a positive integer")
-    epsilons = _EPSILONS[:1] if arch == "llama" else _EPSILONS
+    epsilons = facts_of(arch).epsilons
     found = [hyper[key] for key in epsilons if key in hyper]
     if not found:
         yield problem(CHECK, f"`{arch}.{epsilons[0]}` is missing")
@@ -82,9 +82,11 @@ def _check_heads(arch: str, hyper: Mapping[str, Any], tensors: Mapping[str, Tens
     width = hyper.get("attention.key_length")
     length = hyper.get("embedding_length")
     width = length // heads if width is None and isinstance(length, int) else width
+    if not facts_of(arch).rows_are_heads or not isinstance(width, int):
+        return
     for name, count in (("attn_q", heads), ("attn_k", kv_heads)):
         tensor = tensors.get(f"blk.0.{name}.weight")
-        if arch == "llama" and tensor is not None and isinstance(width, int) and tensor.shape[0] != count * width:
+        if tensor is not None and tensor.shape[0] != count * width:
             yield problem(
                 CHECK, f"`{tensor.name}` has {tensor.shape[0]} rows, {count} heads of {width} make it {count * width}"
             )
