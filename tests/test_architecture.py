@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.architecture import find_family, map_tensors, read_hyperparameters
+from convert.architecture import find_family, map_tensors, plain_names, read_hyperparameters
 from convert.architecture.hyperparameters import Rope
 from convert.architecture.rope import llama3_rope_factors
 from convert.checkpoint import StoredType, Tensor, TensorSource
@@ -211,3 +211,13 @@ def test_deepseeks_layers_for_several_tokens_are_left_out_with_a_note() -> None:
     name = "model.layers.1.eh_proj.weight"
     assert find_family(h.architecture).left_out(h, name) == "layers that predict several tokens (MTP)"
     assert find_family(h.architecture).left_out(h, "model.layers.0.mlp.up_proj.weight") is None
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (3, 64, 96), (2, 2, 64, 96)])
+def test_fused_experts_of_an_odd_shape_are_an_error(shape: tuple[int, ...]) -> None:
+    h = read_hyperparameters(MIXTRAL)
+    family = find_family(h.architecture)
+    name = "model.layers.0.mlp.experts.down_proj"
+    stored = {name: TensorSource(name, Path("none"), 0, StoredType.F16, shape)}
+    with pytest.raises(PlanError, match=r"experts|no place"):
+        map_tensors(family, h, plain_names(family, h, stored), n_tokens=320)

@@ -59,7 +59,10 @@ def _cut(family: Family, h: Hyperparameters, tensor: Tensor) -> Iterator[Tensor]
 
 
 def _parts(parts: Parts, match: re.Match[str], h: Hyperparameters, tensor: Tensor) -> Iterator[Tensor]:
-    *stack, n_rows, n_cols = tensor.shape if len(tensor.shape) > 1 else (*tensor.shape, 1)
+    if len(tensor.shape) < 2:  # noqa: PLR2004 - nothing to cut: no rule takes it either
+        yield tensor
+        return
+    *stack, n_rows, n_cols = tensor.shape
     count = stack[0] if stack else 1
     if n_rows % len(parts.names) or (stack and stack != [n_experts(h)]):
         raise PlanError(f"tensor `{tensor.name}` has shape {tensor.shape}, config.json says {n_experts(h)} experts")
