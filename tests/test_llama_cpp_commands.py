@@ -292,7 +292,7 @@ def test_the_doctor_speaks_to_people_too(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_no_network")
 def test_the_doctor_can_tell_that_a_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("numpy", "gguf", "rich", "convert.console", "convert.codec"):
+    for name in ("numpy", "gguf", "rich", "convert.terminal", "convert.codec"):
         monkeypatch.setitem(sys.modules, name, None)
     real = metadata.version
 

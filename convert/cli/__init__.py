@@ -70,7 +70,7 @@ def _unguarded(error: OSError) -> ConvertError:
 
 
 def _fail(error: ConvertError) -> int:
-    from convert.console import show_error  # noqa: PLC0415 - rich, only when needed
+    from convert.terminal.look import show_error  # noqa: PLC0415 - rich, only when needed
 
     show_error(error)
     return error.exit_code

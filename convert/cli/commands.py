@@ -175,8 +175,8 @@ def inspect_path(path: Path, as_json: bool, tensors: bool) -> None:
     """
     import json  # noqa: PLC0415
 
-    from convert.console import show_inspection  # noqa: PLC0415
     from convert.inspection import inspect  # noqa: PLC0415
+    from convert.terminal.inspection import show_inspection  # noqa: PLC0415
 
     inspection = inspect(path)
     if as_json:
@@ -188,20 +188,24 @@ def inspect_path(path: Path, as_json: bool, tensors: bool) -> None:
 def _carry_out(
     plan: Plan, *, force: bool, jobs: int | None, allow_nonfinite: bool, dry_run: bool, as_json: bool
 ) -> None:
-    from convert import console, stream  # noqa: PLC0415
+    from convert import stream  # noqa: PLC0415
     from convert.codec import kernel_level  # noqa: PLC0415
+    from convert.plan.as_json import plan_as_json  # noqa: PLC0415
+    from convert.terminal import look  # noqa: PLC0415
+    from convert.terminal.plan import show_plan, show_whole_plan  # noqa: PLC0415
+    from convert.terminal.report import show_report  # noqa: PLC0415
 
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
     if dry_run:
         if as_json:
-            click.echo(console.plan_as_json(plan))
+            click.echo(plan_as_json(plan))
         else:
-            console.show_whole_plan(plan)
+            show_whole_plan(plan)
         return
-    console.show_plan(plan, console.stderr())
-    with console.warnings_shown():
+    show_plan(plan, look.stderr())
+    with look.warnings_shown():
         kernel_level()
-    with console.byte_progress(plan.nbytes) as progress:
+    with look.byte_progress(plan.nbytes) as progress:
         report = stream.carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
-    console.show_report(report)
+    show_report(report)

@@ -63,23 +63,25 @@ def dequantize(
       convert dequantize ./llama ./llama-nf4-upscaled --through nf4 --dtype f16
       convert dequantize ./llama ./merged --through nf4-dq --merge ./my-qlora --push-to-hub me/merged --private
     """  # noqa: D301 - Click's mark for "do not wrap"
-    from convert import console  # noqa: PLC0415 - NumPy and gguf, only when needed
-    from convert.codec import kernel_level  # noqa: PLC0415
+    from convert.codec import kernel_level  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.dequantization import carry_out_dequantize, check_outputs, plan_dequantize  # noqa: PLC0415
+    from convert.terminal import look  # noqa: PLC0415
+    from convert.terminal.plan import show_plan, show_whole_plan  # noqa: PLC0415
+    from convert.terminal.report import show_report  # noqa: PLC0415
 
     _check_usage(push_to_hub, private=private, dry_run=dry_run, as_json=as_json)
     plan = plan_dequantize(model, outdir, **asked)
     if dry_run:
-        click.echo(plan.as_json()) if as_json else console.show_whole_plan(plan.summary)
+        click.echo(plan.as_json()) if as_json else show_whole_plan(plan.summary)
         return
-    console.show_plan(plan.summary, console.stderr())
+    show_plan(plan.summary, look.stderr())
     check_outputs(plan, force=force)  # before anyone is asked
     repository = _prepare(plan, push_to_hub, private=private) if push_to_hub else None
-    with console.warnings_shown():
+    with look.warnings_shown():
         kernel_level()
-    with console.byte_progress(plan.nbytes) as progress:
+    with look.byte_progress(plan.nbytes) as progress:
         report = carry_out_dequantize(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
-    console.show_report(report)
+    show_report(report)
     if repository is not None:
         _upload(plan, repository)
 
@@ -103,12 +105,12 @@ def _prepare(plan: DequantizePlan, name: str, *, private: bool) -> HubRepository
 
 
 def _upload(plan: DequantizePlan, repository: HubRepository) -> None:
-    from convert import console  # noqa: PLC0415
     from convert.hub import upload_directory  # noqa: PLC0415
+    from convert.terminal import look  # noqa: PLC0415
 
-    err = console.stderr()
-    err.print(f"uploading to {console.escape(repository.url)}")
+    err = look.stderr()
+    err.print(f"uploading to {look.escape(repository.url)}")
     message = f"Weights in {plan.dtype_name}"
-    with console.warnings_shown():
+    with look.warnings_shown():
         upload_directory(repository, plan.outdir, plan.file_names, message=message)
-    err.print(f"uploaded: {console.escape(repository.url)}")
+    err.print(f"uploaded: {look.escape(repository.url)}")

@@ -171,10 +171,10 @@ class _Telling:
 @contextmanager
 def _reporter() -> Iterator[_Telling]:
     from rich import progress  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
 
-    # Not `convert.console`: it needs every room of the house, and building needs none.
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    from convert.terminal.look import stderr  # noqa: PLC0415
+
+    console = stderr()
     columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn())
     times = (progress.TimeElapsedColumn(), progress.TimeRemainingColumn())
     with progress.Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal) as bar:

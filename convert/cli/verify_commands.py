@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from convert.verify import Measured, Measuring, Verification, VerifiedFile
+    from convert.verify import Measuring
 
 _PATH = click.Path(path_type=Path)
 _TIMEOUT_S = 24 * 3600.0
-_N_WORST = 3
 
 
 @click.command("verify", short_help="Are GGUF files sound, and how far from the checkpoint.")
@@ -82,6 +81,7 @@ def run_verification(
     import json  # noqa: PLC0415
 
     from convert.conversion import model_request  # noqa: PLC0415 - NumPy and gguf, only when needed
+    from convert.terminal.verification import show_verification  # noqa: PLC0415
     from convert.verify import verify_files  # noqa: PLC0415
 
     request = None if against is None else model_request(against, merge=merge, pre_tokenizer=pre_tokenizer)
@@ -92,7 +92,7 @@ def run_verification(
     if as_json:
         click.echo(json.dumps(verification.as_json(), indent=2, ensure_ascii=False))
     else:
-        _show(verification)
+        show_verification(verification)
         if measuring is None and with_llama_cpp is None:
             click.echo(
                 "no llama.cpp build was found: nothing was loaded (`convert build-llamacpp` makes one)", err=True
@@ -119,73 +119,3 @@ def _measuring(with_llama_cpp: bool | None, directory: Path | None, *, text: Pat
     if with_llama_cpp or text is not None:
         raise ToolchainError("no llama.cpp build was found that can run the files", hint="run `convert build-llamacpp`")
     return None
-
-
-def _show(verification: Verification) -> None:
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    from convert import console  # noqa: PLC0415
-
-    out = console.stdout()
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
-    columns = {name: [cell(file) for file in verification.files] for name, cell in _COLUMNS.items()}
-    shown = {name: cells for name, cells in columns.items() if any(cells)}
-    for name in shown:
-        table.add_column(name, overflow="fold")
-    for row in zip(*shown.values(), strict=True):
-        table.add_row(*map(escape, row))
-    out.print(table)
-    for file in verification.files:
-        for line in _lines(file):
-            out.print(escape(line))
-
-
-def _lines(file: VerifiedFile) -> Iterator[str]:
-    for finding in file.findings:
-        yield f"{finding.severity.value}: {file.path.name}: {finding.check}: {finding.message}"
-    if file.errors:
-        by_type = ", ".join(f"{kind} {value:.3g}" for kind, value in file.relative_rmse_by_type.items())
-        yield f"{file.path.name}: RMSE in standard deviations by type: {by_type}"
-        for error in sorted(file.errors, key=lambda error: -error.relative_rmse)[:_N_WORST]:
-            yield (
-                f"  {error.name} ({error.type}) {error.relative_rmse:.3g}, worst at {list(error.worst_index)}: "
-                f"{error.worst_decoded:.6g} instead of {error.worst_wanted:.6g}"
-            )
-
-
-def _size(file: VerifiedFile) -> str:
-    from convert.console import size  # noqa: PLC0415
-
-    return size(file.nbytes)
-
-
-def _state(file: VerifiedFile) -> str:
-    return f"{len(file.problems)} problems" if file.problems else "sound"
-
-
-def _worst_rmse(file: VerifiedFile) -> str:
-    return f"{max(file.relative_rmse_by_type.values()):.3g}" if file.errors else ""
-
-
-def _of(file: VerifiedFile) -> Measured:
-    from convert.verify import Measured  # noqa: PLC0415
-
-    return file.measured or Measured(loads=False)
-
-
-def _number(value: float | None, spelling: str) -> str:
-    return "" if value is None else format(value, spelling)
-
-
-_COLUMNS: Final[Mapping[str, Callable[[VerifiedFile], str]]] = {
-    "file": lambda file: str(file.path),
-    "size": _size,
-    "state": _state,
-    "RMSE/spread": _worst_rmse,
-    "loads": lambda file: "" if file.measured is None else "yes" if file.measured.loads else "no",
-    "perplexity": lambda file: _number(_of(file).perplexity, ".4f"),
-    "+/-": lambda file: _number(_of(file).uncertainty, ".4f"),
-    "KL divergence": lambda file: _number(_of(file).kl_divergence, ".6f"),
-    "same top": lambda file: _number(_of(file).same_top, ".2%"),
-}
