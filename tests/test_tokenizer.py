@@ -9,23 +9,32 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gguf
 import pytest
 
 from convert.errors import CheckpointError, ConvertError, TokenizerError, UnsupportedError, UsageError
-from convert.tokenizer import read_vocabulary, vocabulary_metadata
+from convert.tokenizer import (
+    BYTE_LEVEL_TOKENIZER,
+    GEMMA_TOKENIZER,
+    LLAMA_TOKENIZER,
+    QWEN_TOKENIZER,
+    TokenizerRule,
+    read_vocabulary,
+    vocabulary_metadata,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from reference import Reference
 
     from convert.gguf_file import KeyValue
 
 CHAT_TEMPLATES = "tokenizer.chat_templates"
+TINY_LLAMA = Path(__file__).parent / "data" / "tiny-llama" / "tokenizer.model"
 
 
 def write_json(path: Path, value: object) -> None:
@@ -66,8 +75,8 @@ def reference_entries(reference: Reference, directory: Path) -> list[tuple[str, 
     ]
 
 
-def our_entries(directory: Path, vocab_size: int) -> list[tuple[str, Any, str]]:
-    entries = vocabulary_metadata(read_vocabulary(directory, vocab_size=vocab_size))
+def our_entries(directory: Path, vocab_size: int, rule: TokenizerRule = LLAMA_TOKENIZER) -> list[tuple[str, Any, str]]:
+    entries = vocabulary_metadata(read_vocabulary(directory, vocab_size=vocab_size, rule=rule))
     return [(entry.key, value_of(entry), type_name(entry)) for entry in entries]
 
 
@@ -149,6 +158,107 @@ def test_vocabulary_is_the_references(
     assert our_entries(directory, vocab_size) == reference_entries(reference, directory)
 
 
+# ---------------------------------------------------------------------- other families' rules
+
+GEMMA_CONFIG = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "sliding_window": 64,
+}
+QWEN_CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 16, "num_key_value_heads": 4}
+
+
+def gemma(tmp_path: Path, *, vocab_size: int, **tokenizer_config: object) -> Path:
+    """Gemma 3's layout: 1024 pieces, and the image token at the first id after them, said in both places."""
+    directory = model_directory(tmp_path, TINY_LLAMA, vocab_size=vocab_size, **GEMMA_CONFIG)
+    write_json(directory / "added_tokens.json", {"<image_soft_token>": 1024})
+    token = {"content": "<image_soft_token>", "special": True, "normalized": False}
+    decoder = {"added_tokens_decoder": {"1024": token}}
+    write_json(directory / "tokenizer_config.json", {"add_bos_token": True, **decoder, **tokenizer_config})
+    return directory
+
+
+@pytest.mark.parametrize("vocab_size", [1024, 1025, 1088], ids=["text_only", "with_image_token", "padded"])
+def test_gemma_vocabulary_is_the_references(vocab_size: int, tmp_path: Path, reference: Reference) -> None:
+    directory = gemma(tmp_path, vocab_size=vocab_size, add_prefix_space=True)
+    assert our_entries(directory, vocab_size, GEMMA_TOKENIZER) == reference_entries(reference, directory)
+
+
+def test_gemma_says_that_no_space_goes_first_after_all_else(tmp_path: Path) -> None:
+    directory = gemma(tmp_path, vocab_size=1025, add_prefix_space=True)
+    assert our_entries(directory, 1025, GEMMA_TOKENIZER)[-1] == ("tokenizer.ggml.add_space_prefix", False, "BOOL")
+
+
+def test_only_the_image_token_of_gemma_may_lie_beyond_the_embeddings(tmp_path: Path) -> None:
+    directory = gemma(tmp_path, vocab_size=1024)
+    assert len(read_vocabulary(directory, vocab_size=1024, rule=GEMMA_TOKENIZER).tokens) == 1024
+    with pytest.raises(TokenizerError, match="image_soft_token"):
+        read_vocabulary(directory, vocab_size=1024)
+    edit_json(directory / "added_tokens.json", **{"<mine>": 1025})
+    with pytest.raises(TokenizerError, match="<mine>"):
+        read_vocabulary(directory, vocab_size=1024, rule=GEMMA_TOKENIZER)
+
+
+def gemma_json(*tokens: str) -> dict[str, Any]:
+    vocab = {token: number for number, token in enumerate(("a", "▁", "a▁", "<s>", *tokens))}
+    return {
+        **byte_level_json(
+            {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+        ),
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "byte_fallback": True, "vocab": vocab, "merges": [["a", "▁"]]},
+    }
+
+
+def test_gemma_3_without_tokenizer_model_has_the_references_name_for_it(tmp_path: Path) -> None:
+    """The reference's hash of google/gemma-3's tokenizer.json, which only it has with `<start_of_image>`."""
+    write_json(tmp_path / "tokenizer.json", gemma_json("<start_of_image>"))
+    vocabulary = read_vocabulary(tmp_path, vocab_size=5, rule=GEMMA_TOKENIZER)
+    assert (vocabulary.model, vocabulary.pre) == ("gpt2", "granite-embed-multi-311m")
+
+
+def test_unknown_byte_fallback_says_to_add_tokenizer_model(tmp_path: Path) -> None:
+    write_json(tmp_path / "tokenizer.json", gemma_json())
+    with pytest.raises(TokenizerError) as caught:
+        read_vocabulary(tmp_path, vocab_size=4, rule=GEMMA_TOKENIZER)
+    assert "tokenizer.model" in (caught.value.hint or "")
+
+
+def test_byte_level_rule_does_not_look_at_tokenizer_model(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"not one")
+    assert read_vocabulary(hostile(tmp_path), vocab_size=4, rule=BYTE_LEVEL_TOKENIZER).model == "gpt2"
+
+
+@pytest.mark.parametrize("rule", [QWEN_TOKENIZER, BYTE_LEVEL_TOKENIZER], ids=["qwen", "byte_level"])
+def test_qwen_vocabulary_is_the_references(
+    rule: TokenizerRule, tmp_path: Path, shared_fixtures: Path, reference: Reference
+) -> None:
+    source = shared_fixtures / "tokenizers/qwen2.5"
+    directory = model_directory(tmp_path, *source.iterdir(), vocab_size=151936, **QWEN_CONFIG)
+    assert our_entries(directory, 151936, rule) == reference_entries(reference, directory)
+
+
+def test_qwen_vocabulary_of_a_tokenizer_json_is_the_references(
+    tmp_path: Path, shared_fixtures: Path, reference: Reference
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared_fixtures / "tokenizers/qwen2.5")
+    directory = model_directory(tmp_path, vocab_size=151936, **QWEN_CONFIG)
+    tokenizer.save_pretrained(directory)
+    assert not (directory / "vocab.json").exists()
+    assert our_entries(directory, 151936, BYTE_LEVEL_TOKENIZER) == reference_entries(reference, directory)
+
+
+def test_config_given_is_not_read_again(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("not JSON")
+    vocabulary = read_vocabulary(hostile(tmp_path), vocab_size=4, model_config={"bos_token_id": 2})
+    assert dict(vocabulary.special.ids)["bos"] == 2
+
+
 # ---------------------------------------------------------------------- small tokenizers of our own
 
 LLAMA3 = (
@@ -193,6 +303,11 @@ def byte_level_json(
     }
 
 
+CJK_AND_KANA = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+DEEPSEEK_V3_WORDS = (
+    """[!"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"""
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
+)
 DIGITS = {"type": "Digits", "individual_digits": True}
 DECLARED = {
     "llama-bpe": (sequence(split(LLAMA3), byte_level(use_regex=False)), {"ignore_merges": True}),
@@ -200,6 +315,14 @@ DECLARED = {
     "tekken": (sequence(split(TEKKEN), byte_level(use_regex=False)), {"ignore_merges": True}),
     "smollm": (sequence(DIGITS, byte_level(use_regex=True)), {}),
     "gpt-2": (byte_level(use_regex=True), {}),
+    "bloom": (
+        sequence(split(" ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"), byte_level(use_regex=False)),
+        {},
+    ),
+    "deepseek-v3": (
+        sequence(split(r"\p{N}{1,3}"), split(CJK_AND_KANA), split(DEEPSEEK_V3_WORDS), byte_level(use_regex=False)),
+        {},
+    ),
     "deepseek-coder": (
         sequence(
             split("[\r\n]"),

@@ -23,6 +23,7 @@ from convert.tokenizer.rules import (
     BYTE_LEVEL_TOKENIZER,
     GEMMA_TOKENIZER,
     LLAMA_TOKENIZER,
+    QWEN_TOKENIZER,
     LateTokens,
     SpacePrefix,
     TokenizerKind,
@@ -40,6 +41,7 @@ __all__ = [
     "BYTE_LEVEL_TOKENIZER",
     "GEMMA_TOKENIZER",
     "LLAMA_TOKENIZER",
+    "QWEN_TOKENIZER",
     "SpecialTokens",
     "TokenizerRule",
     "Vocabulary",
@@ -48,10 +50,6 @@ __all__ = [
 ]
 
 _LOOKED_FOR: Final = "tokenizer.model, tokenizer.json, or vocab.json with merges.txt"
-_READERS: Final = {
-    TokenizerKind.SENTENCEPIECE: read_sentencepiece,
-    TokenizerKind.LLAMA_HF: read_llama_hf,
-}
 
 
 def read_vocabulary(
@@ -77,7 +75,7 @@ def read_vocabulary(
     files = TokenizerFiles(directory, model_config)
     _require_files(files)
     kind = next((kind for kind in rule.kinds if _is_there(files, kind)), TokenizerKind.BYTE_LEVEL)
-    vocabulary = _read(files, kind, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
+    vocabulary = _read(files, kind, rule, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
     late = _late(files, rule.late.get(vocab_size or 0, LateTokens()))
     if rule.space_prefix is SpacePrefix.AS_DECLARED:
         prefix = entry(files.config or {}, "add_prefix_space", bool, file="tokenizer_config.json")
@@ -94,7 +92,12 @@ def _is_there(files: TokenizerFiles, kind: TokenizerKind) -> bool:
 
 
 def _read(
-    files: TokenizerFiles, kind: TokenizerKind, *, vocab_size: int | None, pre_tokenizer: str | None
+    files: TokenizerFiles,
+    kind: TokenizerKind,
+    rule: TokenizerRule,
+    *,
+    vocab_size: int | None,
+    pre_tokenizer: str | None,
 ) -> Vocabulary:
     if kind is TokenizerKind.BYTE_LEVEL:
         return read_byte_level_bpe(files, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
@@ -103,7 +106,9 @@ def _read(
             f"--pre-tokenizer {pre_tokenizer} is for byte-level BPE, and the tokenizer in {shown(files.directory)}"
             " is of the sentencepiece kind, which has none"
         )
-    return _READERS[kind](files, vocab_size=vocab_size)
+    if kind is TokenizerKind.SENTENCEPIECE:
+        return read_sentencepiece(files, vocab_size=vocab_size, may_lack=rule.may_lack)
+    return read_llama_hf(files, vocab_size=vocab_size)
 
 
 def _require_files(files: TokenizerFiles) -> None:

@@ -33,10 +33,11 @@ _VOCAB: Final = "vocab.json"
 NAMED: Final = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 EXTRA: Final = ("extra_special_tokens", "additional_special_tokens")
 
-# transformers, models/{llama,gpt2,qwen2,gpt_neox}/tokenization_*.py: the tokens a class has unless the config says
-# otherwise. A class that is not here has none.
+# transformers, models/{llama,gemma,gpt2,qwen2,gpt_neox}/tokenization_*.py: the tokens a class has unless the config
+# says otherwise. A class that is not here has none.
 CLASS_DEFAULTS: Final[dict[str, dict[str, str]]] = {
     "LlamaTokenizer": {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
+    "GemmaTokenizer": {f"{kind}_token": f"<{kind}>" for kind in ("unk", "bos", "eos", "pad", "mask")},
     "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
     "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"),
     "GPTNeoXTokenizer": {

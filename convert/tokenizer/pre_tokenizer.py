@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _TOKENIZER: Final = "tokenizer.json"
 _MAX_SHOWN_CHARS: Final = 1000
+_BYTE_FALLBACK_HINT: Final = (
+    "it is of the sentencepiece kind: put the tokenizer.model of the model that was fine-tuned into the directory"
+)
 _NOTHING: Final[tuple[Step, ...]] = ()
 
 Declared = tuple[tuple[Step, ...], tuple[Step, ...], bool]  # normalizer, pre-tokenizer, ignore_merges
@@ -69,10 +72,17 @@ def name_pre_tokenizer(files: TokenizerFiles, tokenizer: FastTokenizer, *, asked
     if row is None:
         raise TokenizerError(
             f"the pre-tokenizer is not one that is known: {_shown_declaration(files)}",
-            hint="say which of llama.cpp's it is with `--pre-tokenizer NAME` (`default` is falcon's, seldom right):"
+            hint=_BYTE_FALLBACK_HINT
+            if _has_byte_fallback(files)
+            else "say which of llama.cpp's it is with `--pre-tokenizer NAME` (`default` is falcon's, seldom right):"
             f" {', '.join(sorted(KNOWN_NAMES))}",
         )
     return row.name
+
+
+def _has_byte_fallback(files: TokenizerFiles) -> bool:
+    model = (files.tokenizer or {}).get("model")
+    return isinstance(model, dict) and model.get("byte_fallback") is True
 
 
 def _matches(row: PreTokenizerRow, declared: Declared, tokens: set[str]) -> bool:
@@ -141,6 +151,8 @@ def _steps(item: dict[str, Any]) -> tuple[Step, ...]:
 def _split_step(item: dict[str, Any]) -> Step:
     pattern, behavior, invert = item.get("pattern"), item.get("behavior"), item.get("invert", False)
     regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+    if isinstance(pattern, dict) and isinstance(text := pattern.get("String"), str) and invert is False:
+        return ("SplitString", text, behavior)
     if (
         not isinstance(regex, str)
         or behavior not in ("Isolated", "Removed")
@@ -152,7 +164,13 @@ def _split_step(item: dict[str, Any]) -> Step:
 
 
 def _normalizer_step(item: dict[str, Any]) -> Step:
-    return ("NFC",) if item.get("type") == "NFC" else (json.dumps(item, sort_keys=True),)
+    if item.get("type") == "NFC":
+        return ("NFC",)
+    pattern, content = item.get("pattern"), item.get("content")
+    text = pattern.get("String") if isinstance(pattern, dict) else None
+    if item.get("type") == "Replace" and isinstance(text, str) and isinstance(content, str):
+        return ("Replace", text, content)
+    return (json.dumps(item, sort_keys=True),)
 
 
 def _shown_declaration(files: TokenizerFiles) -> str:

@@ -42,6 +42,7 @@ class PreTokenizerRow:
 BYTES: Final[Step] = ("ByteLevel", False)  # add_prefix_space; a regex of its own is written as a step before it
 DIGITS: Final[Step] = ("Digits", True)
 NFC: Final[tuple[Step, ...]] = (("NFC",),)
+SPACE_IS_BOUNDARY: Final[tuple[Step, ...]] = (("Replace", " ", "\u2581"),)
 
 _CONTRACTIONS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _CASED_WORD: Final = (
@@ -160,6 +161,8 @@ PRE_TOKENIZERS: Final[tuple[PreTokenizerRow, ...]] = (
     PreTokenizerRow(
         "deepseek-v3",
         (split(r"\p{N}{1,3}"), split(CJK_AND_KANA), split(DEEPSEEK_V3_WORDS), BYTES),
+        # The reference's hash has the BOS in it that transformers 4.57, which it asks for, adds for LlamaTokenizerFast;
+        # transformers 5 adds none, and the same tokenizer is then joyai-llm.
         "deepseek-ai/DeepSeek-V3 tokenizer.json; hunyuan-dense and joyai-llm behave the same",
     ),
     PreTokenizerRow(
@@ -228,6 +231,13 @@ PRE_TOKENIZERS: Final[tuple[PreTokenizerRow, ...]] = (
         "bloom",
         (split(BLOOM_REGEX), BYTES),
         "bigscience/bloom tokenizer.json; poro-chat and gpt3-finnish split the same",
+    ),
+    PreTokenizerRow(
+        "granite-embed-multi-311m",
+        (("SplitString", " ", "MergedWithPrevious"),),  # finds nothing: the normalizer leaves no space
+        "google/gemma-3 tokenizer.json, which the reference calls so; by a token only it has; gemma4 behaves the same",
+        normalizer=SPACE_IS_BOUNDARY,
+        tokens=("<start_of_image>",),
     ),
 )
 

@@ -43,11 +43,16 @@ class LateTokens:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerRule:
-    """A row. kinds: the first whose files are there serves. late: by the vocabulary's size."""
+    """A row.
+
+    kinds: the first whose files are there serves. late: by the vocabulary's size. may_lack: tokens added to a
+    tokenizer.model that a variant of the family has no embeddings for: left out where they lie beyond.
+    """
 
     kinds: tuple[TokenizerKind, ...]
     space_prefix: SpacePrefix = SpacePrefix.UNSAID
     late: Mapping[int, LateTokens] = field(default_factory=lambda: MappingProxyType({}))
+    may_lack: tuple[str, ...] = ()
 
 
 # conversion/llama.py, LlamaModel.set_vocab @ 0c1e570, which knows Code Llama and Granite's small models (and with them
@@ -64,7 +69,11 @@ LLAMA_TOKENIZER: Final = TokenizerRule(
 )
 # conversion/gemma.py, Gemma3Model.set_vocab @ 0c1e570
 GEMMA_TOKENIZER: Final = TokenizerRule(
-    (TokenizerKind.SENTENCEPIECE, TokenizerKind.BYTE_LEVEL), SpacePrefix.NEVER_AFTER_PIECES
+    (TokenizerKind.SENTENCEPIECE, TokenizerKind.BYTE_LEVEL),
+    SpacePrefix.NEVER_AFTER_PIECES,
+    may_lack=("<image_soft_token>",),  # every Gemma 3 has it in its tokenizer, those that see in their embeddings
 )
+# conversion/qwen.py, Qwen2Model.set_vocab @ 0c1e570: dense Qwen 2 and 3
+QWEN_TOKENIZER: Final = TokenizerRule((TokenizerKind.SENTENCEPIECE, TokenizerKind.BYTE_LEVEL))
 # conversion/base.py, TextModel.set_vocab @ 0c1e570
 BYTE_LEVEL_TOKENIZER: Final = TokenizerRule((TokenizerKind.BYTE_LEVEL,))

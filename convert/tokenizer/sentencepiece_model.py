@@ -32,9 +32,10 @@ _LOOK_SPECIAL: Final = frozenset(("<pad>", "<mask>", "<2mass>", "[@BOS@]"))
 Entry = tuple[bytes, float, TokenType]
 
 
-def read_sentencepiece(files: TokenizerFiles, *, vocab_size: int | None) -> Vocabulary:
+def read_sentencepiece(files: TokenizerFiles, *, vocab_size: int | None, may_lack: tuple[str, ...] = ()) -> Vocabulary:
     """Read `tokenizer.model`, `added_tokens.json` and `added_tokens_decoder`, each over what came before.
 
+    may_lack: added tokens that are left out, as the reference does with any, if they lie at or beyond vocab_size.
     Raises TokenizerError if a file is broken, or a token lies at or beyond vocab_size.
     """
     processor = _load(files)
@@ -44,8 +45,8 @@ def read_sentencepiece(files: TokenizerFiles, *, vocab_size: int | None) -> Voca
         check_fits(processor.IdToPiece(size), size, vocab_size=size, file=_MODEL)
     entries = [_piece(processor, number) for number in range(n_pieces)]
     entries += [pad_token(number) for number in range(n_pieces, size)]
-    _add_tokens_json(files, entries)
-    _add_tokens_decoder(files, entries)
+    _add_tokens_json(files, entries, may_lack)
+    _add_tokens_decoder(files, entries, may_lack)
     tokens, scores, types = zip(*entries, strict=True)
     return Vocabulary(
         model="llama",
@@ -111,13 +112,15 @@ def _piece_type(processor: SentencePieceProcessor, number: int) -> TokenType:
     return TokenType.BYTE if processor.IsByte(number) else TokenType.NORMAL
 
 
-def _add_tokens_json(files: TokenizerFiles, entries: list[Entry]) -> None:
+def _add_tokens_json(files: TokenizerFiles, entries: list[Entry], may_lack: tuple[str, ...]) -> None:
     for token, number in vocabulary_of(files.json(_ADDED) or {}, file=_ADDED, key=_ADDED).items():
+        if number >= len(entries) and token in may_lack:
+            continue
         check_fits(token, number, vocab_size=len(entries), file=_ADDED)
         entries[number] = token.encode("utf-8"), ADDED_SCORE, TokenType.USER_DEFINED
 
 
-def _add_tokens_decoder(files: TokenizerFiles, entries: list[Entry]) -> None:
+def _add_tokens_decoder(files: TokenizerFiles, entries: list[Entry], may_lack: tuple[str, ...]) -> None:
     decoder = entry(files.config or {}, "added_tokens_decoder", dict, file=_CONFIG) or {}
     for key, value in decoder.items():
         at = f"added_tokens_decoder.{key}"
@@ -125,6 +128,8 @@ def _add_tokens_decoder(files: TokenizerFiles, entries: list[Entry]) -> None:
         data = typed(value, dict, file=_CONFIG, key=at)
         content = typed(data.get("content"), str, file=_CONFIG, key=f"{at}.content")
         special = entry(data, "special", bool, file=_CONFIG, at=f"{at}.")
+        if number >= len(entries) and content in may_lack:
+            continue
         check_fits(content, number, vocab_size=len(entries), file=_CONFIG)
         text, type_ = added_token(content, special=bool(special))
         entries[number] = text.encode("utf-8"), ADDED_SCORE, type_
