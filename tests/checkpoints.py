@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from train_tiny_llama import tell_story
+from stories import tell_story
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -17,7 +17,7 @@ import pytest
 import reference as llama_cpp
 from family_checkpoints import FAMILY_CHECKPOINTS, write_family_checkpoint
 from family_making import change_weights, save_family_checkpoint
-from train_tiny_llama import tell_story
+from stories import tell_story
 
 import convert
 from convert.gguf_file import read_gguf
