@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from checkpoints import ABSENT
+from checkpoint_configs import ABSENT
 from family_making import (
     SCORING,
     YARN,

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from checkpoints import ABSENT, SHARED_TOKENIZERS, TOKENIZER_CONFIG, VOCABULARY, write_gpt2_tokenizer
-from checkpoints import write_tokenizer_model as copy_tokenizer_model
+from checkpoint_configs import ABSENT, VOCABULARY
+from checkpoint_tokenizers import SHARED_TOKENIZERS, TOKENIZER_CONFIG, write_gpt2_tokenizer
+from checkpoint_tokenizers import write_tokenizer_model as copy_tokenizer_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

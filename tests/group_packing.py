@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from checkpoints import tensor_shapes
+from checkpoint_weights import tensor_shapes
 from packed_checkpoints import assert_same, tiny_config, unpacked, write_safetensors_checkpoint
 
 from convert.conversion import plan_all

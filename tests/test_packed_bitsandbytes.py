@@ -20,7 +20,7 @@ from bitsandbytes_checkpoints import (
     pack_4bit,
     save_with_transformers,
 )
-from checkpoints import make_weights, tensor_shapes
+from checkpoint_weights import make_weights, tensor_shapes
 from packed_checkpoints import (
     TINY_LLAMA,
     TOKENIZER_FILES,
@@ -385,7 +385,7 @@ def test_a_mixtral_that_transformers_5_saved_converts_its_experts_being_plain(tm
 @pytest.mark.parametrize("stacked", [False, True], ids=["an expert a tensor", "experts in one tensor"])
 def test_packed_experts_convert_as_plain_ones(stacked: bool, tmp_path: Path) -> None:
     # One by one as transformers 4 saved them; in one, as bitsandbytes' replace_parameter_4bit names its parts.
-    from checkpoints import with_fused_experts
+    from checkpoint_weights import with_fused_experts
 
     config = tiny_config(**MIXTRAL, rope_theta=10000.0)
     weights = make_weights("packed-moe", tensor_shapes(config), "float16")

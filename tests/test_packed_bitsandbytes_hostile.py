@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from bitsandbytes_checkpoints import PackedAs, pack_4bit
-from checkpoints import make_weights, tensor_shapes
+from checkpoint_weights import make_weights, tensor_shapes
 from packed_checkpoints import tiny_config, write_safetensors_checkpoint
 
 import convert

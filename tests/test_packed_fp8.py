@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pytest
 import torch
-from checkpoints import tensor_shapes
+from checkpoint_weights import tensor_shapes
 from packed_checkpoints import assert_same, read_tensor, tiny_config, unpacked, write_safetensors_checkpoint
 from reference import convert as convert_by_reference
 

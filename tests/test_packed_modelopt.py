@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import torch
-from checkpoints import tensor_shapes
+from checkpoint_weights import tensor_shapes
 from packed_checkpoints import assert_same, read_tensor, tiny_config, unpacked, write_safetensors_checkpoint
 
 import convert

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import torch
-from checkpoints import tensor_shapes
+from checkpoint_weights import tensor_shapes
 from group_packing import outputs_of
 from packed_checkpoints import (
     assert_same,

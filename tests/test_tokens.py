@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from checkpoints import llama, make_weights, tensor_shapes, write_safetensors
+from checkpoint_configs import llama
+from checkpoint_layouts import write_safetensors
+from checkpoint_weights import make_weights, tensor_shapes
 
 import convert
 from convert.errors import ToolchainError

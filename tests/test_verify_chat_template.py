@@ -7,7 +7,9 @@ import shutil
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from checkpoints import llama, make_weights, tensor_shapes, write_safetensors
+from checkpoint_configs import llama
+from checkpoint_layouts import write_safetensors
+from checkpoint_weights import make_weights, tensor_shapes
 from damage import notes, problems, with_metadata
 
 import convert
