@@ -1,14 +1,10 @@
-"""Nothing half done: outputs are whole or absent, whatever happens in between."""
+"""Nothing half done: outputs are whole or absent, whatever stands in the way."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +19,7 @@ from convert.errors import CheckpointError, ConvertError, OutputError, UsageErro
 from convert.stream import publish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 TYPES = ("F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 
@@ -34,31 +30,8 @@ def model(tiny_llama: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
 
 
-@pytest.fixture(scope="module")
-def large_model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the tiny model with its vocabulary's rows made many: large enough to be interrupted."""
-    folder = tmp_path_factory.mktemp("large") / "large"
-    shutil.copytree(tiny_llama, folder)
-    weights = load_file(folder / "model.safetensors")
-    n_rows = 200_000
-    embedding = weights["model.embed_tokens.weight"]
-    weights["model.embed_tokens.weight"] = embedding.repeat(-(-n_rows // len(embedding)), 1)[:n_rows].contiguous()
-    save_file(weights, folder / "model.safetensors")
-    config = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(config.replace(f'"vocab_size": {len(embedding)}', f'"vocab_size": {n_rows}'))
-    return folder
-
-
 def hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "convert", *map(str, arguments)]
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
 
 
 def test_all_types_appear_and_nothing_else(model: Path, tmp_path: Path) -> None:
@@ -353,52 +326,3 @@ def test_arguments_that_make_no_sense_are_usage_errors(
     with pytest.raises(error):
         convert.convert_all(model, tmp_path / "out", jobs=jobs, name=name)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def running(large_model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Return `convert all` at work, its first bytes written."""
-    process = subprocess.Popen(
-        command("all", large_model, tmp_path / "out", "--jobs", "1"), stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "out").glob(".*.partial")) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert process.poll() is None, "the model is too small to be interrupted"
-    yield process
-    process.kill()
-    process.communicate()
-
-
-@pytest.mark.parametrize(
-    ("sent", "code", "says"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_a_signal_stops_the_work_and_leaves_nothing(
-    sent: signal.Signals, code: int, says: str, running: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    running.send_signal(sent)
-    _, stderr = running.communicate(timeout=30)
-    assert running.returncode == code
-    assert stderr.splitlines()[-1] == f"{says}; no partial file is left"
-    assert not (tmp_path / "out").exists()
-
-
-def test_killed_at_any_moment_no_final_name_holds_a_partial_file(large_model: Path, tmp_path: Path) -> None:
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    assert run("all", large_model, whole, "--types", "f16,q4_0").returncode == 0
-    complete = hashes(whole)
-    for delay in np.linspace(0.05, 1.0, 12):
-        process = subprocess.Popen(
-            command("all", large_model, out, "--types", "f16,q4_0"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(delay)
-        process.kill()
-        process.wait()
-        published = {path.name: path for path in out.glob("[!.]*")} if out.exists() else {}
-        assert {name: complete[name] for name in published} == {
-            name: sha256(path.read_bytes()).hexdigest() for name, path in published.items()
-        }
-    assert run("all", large_model, out, "--types", "f16,q4_0").returncode == 0
-    assert hashes(out) == complete
