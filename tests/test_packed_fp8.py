@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_weights import tensor_shapes
+from fp8_checkpoints import E4M3, NAME, WEIGHT, Tensors, expanded, good, random_codes, random_scales, section, write
 from packed_checkpoints import assert_same, read_tensor, tiny_config, unpacked, write_safetensors_checkpoint
 from reference import convert as convert_by_reference
 
@@ -22,47 +23,11 @@ import convert
 from convert.checkpoint import StoredType, open_checkpoint
 from convert.checkpoint.packed import model_tensors
 from convert.checkpoint.packed.float8 import E2M1, decode_bytes
-from convert.errors import CheckpointError, ConfigError, ConvertError, UnsupportedError, WeightsError
+from convert.errors import WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
-
-Tensors = dict[str, torch.Tensor]
-
-NAME: Final = "model.layers.0.self_attn.q_proj"
-WEIGHT: Final = f"{NAME}.weight"
-E4M3: Final = torch.float8_e4m3fn
-
-
-def section(**changes: object) -> dict[str, Any]:
-    """Return a quantization section as DeepSeek writes it, in blocks of 32."""
-    return {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [32, 32], **changes}
-
-
-def write(tmp_path: Path, tensors: Tensors, quantization: object, **changes: object) -> Path:
-    """Write a checkpoint of these tensors alone, which computes in bfloat16."""
-    config = tiny_config(**{"dtype": "bfloat16", "quantization_config": quantization, **changes})
-    return write_safetensors_checkpoint(tmp_path / "m", config, tensors)
-
-
-def random_codes(shape: tuple[int, ...], dtype: torch.dtype = E4M3) -> torch.Tensor:
-    """Return finite 8-bit floats of all sizes."""
-    generator = torch.Generator().manual_seed(sum(shape))
-    codes = torch.randint(0, 256, shape, generator=generator, dtype=torch.int64).to(torch.uint8).view(dtype)
-    return torch.where(torch.isfinite(codes.float()), codes.float(), 0).to(dtype)
-
-
-def random_scales(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return scales around a hundredth that no short float holds exactly."""
-    return (torch.rand(shape, generator=torch.Generator().manual_seed(7)) * 0.03 + 0.001).to(dtype)
-
-
-def expanded(scales: torch.Tensor, shape: tuple[int, ...], block: tuple[int, int]) -> torch.Tensor:
-    """Repeat each scale over its block: what the definition says, in the plainest way."""
-    rows = scales.float().repeat_interleave(block[0], -2)[..., : shape[-2], :]
-    return rows.repeat_interleave(block[1], -1)[..., : shape[-1]]
-
 
 # --- The numbers
 
@@ -337,6 +302,15 @@ def test_from_a_torch_file(tmp_path: Path) -> None:
     assert_same(unpacked(directory)[WEIGHT], expected)
 
 
+def test_torch_dtype_says_the_type_too(tmp_path: Path) -> None:
+    tensors = good()
+    config = tiny_config(quantization_config=section(), torch_dtype="float16")
+    config.pop("dtype", None)
+    directory = write_safetensors_checkpoint(tmp_path / "m", config, tensors)
+    expected = (tensors[WEIGHT].float() * expanded(tensors[f"{WEIGHT}_scale_inv"], (64, 96), (32, 32))).half()
+    assert_same(unpacked(directory)[WEIGHT], expected)
+
+
 # --- Values that are not numbers
 
 
@@ -359,152 +333,3 @@ def test_a_code_that_is_nan_is_found(tmp_path: Path) -> None:
     codes = torch.full((32, 32), 0x7F, dtype=torch.uint8).view(E4M3)
     decoded = unpacked(write(tmp_path, {WEIGHT: codes, f"{WEIGHT}_scale_inv": torch.ones(1, 1)}, section()))
     assert np.isnan(read_tensor(decoded[WEIGHT])).all()
-
-
-# --- Hostile
-
-
-def good() -> Tensors:
-    """Return a weight of 64x96 in blocks of 32, as it should be."""
-    return {WEIGHT: random_codes((64, 96)), f"{WEIGHT}_scale_inv": random_scales((2, 3))}
-
-
-def _change(**changes: torch.Tensor | None) -> Callable[[], Tensors]:
-    def changed() -> Tensors:
-        tensors = {**good(), **{f"{NAME}.{suffix}": tensor for suffix, tensor in changes.items()}}
-        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
-
-    return changed
-
-
-F8: Final = random_codes((64, 96))
-HOSTILE: Final[Mapping[str, tuple[Callable[[], Tensors], dict[str, Any], type[ConvertError], str]]] = {
-    "scale-shape": (
-        _change(weight_scale_inv=random_scales((3, 2))),
-        section(),
-        CheckpointError,
-        r"weight of \(64, 96\) has shape \(3, 2\); .* says blocks of 32x32, \(2, 3\)",
-    ),
-    "one-scale-for-blocks": (
-        _change(weight_scale_inv=random_scales((1,))),
-        section(),
-        CheckpointError,
-        r"has shape \(1,\); .* says blocks of 32x32, \(2, 3\)",
-    ),
-    "blocks-where-none-are-said": (
-        good,
-        section(weight_block_size=None),
-        CheckpointError,
-        r"has shape \(2, 3\); .* says one a tensor, \(1, 1\) or one a row, \(64, 1\)",
-    ),
-    "one-scale-for-rows": (
-        _change(weight_scale_inv=None, weight_scale=random_scales(())),
-        {"quant_method": "fbgemm_fp8"},
-        CheckpointError,
-        r"has shape \(\); .* says one a row, \(64, 1\)",
-    ),
-    "a-column-of-scales-for-columns": (
-        _change(weight_scale_inv=random_scales((1, 64))),
-        section(weight_block_size=None),
-        CheckpointError,
-        r"has shape \(1, 64\); .* says one a tensor",
-    ),
-    "scale-dtype": (
-        _change(weight_scale_inv=torch.ones(2, 3, dtype=torch.int32)),
-        section(),
-        CheckpointError,
-        "scale_inv` is I32, wanted one of F32, F16, BF16, F8_E8M0, U8",
-    ),
-    "no-scale": (
-        _change(weight_scale_inv=None, other=torch.ones(1)),
-        section(),
-        CheckpointError,
-        "weight` is F8_E4M3 without a scale, wanted `.*_scale_inv` or `.*_scale`",
-    ),
-    "no-weight": (_change(weight=None), section(), CheckpointError, "scale_inv` has no weight `.*q_proj.weight`"),
-    "two-scales": (
-        _change(weight_scale=random_scales((2, 3))),
-        section(),
-        CheckpointError,
-        "weight` has two scales, `.*weight_scale` and `.*weight_scale_inv`",
-    ),
-    "a-plain-weight-with-a-scale": (
-        _change(weight=torch.ones(64, 96)),
-        section(),
-        CheckpointError,
-        "is F32 but has the scale of an 8-bit float, `.*_scale_inv`",
-    ),
-    "four-bits": (
-        _change(weight=torch.ones(64, 48, dtype=torch.int8)),
-        section(expert_dtype="fp4"),
-        UnsupportedError,
-        "is I8 with the scale .* 4 bits",
-    ),
-    "one-dimension": (
-        _change(weight=random_codes((64,))),
-        section(),
-        CheckpointError,
-        r"has shape \(64,\), wanted a matrix or a stack",
-    ),
-    "empty": (_change(weight=F8[:0]), section(), CheckpointError, r"has shape \(0, 96\), wanted a matrix or a stack"),
-    "left-out": (
-        good,
-        section(modules_to_not_convert=[NAME]),
-        CheckpointError,
-        "says that `.*q_proj` is not quantized, but `.*q_proj.weight` is",
-    ),
-    "nothing-packed": (
-        lambda: {WEIGHT: torch.ones(4, 4)},
-        section(),
-        CheckpointError,
-        "declares `fp8`, but no tensor is an 8-bit float",
-    ),
-    "another-float": (good, section(fmt="e5m2"), CheckpointError, "is F8_E4M3, .* says F8_E5M2 or F8_E5M2FNUZ"),
-    "an-unknown-float": (good, section(fmt="e3m4"), UnsupportedError, "`fmt` of .* is `e3m4`, wanted `e4m3` or `e5m2`"),
-    "fmt-of-a-wrong-type": (good, section(fmt=8), ConfigError, "`fmt` of .* is 8, wanted a name"),
-    "block-of-one": (good, section(weight_block_size=[32]), ConfigError, "is .32., wanted two positive integers"),
-    "block-of-zero": (good, section(weight_block_size=[0, 32]), ConfigError, "is .0, 32., wanted two positive"),
-    "block-of-true": (good, section(weight_block_size=[True, 32]), ConfigError, "is .True, 32., wanted two positive"),
-    "block-of-text": (good, section(weight_block_size="32x32"), ConfigError, "is '32x32', wanted two positive"),
-    "block-too-large": (good, section(weight_block_size=[2**40, 1]), ConfigError, "wanted two positive integers"),
-    "block-of-a-float": (good, section(weight_block_size=[32.0, 32]), ConfigError, "wanted two positive integers"),
-    "names-of-a-wrong-type": (
-        good,
-        section(modules_to_not_convert={"lm_head": 1}),
-        ConfigError,
-        "`modules_to_not_convert` of .* wanted a list of names",
-    ),
-    "a-name-that-is-none": (
-        good,
-        section(ignored_layers=[None]),
-        ConfigError,
-        "`ignored_layers` of .* wanted a list of names",
-    ),
-    "another-method": (good, {"quant_method": "gptq", "bits": 4}, CheckpointError, "declares `gptq`, but .* is fp8's"),
-    "no-method": (good, {}, CheckpointError, "declares no quantization, but .* is fp8's"),
-}
-
-
-@pytest.mark.parametrize("case", HOSTILE)
-def test_hostile_checkpoints_are_errors_when_opened(case: str, tmp_path: Path) -> None:
-    tensors, quantization, error, message = HOSTILE[case]
-    directory = write(tmp_path, tensors(), quantization)
-    with pytest.raises(error, match=message) as raised:
-        unpacked(directory)
-    assert type(raised.value) is error
-
-
-def test_a_truncated_file_is_an_error_when_opened(tmp_path: Path) -> None:
-    path = write(tmp_path, good(), section()) / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="is truncated"):
-        unpacked(path.parent)
-
-
-def test_torch_dtype_says_the_type_too(tmp_path: Path) -> None:
-    tensors = good()
-    config = tiny_config(quantization_config=section(), torch_dtype="float16")
-    config.pop("dtype", None)
-    directory = write_safetensors_checkpoint(tmp_path / "m", config, tensors)
-    expected = (tensors[WEIGHT].float() * expanded(tensors[f"{WEIGHT}_scale_inv"], (64, 96), (32, 32))).half()
-    assert_same(unpacked(directory)[WEIGHT], expected)
