@@ -86,6 +86,11 @@ def pack_rows(codes: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.tensor([pack_words(row, bits) for row in codes.tolist()], dtype=torch.int32)
 
 
+def gptq_config(bits: int = 4, group_size: int = 32, **more: object) -> dict[str, Any]:
+    """Return a quantization section as AutoGPTQ writes it."""
+    return {"quant_method": "gptq", "bits": bits, "group_size": group_size, "desc_act": False, "sym": True, **more}
+
+
 def gptq_module(name: str, packed: Codes, *, zero_offset: int = 1, with_g_idx: bool = True) -> Tensors:
     """Pack as GPTQ: words down the columns; zero points along the rows, less `zero_offset` in their own bits."""
     zeros = (packed.zeros - zero_offset) % (1 << packed.bits)

@@ -7,7 +7,6 @@ torch; its and AutoGPTQ's ways with zero points of 0 are checked with words work
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -18,6 +17,7 @@ from group_packing import (
     Codes,
     Tensors,
     assert_decoded,
+    gptq_config,
     gptq_module,
     make_codes,
     outputs_of,
@@ -30,18 +30,12 @@ from packed_checkpoints import assert_same, read_tensor, tiny_config, unpacked, 
 from convert import convert_one
 from convert.checkpoint import open_checkpoint
 from convert.checkpoint.packed import model_tensors
-from convert.errors import CheckpointError, ConvertError, UnsupportedError
+from convert.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 GPTQMODEL: Final = {"quantizer": ["optimum:1.24.0", "gptqmodel:4.0.0"]}
-
-
-def config(bits: int = 4, group_size: int = 32, **more: object) -> dict[str, Any]:
-    """Return a quantization section as AutoGPTQ writes it."""
-    return {"quant_method": "gptq", "bits": bits, "group_size": group_size, "desc_act": False, "sym": True, **more}
 
 
 def test_four_bits_by_hand(tmp_path: Path) -> None:
@@ -53,7 +47,7 @@ def test_four_bits_by_hand(tmp_path: Path) -> None:
         f"{NAME}.g_idx": torch.zeros(8, dtype=torch.int32),
     }
     expected = torch.tensor([[-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]], dtype=torch.float16)
-    assert_decoded(tmp_path, tensors, config(4, 8), expected)
+    assert_decoded(tmp_path, tensors, gptq_config(4, 8), expected)
 
 
 def test_three_bits_cross_words_by_hand(tmp_path: Path) -> None:
@@ -65,7 +59,7 @@ def test_three_bits_cross_words_by_hand(tmp_path: Path) -> None:
     assert [word & 0xFFFFFFFF for word in pack_words(codes[:, 0].tolist(), 3)] == words
     packed = Codes(3, codes, torch.ones(1, 32, dtype=torch.int64), torch.ones(1, 32).half(), torch.zeros(32).long())
     tensors = gptq_module(NAME, packed)
-    decoded = read_tensor(unpacked(write_packed(tmp_path, tensors, config(3, 32)))[f"{NAME}.weight"])
+    decoded = read_tensor(unpacked(write_packed(tmp_path, tensors, gptq_config(3, 32)))[f"{NAME}.weight"])
     assert decoded[0].tolist() == [-1.0] * 9 + [6.0, 4.0, 5.0] + [-1.0] * 9 + [2.0] + [-1.0] * 10
 
 
@@ -85,7 +79,7 @@ def test_bits_groups_and_orders(
     tmp_path: Path, bits: int, shape: tuple[int, int], group_size: int, *, act_order: bool
 ) -> None:
     packed = make_codes(shape, bits=bits, group_size=group_size, act_order=act_order)
-    quantization = config(bits, group_size, desc_act=act_order)
+    quantization = gptq_config(bits, group_size, desc_act=act_order)
     assert_decoded(tmp_path, gptq_module(NAME, packed), quantization, packed.dequantized())
 
 
@@ -93,7 +87,7 @@ def test_bits_groups_and_orders(
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_scales_type_is_the_weights(tmp_path: Path, bits: int, dtype: torch.dtype) -> None:
     packed = make_codes((64, 96), bits=bits, dtype=dtype)
-    assert_decoded(tmp_path, gptq_module(NAME, packed), config(bits), packed.dequantized())
+    assert_decoded(tmp_path, gptq_module(NAME, packed), gptq_config(bits), packed.dequantized())
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (12, 36), (5, 100)], ids=str)
@@ -101,14 +95,14 @@ def test_the_scales_type_is_the_weights(tmp_path: Path, bits: int, dtype: torch.
 def test_shapes_that_do_not_fill_their_words(tmp_path: Path, bits: int, shape: tuple[int, int]) -> None:
     """GPTQModel pads the last word of a column and of a row of zero points with zeros."""
     packed = make_codes(shape, bits=bits, group_size=16)
-    assert_decoded(tmp_path, gptq_module(NAME, packed), config(bits, 16), packed.dequantized())
+    assert_decoded(tmp_path, gptq_module(NAME, packed), gptq_config(bits, 16), packed.dequantized())
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_version_two_holds_zero_points_as_they_are(tmp_path: Path, bits: int) -> None:
     packed = make_codes((64, 64), bits=bits)
     packed.zeros[:, ::3] = 0
-    quantization = config(bits, checkpoint_format="gptq_v2", sym=False)
+    quantization = gptq_config(bits, checkpoint_format="gptq_v2", sym=False)
     assert_decoded(tmp_path, gptq_module(NAME, packed, zero_offset=0), quantization, packed.dequantized())
 
 
@@ -117,7 +111,7 @@ def test_a_zero_point_of_zero_wraps_in_its_own_bits(tmp_path: Path, bits: int) -
     """AutoGPTQ adds one to what it unpacked, and masks."""
     packed = make_codes((64, 64), bits=bits)
     packed.zeros[:, ::3] = 0
-    assert_decoded(tmp_path, gptq_module(NAME, packed), config(bits, sym=False), packed.dequantized())
+    assert_decoded(tmp_path, gptq_module(NAME, packed), gptq_config(bits, sym=False), packed.dequantized())
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -128,31 +122,31 @@ def test_a_zero_point_of_zero_borrows_from_its_neighbour_in_gptqmodel(tmp_path: 
     tensors = gptq_module(NAME, packed, zero_offset=0)
     ones = sum(1 << shift for shift in range(0, 32, bits))
     tensors[f"{NAME}.qzeros"] -= ones
-    quantization = config(bits, sym=False, checkpoint_format="gptq", meta=GPTQMODEL)
+    quantization = gptq_config(bits, sym=False, checkpoint_format="gptq", meta=GPTQMODEL)
     assert_decoded(tmp_path, tensors, quantization, packed.dequantized())
 
 
 def test_three_bits_do_not_borrow_in_gptqmodel(tmp_path: Path) -> None:
     packed = make_codes((64, 64), bits=3)
     packed.zeros[:, ::3] = 0
-    assert_decoded(tmp_path, gptq_module(NAME, packed), config(3, sym=False, meta=GPTQMODEL), packed.dequantized())
+    assert_decoded(tmp_path, gptq_module(NAME, packed), gptq_config(3, sym=False, meta=GPTQMODEL), packed.dequantized())
 
 
 def test_a_group_size_beyond_the_columns_is_one_short_group(tmp_path: Path) -> None:
     packed = make_codes((32, 96), group_size=-1)
-    assert_decoded(tmp_path, gptq_module(NAME, packed), config(4, 10**30), packed.dequantized())
+    assert_decoded(tmp_path, gptq_module(NAME, packed), gptq_config(4, 10**30), packed.dequantized())
 
 
 def test_groups_in_order_need_no_list(tmp_path: Path) -> None:
     packed = make_codes((64, 96))
-    assert_decoded(tmp_path, gptq_module(NAME, packed, with_g_idx=False), config(), packed.dequantized())
+    assert_decoded(tmp_path, gptq_module(NAME, packed, with_g_idx=False), gptq_config(), packed.dequantized())
 
 
 def test_int64_group_indices(tmp_path: Path) -> None:
     packed = make_codes((64, 96), act_order=True)
     tensors = gptq_module(NAME, packed)
     tensors[f"{NAME}.g_idx"] = packed.group_of
-    assert_decoded(tmp_path, tensors, config(), packed.dequantized())
+    assert_decoded(tmp_path, tensors, gptq_config(), packed.dequantized())
 
 
 def test_a_config_beside_config_json_as_autogptq_wrote_it(tmp_path: Path) -> None:
@@ -185,7 +179,7 @@ def test_shards_are_called_as_autogptq_likes(tmp_path: Path) -> None:
 
     packed = make_codes((64, 64))
     tensors = gptq_module(NAME, packed)
-    directory = write_safetensors_checkpoint(tmp_path / "m", tiny_config(quantization_config=config()), {})
+    directory = write_safetensors_checkpoint(tmp_path / "m", tiny_config(quantization_config=gptq_config()), {})
     (directory / "model.safetensors").unlink()
     (directory / "quantize_config.json").write_text("{}")
     names = [f"gptq_model-4bit-32g-0000{number}-of-00002.safetensors" for number in (1, 2)]
@@ -208,7 +202,7 @@ def test_zero_biases_of_experts_are_left_out_with_a_note(tmp_path: Path) -> None
     expert = "model.layers.0.block_sparse_moe.experts.0.w1"
     tensors = {**gptq_module(NAME, packed), **gptq_module(expert, packed)}
     tensors |= {f"{module}.bias": torch.zeros(64).half() for module in (NAME, expert)}
-    opened = model_tensors(open_checkpoint(write_packed(tmp_path, tensors, config())))
+    opened = model_tensors(open_checkpoint(write_packed(tmp_path, tensors, gptq_config())))
     assert sorted(opened.tensors) == [f"{expert}.weight", f"{NAME}.bias", f"{NAME}.weight"]
     assert opened.notes[1:] == ("1 biases of experts, all zero, are left out",)
 
@@ -219,7 +213,7 @@ def test_other_biases_of_experts_stay(tmp_path: Path, change: str) -> None:
     tensors = gptq_module(expert if change == "not-zero" else NAME, make_codes((64, 64)))
     tensors[f"{expert}.bias"] = torch.zeros(64).half()
     tensors[f"{expert}.bias"][63] = change == "not-zero"
-    opened = model_tensors(open_checkpoint(write_packed(tmp_path, tensors, config())))
+    opened = model_tensors(open_checkpoint(write_packed(tmp_path, tensors, gptq_config())))
     assert f"{expert}.bias" in opened.tensors
     assert len(opened.notes) == 1
 
@@ -231,7 +225,7 @@ def test_modules_of_their_own_bits_and_groups(tmp_path: Path) -> None:
     plain = torch.randn(64, 64).half()
     tensors = {**gptq_module(NAME, first), **gptq_module(down, second), f"{up}.weight": plain}
     dynamic = {r"-:.*up_proj.*": {}, r"+:.*\.down_proj": {"bits": 8, "group_size": 64}}
-    decoded = unpacked(write_packed(tmp_path, tensors, config(dynamic=dynamic)))
+    decoded = unpacked(write_packed(tmp_path, tensors, gptq_config(dynamic=dynamic)))
     assert_same(decoded[f"{NAME}.weight"], first.dequantized())
     assert_same(decoded[f"{down}.weight"], second.dequantized())
     assert_same(decoded[f"{up}.weight"], plain)
@@ -240,7 +234,7 @@ def test_modules_of_their_own_bits_and_groups(tmp_path: Path) -> None:
 def test_scales_that_are_not_finite_decode_silently(tmp_path: Path) -> None:
     packed = make_codes((32, 32))
     packed.scales[0, :3] = torch.tensor([torch.inf, torch.nan, 65504.0])
-    decoded = unpacked(write_packed(tmp_path, gptq_module(NAME, packed), config()))
+    decoded = unpacked(write_packed(tmp_path, gptq_module(NAME, packed), gptq_config()))
     got = torch.from_numpy(read_tensor(decoded[f"{NAME}.weight"]))
     assert torch.equal(got.nan_to_num(0.125), packed.dequantized().float().nan_to_num(0.125))
 
@@ -248,10 +242,10 @@ def test_scales_that_are_not_finite_decode_silently(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("quantization", "pack"),
     [
-        pytest.param(config(desc_act=True), {"act_order": True}, id="4-bits-act-order"),
-        pytest.param(config(3), {"bits": 3}, id="3-bits"),
-        pytest.param(config(8, -1), {"bits": 8, "group_size": -1, "symmetric": True}, id="8-bits-whole-rows"),
-        pytest.param(config(dtype="bf16"), {"dtype": torch.bfloat16}, id="bf16-scales"),
+        pytest.param(gptq_config(desc_act=True), {"act_order": True}, id="4-bits-act-order"),
+        pytest.param(gptq_config(3), {"bits": 3}, id="3-bits"),
+        pytest.param(gptq_config(8, -1), {"bits": 8, "group_size": -1, "symmetric": True}, id="8-bits-whole-rows"),
+        pytest.param(gptq_config(dtype="bf16"), {"dtype": torch.bfloat16}, id="bf16-scales"),
     ],
 )
 def test_the_files_are_those_of_the_dequantized_checkpoint(
@@ -265,112 +259,6 @@ def test_the_files_are_those_of_the_dequantized_checkpoint(
     assert outputs_of(ours, tmp_path / "a") == outputs_of(plain, tmp_path / "b")
 
 
-def _without(suffix: str) -> Callable[[Tensors], None]:
-    def change(tensors: Tensors) -> None:
-        del tensors[f"{NAME}.{suffix}"]
-
-    return change
-
-
-def _with(suffix: str, make: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Tensors], None]:
-    def change(tensors: Tensors) -> None:
-        tensors[f"{NAME}.{suffix}"] = make(tensors.get(f"{NAME}.{suffix}", torch.zeros(64, 64).half()))
-
-    return change
-
-
-def _same(_: Tensors) -> None:
-    pass
-
-
-def _embedding(tensors: Tensors) -> None:
-    for name in list(tensors):
-        tensors[name.replace(NAME, "model.embed_tokens")] = tensors.pop(name)
-
-
-HOSTILE: Final = {
-    "no-qweight": (_without("qweight"), config(), "`model.layers.0.self_attn.q_proj.qweight` that it belongs to"),
-    "no-qzeros": (_without("qzeros"), config(), "has no `qzeros`, only"),
-    "no-scales": (_without("scales"), config(), "has no `scales`, only"),
-    "a-plain-weight-too": (_with("weight", lambda t: t), config(), "has both `weight` and `"),
-    "qweight-cut": (_with("qweight", lambda t: t[:-1]), config(), "4 bits and groups of 32, its tensors are"),
-    "qweight-empty": (_with("qweight", lambda t: t[:0]), config(), "not empty"),
-    "qweight-flat": (_with("qweight", lambda t: t.flatten()), config(), "wanted 2 dimensions"),
-    "qweight-floats": (_with("qweight", lambda t: t.float()), config(), "type F32, wanted I32"),
-    "qzeros-cut": (_with("qzeros", lambda t: t[:, :-1]), config(), "`qzeros` (2, 7)"),
-    "qzeros-int64": (_with("qzeros", lambda t: t.long()), config(), "type I64, wanted I32"),
-    "scales-cut": (_with("scales", lambda t: t[:-1]), config(), "`scales` (1, 64)"),
-    "scales-int": (_with("scales", lambda t: t.to(torch.int16)), config(), "type I16, wanted F16 or BF16 or F32"),
-    "g_idx-long": (_with("g_idx", lambda t: torch.cat([t, t])), config(), "`g_idx` (128,)"),
-    "g_idx-beyond": (_with("g_idx", lambda t: t + 1), config(), "has groups 1 to 2, "),
-    "g_idx-negative": (_with("g_idx", lambda t: t - 1), config(), "has groups -1 to 0, "),
-    "g_idx-floats": (_with("g_idx", lambda t: t.half()), config(), "type F16, wanted I32 or I64"),
-    "g_idx-huge": (_with("g_idx", lambda t: t.repeat(1 << 13)), config(), "`g_idx` (524288,)"),
-    "another-group-size": (_same, config(4, 16), "groups of 16, its tensors are"),
-    "other-bits": (_same, config(8), "8 bits and groups of 32, its tensors are"),
-    "one-group-said": (_same, config(4, -1), "one group a row, its tensors are"),
-    "an-embedding": (_embedding, config(), "is an embedding"),
-    "no-bits": (_same, {"quant_method": "gptq"}, "has no `bits`"),
-    "bits-5": (_same, config(5), "`bits` of"),
-    "bits-huge": (_same, config(10**30), "wanted one of 2, 3, 4, 8"),
-    "bits-text": (_same, {**config(), "bits": "4"}, "is '4', wanted an integer"),
-    "bits-true": (_same, {**config(), "bits": True}, "is True, wanted an integer"),
-    "group-size-0": (_same, config(4, 0), "`group_size` of"),
-    "group-size-minus-2": (_same, config(4, -2), "wanted -1 or a positive number"),
-    "group-size-huge": (_same, config(4, 10**30), "its tensors are"),
-    "group-size-text": (_same, {**config(), "group_size": "128"}, "wanted an integer"),
-    "desc-act-text": (_same, {**config(), "desc_act": "no"}, "wanted true or false"),
-    "format-number": (_same, config(checkpoint_format=2), "wanted a name"),
-    "format-unknown": (_same, config(checkpoint_format="marlin"), "says layout `marlin`"),
-    "marlin-flag": (_same, config(is_marlin_format=True), "says layout `marlin`"),
-    "pack-dtype": (_same, config(pack_dtype="int16"), "of `int16`"),
-    "dynamic-list": (_same, config(dynamic=["a"]), "wanted an object"),
-    "dynamic-value": (_same, config(dynamic={"a": 8}), "wanted an object"),
-    "dynamic-bits": (_same, config(dynamic={"a": {"bits": 0}}), "wanted one of"),
-    "meta-text": (_same, config(meta="gptqmodel"), "wanted an object"),
-}
-
-
-@pytest.mark.parametrize("row", HOSTILE)
-def test_what_is_wrong_is_an_error_that_names_it(tmp_path: Path, row: str) -> None:
-    change, quantization, message = HOSTILE[row]
-    tensors = gptq_module(NAME, make_codes((64, 64)))
-    change(tensors)
-    wanted: type[ConvertError] = UnsupportedError if "layout" in message or "embedding" in message else CheckpointError
-    wanted = UnsupportedError if row == "pack-dtype" else wanted
-    with pytest.raises(wanted, match=re.escape(message)):
-        unpacked(write_packed(tmp_path, tensors, quantization))
-
-
-def test_a_config_that_says_nothing_beside_packed_tensors(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"declares no quantization, but .* is GPTQ's") as caught:
-        unpacked(write_packed(tmp_path, gptq_module(NAME, make_codes((64, 64))), None))
-    assert '"quant_method": "gptq", "bits": 4, "group_size": 128' in (caught.value.hint or "")
-
-
-def test_a_config_that_says_another_method(tmp_path: Path) -> None:
-    quantization = {**config(), "quant_method": "awq"}
-    with pytest.raises(CheckpointError, match=r"declares `awq`, but .*g_idx` is GPTQ's or auto-round's"):
-        unpacked(write_packed(tmp_path, gptq_module(NAME, make_codes((64, 64))), quantization))
-
-
-def test_several_groupings_that_fit_a_module_without_a_list(tmp_path: Path) -> None:
-    """96 columns in two groups: of 48, or of 64 and a short one; only g_idx could say."""
-    packed = make_codes((32, 96), group_size=48)
-    quantization = config(4, 48, dynamic={".*q_proj": {"group_size": 64}})
-    with pytest.raises(CheckpointError, match=r"groups of 48 or 4 bits and groups of 64, its tensors are"):
-        unpacked(write_packed(tmp_path, gptq_module(NAME, packed, with_g_idx=False), quantization))
-
-
-def test_a_file_that_becomes_shorter_is_an_error(tmp_path: Path) -> None:
-    directory = write_packed(tmp_path, gptq_module(NAME, make_codes((64, 64))), config())
-    tensor = unpacked(directory)[f"{NAME}.weight"]
-    with (directory / "model.safetensors").open("r+b") as file:
-        file.truncate(1000)
-    with pytest.raises(CheckpointError, match="ended while"):
-        read_tensor(tensor)
-
-
 def test_live_the_references_tensors_are_the_same_where_it_is_right(tmp_path: Path, reference_source: Path) -> None:
     """Its dequant_gptq (conversion/base.py) writes the weights last, so that tensors are compared, not files.
 
@@ -378,10 +266,10 @@ def test_live_the_references_tensors_are_the_same_where_it_is_right(tmp_path: Pa
     point of all ones without a mask; and refuses 3 bits and modules without g_idx.
     """
     rows: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-        "symmetric": (config(), {"symmetric": True}),
-        "act-order": (config(desc_act=True), {"act_order": True}),
-        "2-bits": (config(2), {"bits": 2}),
-        "8-bits": (config(8), {"bits": 8}),
+        "symmetric": (gptq_config(), {"symmetric": True}),
+        "act-order": (gptq_config(desc_act=True), {"act_order": True}),
+        "2-bits": (gptq_config(2), {"bits": 2}),
+        "8-bits": (gptq_config(8), {"bits": 8}),
     }
     jobs = {name: _packed_model(tmp_path / name, *row) for name, row in rows.items()}
     converted = llama_cpp.convert(
