@@ -10,14 +10,15 @@ paths for other block sizes and odd lengths are compiled by torch when first cal
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
-from packed_checkpoints import read_stored, tiny_config
+from packed_checkpoints import TINY_LLAMA, TOKENIZER_FILES, read_stored, tiny_config
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import torch
@@ -47,6 +48,7 @@ def _four_bits(quant_type: str, **options: object) -> dict[str, Any]:
     return {"load_in_4bit": True, "bnb_4bit_quant_type": quant_type, **named}
 
 
+SECTION: Final = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}
 KINDS: Final[Mapping[str, Kind]] = {
     "nf4": Kind("float16", _four_bits("nf4")),
     "nf4-dq": Kind("bfloat16", _four_bits("nf4", use_double_quant=True)),
@@ -77,6 +79,19 @@ def save_with_transformers(kind: Kind, directory: Path, *, model_type: str = "ll
         local_files_only=True,
     )
     packed.save_pretrained(directory)
+    return directory
+
+
+def save_each_once(root: Path) -> Callable[[str], Path]:
+    """Return what gives the directory that transformers saved for a kind, a tokenizer in it; made once."""
+
+    def directory(kind: str) -> Path:
+        if not (root / kind).exists():
+            save_with_transformers(KINDS[kind], root / kind)
+            for name in TOKENIZER_FILES:
+                shutil.copyfile(TINY_LLAMA / name, root / kind / name)
+        return root / kind
+
     return directory
 
 
