@@ -20,12 +20,7 @@ from bitsandbytes_checkpoints import (
     save_with_transformers,
 )
 from checkpoint_weights import make_weights, tensor_shapes
-from packed_checkpoints import (
-    TINY_LLAMA,
-    TOKENIZER_FILES,
-    tiny_config,
-    write_safetensors_checkpoint,
-)
+from packed_checkpoints import TINY_LLAMA, TOKENIZER_FILES, tiny_config, write_safetensors_checkpoint
 from reference import complete
 
 import convert
