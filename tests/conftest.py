@@ -1,4 +1,4 @@
-"""What every test may ask for: the reference llama.cpp, the shared fixtures, the tiny model; and what was deselected.
+"""What every test may ask for: the reference llama.cpp, the shared fixtures, the tiny models; and what was deselected.
 
 Two needs are markers, put by hand or by using the fixture that needs it, and nothing skips silently:
 
@@ -118,6 +118,14 @@ def shared_fixtures() -> Path:
 def tiny_llama() -> Path:
     """Return the directory of our own small trained model, as transformers saves one."""
     return TINY_LLAMA
+
+
+@pytest.fixture(scope="session")
+def packed_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small Llama in nf4 with everything that lies in a model's directory; made once."""
+    from dequantize_checkpoints import write_packed_llama
+
+    return write_packed_llama(tmp_path_factory.mktemp("packed") / "llama-nf4", tiny_llama)
 
 
 @pytest.fixture(scope="session")
