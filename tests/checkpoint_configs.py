@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
 VOCABULARY: Final = 1024  # tiny-llama's
 ABSENT: Final = object()  # as a config's value: the key is not there
-
 
 LLAMA_3_SCALING: Final = {
     "factor": 8.0,

@@ -27,7 +27,6 @@ from convert.checkpoint.statistics import measured
 if TYPE_CHECKING:
     from pathlib import Path
 
-
 # name: (what LoraConfig is given, what the base is given)
 KINDS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "lora": ({"r": 4, "target_modules": ALL}, {}),

@@ -17,7 +17,6 @@ from convert.errors import CheckpointError
 if TYPE_CHECKING:
     from pathlib import Path
 
-
 DTYPES = {
     torch.float64: StoredType.F64,
     torch.float32: StoredType.F32,
