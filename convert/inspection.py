@@ -122,7 +122,7 @@ def _inspect_gguf(file: GGUFFile) -> Inspection:
 
 def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
     unpacked, reasons = _unpack(checkpoint)
-    model, problem = _model(path)
+    model, problem = _model(path, checkpoint)
     files = {} if model is None else {name: lay_out(model, row) for name, row in FILE_TYPES.items()}
     memory = None if unpacked is None else _measure(checkpoint, unpacked, files)
     decoded = {} if unpacked is None else _decoded(checkpoint, unpacked)
@@ -155,10 +155,10 @@ def _unpack(checkpoint: Checkpoint) -> tuple[ModelTensors | None, tuple[str, ...
         return None, (f"parameters and memory are not known: {error.message}",)
 
 
-def _model(path: Path) -> tuple[GGUFModel | None, str | None]:
+def _model(path: Path, checkpoint: Checkpoint) -> tuple[GGUFModel | None, str | None]:
     """Put the model into GGUF's words, or say why that cannot be done."""
     try:
-        return gguf_model(ModelRequest(path)), None
+        return gguf_model(ModelRequest(path), checkpoint), None
     except ConvertError as error:
         return None, error.message
 

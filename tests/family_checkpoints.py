@@ -164,6 +164,15 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
         dtype="float16",
     ),
     FamilyRow(
+        "gemma-3-padded-vocabulary",
+        "no tokenizer.model; config's vocab_size beyond the tokens: as many embedding rows as tokens, pads among them",
+        GEMMA3,
+        gemma3(bos_token_id=0, eos_token_id=0, hidden_size=32, num_hidden_layers=2, vocab_size=50304),
+        tokenizer=write_gpt_neox,
+        shared=True,
+        differs="it cuts the embedding below its own tokens, and llama.cpp does not load that",
+    ),
+    FamilyRow(
         "gemma-3-every-second",
         "a window in every second layer: llama.cpp takes every sixth unless a key says otherwise",
         GEMMA3,

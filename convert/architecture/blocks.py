@@ -9,7 +9,7 @@ from convert.architecture.family import Rule, as_stored, n_experts
 from convert.architecture.hyperparameters import MAX_VOCABULARY
 from convert.architecture.metadata import head_dim
 from convert.checkpoint.views import Rows, Shifted, interleaved
-from convert.errors import ConfigError
+from convert.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
     from convert.architecture.hyperparameters import Hyperparameters
@@ -27,10 +27,16 @@ def embeddings(h: Hyperparameters) -> Iterator[Rule]:
 
 
 def cut_embeddings(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
-    """Yield the token embeddings, of which rows beyond the tokens are left out."""
+    """Yield the token embeddings, of which rows beyond the tokens are left out; fewer rows than tokens are an error.
+
+    Raises PlanError, when the rule is applied.
+    """
 
     def cut(tensor: Tensor) -> Tensor:
-        return Rows(tensor, tensor.name, (min(n_tokens, tensor.shape[0]), tensor.shape[1]))
+        n_rows, n_cols = tensor.shape
+        if n_rows < n_tokens:
+            raise PlanError(f"tensor `{tensor.name}` has {n_rows} rows, the tokenizer has {n_tokens} tokens")
+        return Rows(tensor, tensor.name, (n_tokens, n_cols))
 
     yield Rule("token_embd.weight", (None, h.size("hidden_size")), cut)
 

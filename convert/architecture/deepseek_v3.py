@@ -105,7 +105,7 @@ def _log_multiplier(h: Hyperparameters) -> float | None:
 def _gating(h: Hyperparameters) -> int | None:
     # transformers scores experts by a sigmoid and leaves `scoring_func` out when it saves; the reference then writes
     # nothing, and llama.cpp takes a softmax.
-    return None if h.has("scoring_func") else int(ExpertGatingFuncType.SIGMOID)
+    return None if h.get("scoring_func") is not None else int(ExpertGatingFuncType.SIGMOID)
 
 
 DEEPSEEK_V3: Final = Family(

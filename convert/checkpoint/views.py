@@ -15,7 +15,9 @@ these are made from. Rows may be asked for anywhere; `row_unit` says at which mu
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from math import lcm, prod
 from typing import TYPE_CHECKING, Final
 
@@ -215,11 +217,16 @@ def interleaved(base: Tensor, head_dim: int) -> Swapped:
 
 @dataclass(frozen=True, slots=True)
 class Concatenated:
-    """Tensors of one type, one after the other along the first axis; or, by the shape, stacked along a new one."""
+    """Tensors of one type, one after the other along the first axis; or, by the shape, stacked along a new one.
+
+    ends: for each part, the row of this view behind its last: with hundreds of experts, a slice must not ask them all.
+    Made by `concatenated` and `stacked`.
+    """
 
     name: str
     shape: Shape
     parts: tuple[Tensor, ...]
+    ends: tuple[int, ...]
 
     @property
     def dtype(self) -> StoredType:
@@ -244,22 +251,29 @@ class Concatenated:
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """Give rows; see RowSource."""
         n_cols = matrix_shape(self.shape)[1]
-        start, stop = 0, 0
-        for part in self.parts:
-            start, stop = stop, stop + prod(part.shape) // max(n_cols, 1)
-            begin, end = max(first, start), min(first + len(out), stop)
-            if begin < end:
-                _read_values(part, files, (begin - start) * n_cols, n_cols, out[begin - first : end - first])
+        index, filled = bisect_right(self.ends, first), 0
+        while filled < len(out):
+            start, stop = self.ends[index - 1] if index else 0, self.ends[index]
+            row = first + filled
+            rows = out[filled : filled + stop - row]
+            _read_values(self.parts[index], files, (row - start) * n_cols, n_cols, rows)
+            index, filled = index + 1, filled + len(rows)
 
 
 def concatenated(name: str, parts: tuple[Tensor, ...]) -> Concatenated:
     """Put tensors one after the other along their first axis."""
-    return Concatenated(name, (sum(part.shape[0] for part in parts), *parts[0].shape[1:]), parts)
+    return _joined(name, (sum(part.shape[0] for part in parts), *parts[0].shape[1:]), parts)
 
 
 def stacked(name: str, parts: tuple[Tensor, ...]) -> Concatenated:
     """Stack tensors of one shape along a new first axis."""
-    return Concatenated(name, (len(parts), *parts[0].shape), parts)
+    return _joined(name, (len(parts), *parts[0].shape), parts)
+
+
+def _joined(name: str, shape: Shape, parts: tuple[Tensor, ...]) -> Concatenated:
+    n_cols = max(matrix_shape(shape)[1], 1)
+    ends = accumulate(prod(part.shape) // n_cols for part in parts)
+    return Concatenated(name, shape, parts, tuple(ends))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """The model in GGUF's words, and what gives it: checkpoints and GGUF files.
 
-a model's directory  ── open_model ──▶ Model ── gguf_model ──▶┐
-a float GGUF file    ── read_gguf_model ─────────────────────▶├─ GGUFModel ──▶ plan, inspect, verify
+    a model's directory  ── open_model ──▶ Model ── gguf_model ──▶┐
+    a float GGUF file    ── read_gguf_model ─────────────────────▶├─ GGUFModel ──▶ plan, inspect, verify
 
-gguf_model        what a GGUFModel is
-request           which model is meant: a path, adapters to merge, a tokenizer's splitting
-from_checkpoint   a directory, decoded, merged and mapped by its family
-from_gguf         a file as it is
+    gguf_model        what a GGUFModel is
+    request           which model is meant: a path, adapters to merge, a tokenizer's splitting
+    from_checkpoint   a directory, decoded, merged and mapped by its family
+    from_gguf         a file as it is
+
+No weight is read here.
 """
 
 from convert.model.from_checkpoint import Model, gguf_model, open_model

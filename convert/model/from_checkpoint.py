@@ -54,14 +54,16 @@ class Model:
     notes: tuple[str, ...]
 
 
-def open_model(request: ModelRequest) -> Model:
+def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> Model:
     """Open a model; reads headers and small statistics only.
+
+    checkpoint: the model's, where it has been opened already.
 
     Raises CheckpointError, UnsupportedError or PlanError.
     """
     base = resolve_model(request.path, request.adapters)
-    checkpoint = open_checkpoint(base.model)
-    h = hyperparameters_of(checkpoint)
+    checkpoint = open_checkpoint(base.model) if checkpoint is None else checkpoint
+    h = read_hyperparameters(checkpoint.require_config(), where=str(checkpoint.directory / "config.json"))
     family = find_family(h.architecture)
     unpacked = model_tensors(checkpoint)
     merged = merge_adapters(plain_names(family, h, unpacked.tensors), base.requests)
@@ -79,17 +81,14 @@ def open_model(request: ModelRequest) -> Model:
     )
 
 
-def hyperparameters_of(checkpoint: Checkpoint) -> Hyperparameters:
-    """Give a checkpoint's hyperparameters; ConfigError if it has no config.json."""
-    return read_hyperparameters(checkpoint.require_config(), where=str(checkpoint.directory / "config.json"))
-
-
-def gguf_model(request: ModelRequest) -> GGUFModel:
+def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> GGUFModel:
     """Open a model and put it into GGUF's words.
+
+    checkpoint: the model's, where it has been opened already.
 
     Raises CheckpointError, UnsupportedError or PlanError; no weight is read.
     """
-    model = open_model(request)
+    model = open_model(request, checkpoint)
     h = model.hyperparameters
     own = metadata_of(model.family, h)
     vocabulary = read_vocabulary(
@@ -99,7 +98,7 @@ def gguf_model(request: ModelRequest) -> GGUFModel:
         pre_tokenizer=request.pre_tokenizer,
         model_config=model.config,
     )
-    mapped = map_tensors(model.family, h, model.tensors, n_tokens=_n_rows(vocabulary))
+    mapped = map_tensors(model.family, h, model.tensors, n_tokens=len(vocabulary.tokens))
     return GGUFModel(
         source=model.directory,
         architecture=h.architecture,
@@ -109,11 +108,6 @@ def gguf_model(request: ModelRequest) -> GGUFModel:
         through=GGMLQuantizationType.F16,
         notes=model.notes + mapped.notes + _notes(h, vocabulary),
     )
-
-
-def _n_rows(vocabulary: Vocabulary) -> int:
-    n_tokens = len(vocabulary.tokens)
-    return n_tokens if vocabulary.n_declared is None else min(vocabulary.n_declared, n_tokens)
 
 
 def _metadata(

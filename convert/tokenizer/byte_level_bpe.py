@@ -62,8 +62,6 @@ def read_byte_level_bpe(files: TokenizerFiles, *, vocab_size: int | None, pre_to
         token_types=types,
         merges=_merges(files),
         special=read_special_tokens(files, n_tokens=None),
-        # Parity: conversion/gemma.py, Gemma3Model.modify_tensors counts so, tokens that stand in both places twice.
-        n_declared=len(tokenizer.base) + len(tokenizer.added),
     )
 
 

@@ -67,8 +67,7 @@ class Vocabulary:
     model: `llama` (sentencepiece-like) or `gpt2` (byte-level BPE). pre: llama.cpp's name of the pre-tokenizer.
     tokens: a token's id is its index; scores and token_types are parallel to it; a byte-level vocabulary has no scores.
     merges: "left right", by rank; none for `llama`.
-    late: special tokens that the reference adds after all the rest. n_declared: how many tokens the files declare, of
-    which the padding to the embeddings' rows is none.
+    late: special tokens that the reference adds after all the rest.
     """
 
     model: Literal["llama", "gpt2"]
@@ -80,7 +79,6 @@ class Vocabulary:
     add_space_prefix: bool | None = None
     special: SpecialTokens = SpecialTokens()
     late: SpecialTokens = SpecialTokens()
-    n_declared: int | None = None
 
 
 def vocabulary_metadata(vocabulary: Vocabulary) -> tuple[KeyValue, ...]:

@@ -1,15 +1,16 @@
-"""Benchmarks: `python -m tests.bench pipeline`, `python -m tests.bench nf4` and `python -m tests.bench kernels`.
+"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels` and `planning`.
 
-Every figure is a ratio against the reference measured in the same run: medians of several alternating runs.
+Every figure is a ratio against the reference measured in the same run, medians of several alternating runs; but for
+`planning`, which has none.
 """
 
 from __future__ import annotations
 
 import sys
 
-from . import kernels, nf4, pipeline
+from . import kernels, nf4, pipeline, planning
 
-_BENCHMARKS = {"pipeline": pipeline.main, "nf4": nf4.main, "kernels": kernels.main}
+_BENCHMARKS = {"pipeline": pipeline.main, "nf4": nf4.main, "kernels": kernels.main, "planning": planning.main}
 
 
 def main() -> None:
