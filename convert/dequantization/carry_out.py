@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from convert.errors import OutputError, UsageError, WeightsError
+from convert.process import usable_processors
 from convert.shown import shown, shown_list
 from convert.stream import (
     Progress,
     Report,
     WrittenOutput,
-    available_cpus,
     carry_out,
     check_room,
     outputs_to_make,
@@ -56,7 +56,7 @@ def carry_out_dequantize(
     started = time.monotonic()
     to_make = check_outputs(plan, force=force)
     remove_abandoned(plan.outdir, [output.path for output in plan.outputs])
-    options = {"force": force, "jobs": jobs or min(available_cpus(), MAX_JOBS), "allow_nonfinite": allow_nonfinite}
+    options = {"force": force, "jobs": jobs or min(usable_processors(), MAX_JOBS), "allow_nonfinite": allow_nonfinite}
     written: dict[Path, WrittenOutput] = {}
     for part in _existing_first(plan, to_make):
         with _own_hints():
