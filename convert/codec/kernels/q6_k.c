@@ -16,7 +16,6 @@
 #define SUB 16
 #define Q6_K_NBYTES 210
 #define TINY 1e-15f            /* GROUP_MAX_EPS */
-#define ROUNDER 12582912.0f    /* 1.5 * 2^23: adding it leaves the nearest integer, ties to even, in the last bits */
 
 /* columns[i][j] = x[16 * j + i]. */
 INLINE void turn_super_block(const float *x, float columns[SUB][SUB]) {
