@@ -37,8 +37,11 @@ typedef struct {
 /* Beyond this, ggml's nearest_int may wrap. */
 #define SAFE_QUANT 2097152.0f
 
-INLINE f32v affine_quants(f32v x, f32v inverse, f32v grid, int highest) {
-    return maximum(minimum(nearest(inverse * (x - grid)), splat((float)highest)), splat(0));
+/* Not capped where no quant can be above `highest`. */
+INLINE f32v affine_quants(f32v x, f32v inverse, f32v grid, int highest, int capped) {
+    f32v v = maximum(inverse * (x - grid), splat(0));
+    if (capped) v = minimum(v, splat((float)highest));
+    return (v + splat(ROUNDER)) - splat(ROUNDER);
 }
 
 INLINE f32v affine_quants_wrapping(f32v x, f32v inverse, f32v grid, int highest) {
@@ -46,28 +49,29 @@ INLINE f32v affine_quants_wrapping(f32v x, f32v inverse, f32v grid, int highest)
     return maximum(minimum(q, splat((float)highest)), splat(0));
 }
 
-/* NaN may wrap too. */
-INLINE int may_wrap(const affine_group *g) {
-    f32v distance = maximum(magnitude(g->highest - g->grid), magnitude(g->lowest - g->grid));
-    return any_lane(~(i32v)(magnitude(g->inverse) * distance < splat(SAFE_QUANT)));
+/* Whether affine_quants may err: where a quant wraps, where the grid begins above all weights, or is none at all. The
+ * highest weight needs no look: it becomes (highest + first + c * step), give or take the last bit. */
+INLINE int is_wild(const affine_group *g) {
+    i32v tame = (i32v)(g->inverse * magnitude(g->lowest - g->grid) < splat(SAFE_QUANT)) & (i32v)(g->inverse > splat(0));
+    return any_lane(~tame);
 }
 
 INLINE f32v deviation(f32v d, int absolute) { return absolute ? magnitude(d) : d * d; }
 
 /* Quants of the candidates of two groups, and their sums. */
-INLINE void sum_pair(affine_group *a, affine_group *b, int n, int highest) {
+INLINE void sum_pair(affine_group *a, affine_group *b, int n, int highest, int capped) {
     f32v a1 = {0}, a2 = {0}, ax = {0}, b1 = {0}, b2 = {0}, bx = {0};
     const f32v a_inverse = a->inverse, a_grid = a->grid, b_inverse = b->inverse, b_grid = b->grid;
     const float *a_x = a->x, *a_w = a->w, *b_x = b->x, *b_w = b->w;
     float *a_q = a->q, *b_q = b->q;
 #pragma GCC unroll 4
     for (int i = 0; i < n * LANES; i += LANES) {
-        f32v x = load_f32(a_x + i), q = affine_quants(x, a_inverse, a_grid, highest), p = load_f32(a_w + i) * q;
+        f32v x = load_f32(a_x + i), q = affine_quants(x, a_inverse, a_grid, highest, capped), p = load_f32(a_w + i) * q;
         store_f32(a_q + i, q);
         a1 = a1 + p;
         a2 = a2 + p * q;
         ax = ax + p * x;
-        x = load_f32(b_x + i), q = affine_quants(x, b_inverse, b_grid, highest), p = load_f32(b_w + i) * q;
+        x = load_f32(b_x + i), q = affine_quants(x, b_inverse, b_grid, highest, capped), p = load_f32(b_w + i) * q;
         store_f32(b_q + i, q);
         b1 = b1 + p;
         b2 = b2 + p * q;
@@ -154,12 +158,12 @@ INLINE void begin(affine_group *g, const affine_search *s) {
     g->grid = g->minimum = g->best_grid = low;
     g->inverse = g->best_inverse = splat((float)s->highest) / (high - low);
     g->scale = splat(1) / g->inverse;
-    int wraps = may_wrap(g);
+    int wild = is_wild(g);
     for (int i = 0; i < s->n * LANES; i += LANES) {
         f32v q;
         x = load_f32(g->x + i);
-        if (__builtin_expect(wraps, 0)) q = affine_quants_wrapping(x, g->inverse, low, s->highest);
-        else q = affine_quants(x, g->inverse, low, s->highest);
+        if (__builtin_expect(wild, 0)) q = affine_quants_wrapping(x, g->inverse, low, s->highest);
+        else q = affine_quants(x, g->inverse, low, s->highest, 0);
         error = error + load_f32(g->w + i) * deviation(g->scale * q + low - x, s->absolute);
     }
     g->error = error;
@@ -173,28 +177,33 @@ INLINE void settle_flat(affine_group *g) {
     g->minimum = choose(g->flat, g->lowest, g->minimum);
 }
 
+INLINE void try_candidate(affine_group g[N_GROUPS], const affine_search *s, int candidate, int capped) {
+    for (int i = 0; i < N_GROUPS; i += 2) {
+        sum_pair(&g[i], &g[i + 1], s->n, s->highest, capped);
+        for (int k = i; k < i + 2; k++) {
+            if (__builtin_expect(is_wild(&g[k]), 0)) sum_wrapping(&g[k], s->n, s->highest);
+            solve(&g[k]);
+        }
+    }
+    for (int i = 0; i < N_GROUPS; i += 2) {
+        judge_pair(&g[i], &g[i + 1], s->n, s->absolute);
+        for (int k = i; k < i + 2; k++) {
+            keep_better_fit(&g[k]);
+            next_grid(&g[k], s, candidate + 1);
+        }
+    }
+}
+
 /* Searches four groups; `s` is a constant at each call. */
 INLINE void search_affine(affine_group g[N_GROUPS], const affine_search *s) {
+    int candidate = 0;
     for (int i = 0; i < N_GROUPS; i++) {
         begin(&g[i], s);
         next_grid(&g[i], s, 0);
     }
-    for (int candidate = 0; candidate <= s->n_steps; candidate++) {
-        for (int i = 0; i < N_GROUPS; i += 2) {
-            sum_pair(&g[i], &g[i + 1], s->n, s->highest);
-            for (int k = i; k < i + 2; k++) {
-                if (__builtin_expect(may_wrap(&g[k]), 0)) sum_wrapping(&g[k], s->n, s->highest);
-                solve(&g[k]);
-            }
-        }
-        for (int i = 0; i < N_GROUPS; i += 2) {
-            judge_pair(&g[i], &g[i + 1], s->n, s->absolute);
-            for (int k = i; k < i + 2; k++) {
-                keep_better_fit(&g[k]);
-                next_grid(&g[k], s, candidate + 1);
-            }
-        }
-    }
+    for (; candidate <= s->n_steps && s->first + s->step * (float)candidate < 0.499f; candidate++)
+        try_candidate(g, s, candidate, 0);
+    for (; candidate <= s->n_steps; candidate++) try_candidate(g, s, candidate, 1);
     for (int i = 0; i < N_GROUPS; i++) settle_flat(&g[i]);
 }
 
