@@ -6,9 +6,7 @@
 #ifndef CONVERT_POSITIVE_H
 #define CONVERT_POSITIVE_H
 
-#include "lanes.h"
-
-#define TINY 1e-15f /* GROUP_MAX_EPS */
+#include "codecs.h"
 
 /* Parity: quants are kept as a byte, without a lower limit. */
 #define AS_BYTE(q) ((q) & 255)
