@@ -73,14 +73,16 @@ INLINE i32v may_improve(const q3_group *g) {
     return ~((i32v)(most <= splat(0)) | ((i32v)(farthest < splat(0.5f)) & tame));
 }
 
-/* Gives weight i the quant that is best given the others; returns the lanes where that is another. */
-INLINE i32v improve(q3_group *g, int i) {
+/* Gives weight i the quant that is best given the others; returns the lanes where that is another. Where that is seldom,
+ * a branch lets the next weight begin before this one's sums are known. */
+INLINE i32v improve(q3_group *g, int i, int seldom) {
     const f32v zero = splat(0), x = load_f32(g->x + i), w = x * x, wx = w * x, old = load_f32(g->q + i);
     f32v rest_x = g->sum_x - wx * old, rest_q = g->sum_q - w * old * old;
     f32v new = limited(float_of(nearest_wrapping(x * rest_q / rest_x)));
+    i32v differs = (i32v)(rest_x > zero) & (i32v)(new != old);
+    if (seldom && !any_lane(differs)) return differs;
     f32v with_x = rest_x + wx * new, with_q = rest_q + w * new * new;
-    i32v better = (i32v)(minimum(rest_x, with_q) > zero) & (i32v)(new != old) &
-                  (i32v)(with_x * with_x * g->sum_q > g->sum_x * g->sum_x * with_q);
+    i32v better = differs & (i32v)(with_q > zero) & (i32v)(with_x * with_x * g->sum_q > g->sum_x * g->sum_x * with_q);
     store_f32(g->q + i, choose(better, new, old));
     g->sum_x = choose(better, with_x, g->sum_x);
     g->sum_q = choose(better, with_q, g->sum_q);
@@ -91,7 +93,7 @@ INLINE void improve_groups(q3_group g[N_GROUPS]) {
     for (int round = 0; round < N_ROUNDS; round++) {
         i32v changed = {0};
         for (int i = 0; i < SUB * LANES; i += LANES)
-            for (int k = 0; k < N_GROUPS; k++) changed |= improve(&g[k], i);
+            for (int k = 0; k < N_GROUPS; k++) changed |= improve(&g[k], i, round > 0);
         if (!any_lane(changed)) return; /* a lane that did not change will not */
     }
 }
