@@ -12,7 +12,15 @@ numpy_rows  the same without kernels
 from __future__ import annotations
 
 from convert.codec.compiled import available_levels, kernel_level
-from convert.codec.contract import F16_OVERFLOW, FLOAT_TYPES, BadValues, Codec, KernelsMissingWarning, row_nbytes
+from convert.codec.contract import (
+    F16_OVERFLOW,
+    FLOAT_TYPES,
+    BadValues,
+    Codec,
+    Importance,
+    KernelsMissingWarning,
+    row_nbytes,
+)
 from convert.codec.decoding import decode_4bit
 from convert.codec.encoding import encode_rows, encode_rows_allowing_nonfinite
 from convert.codec.reference import CODECS
@@ -23,6 +31,7 @@ __all__ = [
     "FLOAT_TYPES",
     "BadValues",
     "Codec",
+    "Importance",
     "KernelsMissingWarning",
     "available_levels",
     "decode_4bit",

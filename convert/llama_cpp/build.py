@@ -28,7 +28,7 @@ from convert.llama_cpp.cuda import fetch_cublas
 from convert.llama_cpp.programs import choose_targets, judge, put_aliases
 from convert.llama_cpp.reporter import Reporter, Silent
 from convert.llama_cpp.toolchain import Toolchain, find_toolchain
-from convert.process import end_leftover, run
+from convert.process import end_leftover, run, usable_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,7 +98,7 @@ def build_llamacpp(
         from_pypi and choice.backend is Backend.CUDA,
         server,
         tuple(cmake_args),
-        jobs or usable_cores(),
+        jobs or usable_processors(),
     )
     try:
         found = _find(request, place)
@@ -123,11 +123,6 @@ def check_arguments(
         raise UsageError(f"`jobs` is {jobs}, wanted at least 1")
     if wrong := [argument for argument in cmake_args if not argument.startswith("-")]:
         raise UsageError(f"`{wrong[0]}` is not an argument for CMake: these begin with `-`, as in `-DGGML_NATIVE=OFF`")
-
-
-def usable_cores() -> int:
-    """Count the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

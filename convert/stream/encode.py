@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from convert.codec import FLOAT_TYPES, encode_rows, encode_rows_allowing_nonfinite
-from convert.stream.bad_values import describe_bad_values
+from convert.codec import FLOAT_TYPES, Importance, encode_rows, encode_rows_allowing_nonfinite
+from convert.stream.bad_values import describe_bad_values, describe_refusal
 from convert.stream.slices import Slice, buffer_sizes
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from convert.checkpoint import SourceFiles
     from convert.plan import Target, Task
     from convert.stream.publish import ExistingFile, PartialFile
+
+
+class _How(TypedDict):
+    """What is said to the codec room of every target of a slice."""
+
+    n_cols: int
+    through_f16: bool
+    importance: Importance | None
+    first_row: int
 
 
 class SliceEncoder:
@@ -61,13 +70,22 @@ class SliceEncoder:
     ) -> None:
         through_f16 = self._through_f16 and any(kind not in FLOAT_TYPES for kind, _ in targets)
         tensor_type = piece.task.type
-        bad = encode_rows(rows, tensor_type, n_cols=piece.n_cols, through_f16=through_f16, targets=targets)
-        if not (bad.n_nonfinite or bad.n_overflow):
+        how: _How = {
+            "n_cols": piece.n_cols,
+            "through_f16": through_f16,
+            "importance": piece.task.importance,
+            "first_row": piece.rows.start,
+        }
+        bad = encode_rows(rows, tensor_type, targets=targets, **how)
+        if not bad:
             return
+        if bad.n_refused and not (bad.n_nonfinite or bad.n_overflow):
+            refused = (kind for kind, out in targets if encode_rows(rows, tensor_type, targets=[(kind, out)], **how))
+            raise describe_refusal(piece.task.tensor, next(refused), piece.rows)
         if not self._allow_nonfinite:
             checks_f16 = through_f16 or any(target.type.name == "F16" for target in piece.task.targets)
             raise describe_bad_values(piece.task.tensor, self._sources, checks_f16=checks_f16)
-        encode_rows_allowing_nonfinite(rows, tensor_type, n_cols=piece.n_cols, through_f16=through_f16, targets=targets)
+        encode_rows_allowing_nonfinite(rows, tensor_type, targets=targets, **how)
 
 
 def _write(
