@@ -60,6 +60,7 @@ COMMON = [
     "-DLLAMA_BUILD_NUMBER=0",
 ]
 OWN = "-DCMAKE_INSTALL_RPATH=$ORIGIN"
+FIRST = [f"-DCMAKE_{kind}_LINKER_FLAGS_INIT=-Wl,--disable-new-dtags" for kind in ("EXE", "SHARED")]
 END = ["-DGGML_CCACHE=OFF"]
 NVCC = "-DCMAKE_CUDA_COMPILER=/cuda/bin/nvcc"
 WHEEL_ARGUMENTS = [
@@ -73,33 +74,36 @@ WHEEL_ARGUMENTS = [
 @pytest.mark.parametrize(
     ("options", "arguments"),
     [
-        pytest.param(Options(Backend.CPU, COMMIT), [OWN, "-DGGML_METAL=OFF", *END], id="cpu"),
+        pytest.param(Options(Backend.CPU, COMMIT), [OWN, *FIRST, "-DGGML_METAL=OFF", *END], id="cpu"),
         pytest.param(
             Options(Backend.CUDA, COMMIT, nvcc=CUDA.nvcc, cuda_arch="90"),
-            [OWN, "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90", NVCC, *END],
+            [OWN, *FIRST, "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90", NVCC, *END],
             id="cuda",
         ),
         pytest.param(
             Options(Backend.CUDA, COMMIT, nvcc=CUDA.nvcc, cuda_arch="86;90", link_driver=False),
-            [OWN, "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=86;90", NVCC, "-DGGML_CUDA_NO_VMM=ON", *END],
+            [OWN, *FIRST, "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=86;90", NVCC, "-DGGML_CUDA_NO_VMM=ON", *END],
             id="cuda-without-a-driver",
         ),
         pytest.param(
             Options(Backend.CUDA, COMMIT, nvcc=CUDA.nvcc, cuda_arch="90", cublas=WHEEL, link_driver=False),
-            [f"{OWN};/w/lib", "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90", NVCC, *WHEEL_ARGUMENTS, *END],
+            [f"{OWN};/w/lib", *FIRST, "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90", NVCC, *WHEEL_ARGUMENTS, *END],
             id="cuda-with-cublas-from-pypi",
         ),
-        pytest.param(Options(Backend.METAL, COMMIT), [OWN, "-DGGML_METAL=ON", *END], id="metal"),
-        pytest.param(Options(Backend.VULKAN, COMMIT), [OWN, "-DGGML_METAL=OFF", "-DGGML_VULKAN=ON", *END], id="vulkan"),
+        pytest.param(Options(Backend.METAL, COMMIT), [OWN, *FIRST, "-DGGML_METAL=ON", *END], id="metal"),
+        pytest.param(
+            Options(Backend.VULKAN, COMMIT), [OWN, *FIRST, "-DGGML_METAL=OFF", "-DGGML_VULKAN=ON", *END], id="vulkan"
+        ),
         pytest.param(
             Options(Backend.HIP, COMMIT, hip_compiler=Path("/opt/rocm/llvm/bin/clang++")),
-            [OWN, "-DGGML_HIP=ON", "-DCMAKE_HIP_COMPILER=/opt/rocm/llvm/bin/clang++", *END],
+            [OWN, *FIRST, "-DGGML_HIP=ON", "-DCMAKE_HIP_COMPILER=/opt/rocm/llvm/bin/clang++", *END],
             id="hip",
         ),
         pytest.param(
             Options(Backend.CPU, COMMIT, without_amx=True, extra=("-DGGML_NATIVE=OFF",)),
             [
                 OWN,
+                *FIRST,
                 "-DGGML_METAL=OFF",
                 "-DCMAKE_C_FLAGS_INIT=-U__AMX_INT8__",
                 "-DCMAKE_CXX_FLAGS_INIT=-U__AMX_INT8__",
@@ -120,6 +124,7 @@ def test_a_server_is_one_argument_more() -> None:
     assert [word for word in command if word not in COMMON + START + END] == [
         "-DLLAMA_BUILD_SERVER=ON",
         OWN,
+        *FIRST,
         "-DGGML_METAL=OFF",
     ]
 

@@ -93,17 +93,19 @@ def run_gguf(
       convert run quantized/my-finetuned-llama-Q4_0.gguf -p "Once upon a time" -n 100
       convert run quantized/my-finetuned-llama-Q4_0.gguf --server
     """  # noqa: D301 - Click's mark for lines to keep
+    from convert.gguf_file import read_gguf  # noqa: PLC0415
     from convert.llama_cpp.run_model import completion_command, run_attached, server_command  # noqa: PLC0415
 
     if not gguf.is_file():
         raise click.UsageError(f"`{gguf}` is not a file", ctx=click.get_current_context())
+    if not server and sampling["prompt"] is None:
+        raise click.UsageError("what to continue is missing: -p TEXT", ctx=click.get_current_context())
+    read_gguf(gguf)  # what is wrong with it is better said here than among llama.cpp's lines
     if server:
         program = _program("server", directory)
         click.echo(f"serving on http://127.0.0.1:{port}, to this machine alone; Ctrl-C ends it", err=True)
         command = server_command(program, gguf, port=port, flags=flags)
     else:
-        if sampling["prompt"] is None:
-            raise click.UsageError("what to continue is missing: -p TEXT", ctx=click.get_current_context())
         command = completion_command(_program("completion", directory), gguf, **sampling, flags=flags)
     if not run_attached(command, show_stderr=verbose or server):
         raise KeyboardInterrupt
