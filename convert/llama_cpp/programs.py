@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import ProgramError, ToolchainError
+from convert.errors import ProgramError, Remedy, ToolchainError
 from convert.llama_cpp.environment import environment
 from convert.process import Answer, ask, how_it_ended
 from convert.shown import excerpt
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _PROBE_TIMEOUT_S: Final = 120.0  # the first start of a CUDA build may compile kernels
 _OK: Final = frozenset({0})
 _ILLEGAL: Final = frozenset({-signal.SIGILL, 128 + signal.SIGILL})
-NOWHERE_TO_RUN: Final = "`--dir` names another place to build in"
 # The dynamic linker's words (glibc, elf/dl-lookup.c, dl-load.c, rtld.c; musl; dyld) -> what to do.
 _CAUSES: Final = {
     "symbol lookup error": "a library of another build is in the way: see LD_PRELOAD, LD_LIBRARY_PATH, /etc/ld.so.conf",
@@ -94,17 +93,19 @@ def choose_targets(available: Mapping[str, Path], *, server: bool) -> dict[str, 
 def judge(path: Path, role: str) -> int:
     """Start a built program and return its exit code. Raises ToolchainError if it does not start and end well."""
     program = next(program for program in PROGRAMS if program.role == role)
-    said, hint = "", None
+    said: str = ""
+    hint: str | None = None
+    remedies: tuple[Remedy, ...] = ()
     for probe in program.probes:
         try:
             answer = ask([path, probe], timeout_s=_PROBE_TIMEOUT_S, env=environment(path))
         except ProgramError as error:
-            said, hint = error.message, NOWHERE_TO_RUN
+            said, remedies = error.message, (Remedy.BUILD_ELSEWHERE,)
             continue
         if answer.exit_code in program.exit_codes:
             return answer.exit_code
         said, hint = _last_of(answer), cause(answer.exit_code, answer.text)
-    raise ToolchainError(f"`{path}` was built but does not run: {said}", hint=hint)
+    raise ToolchainError(f"`{path}` was built but does not run: {said}", hint=hint, remedies=remedies)
 
 
 def _last_of(answer: Answer) -> str:
@@ -116,7 +117,7 @@ def _last_of(answer: Answer) -> str:
 def cause(exit_code: int, said: str) -> str | None:
     """Say why a built program did not start, where its end tells that; None where it is another matter."""
     if exit_code in _ILLEGAL:
-        return "this processor lacks what the build was made for; `-- -DGGML_NATIVE=OFF` builds for any"
+        return "this processor lacks what the build was made for; CMake's `-DGGML_NATIVE=OFF` builds for any"
     return next((hint for words, hint in _CAUSES.items() if words in said), None)
 
 
@@ -144,7 +145,7 @@ def _link(link: Path, target: Path) -> None:
         return
     if link.exists() and not link.is_symlink():
         raise ToolchainError(
-            f"`{link}` is in the way of a link to `{target}`", hint="move it away, or choose a `--dir`"
+            f"`{link}` is in the way of a link to `{target}`", hint="move it away", remedies=(Remedy.BUILD_ELSEWHERE,)
         )
     leads_to = os.path.relpath(target, link.parent)
     if link.is_symlink() and str(link.readlink()) == leads_to:
