@@ -28,6 +28,7 @@ _GGUF: Final[Mapping[Remedy, str]] = {
     Remedy.ALLOW_PUBLIC: "make it private in its settings, or upload without --private",
     Remedy.QUANTIZE_GGUF: "an F32, F16 or BF16 GGUF is quantized with `convert quantize`",
     Remedy.BUILD_ELSEWHERE: "`--dir` names another place",
+    Remedy.OTHER_COMMIT: "name the commit, tag or branch to build with `--ref`",
     Remedy.OWN_SOURCE: "`--source PATH` builds a source tree that you bring yourself",
     Remedy.CUBLAS_FROM_PYPI: "`--cublas pypi` takes it from the nvidia-cublas wheel",
     Remedy.NAME_GPU: (
