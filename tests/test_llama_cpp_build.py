@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from convert.errors import Remedy
     from convert.llama_cpp import Reporter
 
 NAMES: Final = "llama-completion llama-quantize llama-perplexity llama-imatrix llama-bench llama-tokenize llama-server"
@@ -68,8 +69,9 @@ class Listening:
         self.lines: list[str] = []
         self.steps: list[tuple[str, float, float]] = []
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, remedies: Sequence[Remedy] = ()) -> None:
         """Keep a line."""
+        del remedies
         self.lines.append(text)
 
     def advance(self, what: str, done: float, total: float) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from convert.errors import ToolchainError, UsageError
+from convert.errors import Remedy, ToolchainError, UsageError
 from convert.llama_cpp import backend as backend_room
 from convert.llama_cpp import build as build_room
 from convert.llama_cpp import configure as configure_room
@@ -285,14 +285,55 @@ def test_a_machine_without_gpu_and_cublas_builds_for_a_gpu_elsewhere() -> None:
     assert (choice.backend, choice.cuda_arch) == (Backend.CUDA, "90")
 
 
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("#error -- unsupported GNU version! gcc versions later than 14 are not supported!", "CUDAHOSTCXX"),
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_90'", "name those that this toolkit knows"),
+        ("nvcc fatal   : Value 'sm_90' is not defined for option 'gpu-code'", "name those that this toolkit knows"),
+        ("error: cannot open /tmp: No space left on device", "see what nvcc says"),
+    ],
+)
 def test_an_nvcc_that_cannot_compile_is_named_with_what_it_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
-    cuda = replace(CUDA, nvcc=_script(tmp_path / "nvcc", "echo '#error unsupported GNU version' >&2; exit 1"))
-    with pytest.raises(ToolchainError, match=r"cannot compile a kernel for `90` .*unsupported GNU version") as caught:
+    cuda = replace(CUDA, nvcc=_script(tmp_path / "nvcc", f'echo warning >&2; echo "{said}" >&2; exit 1'))
+    with pytest.raises(ToolchainError, match="cannot compile a kernel for `90`") as caught:
         choose_backend("cuda", cuda_arch=None, cublas_from_pypi=False, find_cuda=lambda: cuda)
-    assert "CUDAHOSTCXX" in (caught.value.hint or "")
+    assert said in caught.value.message
+    assert (caught.value.hint or "").startswith(hint) or hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'NVIDIA-SMI has failed: no driver'; exit 9", "NVIDIA-SMI has failed: no driver"),
+        ("echo 'Failed to initialize NVML: Driver/library version mismatch' >&2; exit 18", "version mismatch"),
+        ("echo 'No devices were found'", "No devices were found"),
+        ("exit 1", "exit code 1"),
+    ],
+)
+def test_nvidia_smis_own_words_are_kept(
+    script: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _script(tmp_path / "nvidia-smi", script)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(sys, "platform", "linux")
+    found = find_cuda()
+    assert (found.gpus, said in found.nvidia_smi) == ((), True)
+    cuda = replace(CUDA, gpus=(), nvidia_smi=found.nvidia_smi)
+    choice = choose_backend("auto", cuda_arch=None, cublas_from_pypi=False, find_cuda=lambda: cuda)
+    assert said in choice.reason
+
+
+@pytest.mark.usefixtures("_nvcc_compiles")
+def test_a_gpu_that_is_left_unused_says_what_would_use_it() -> None:
+    cuda = replace(CUDA, cublas=None)
+    choice = choose_backend("auto", cuda_arch=None, cublas_from_pypi=False, find_cuda=lambda: cuda)
+    assert (choice.unused, choice.remedies) == ("NVIDIA H200", (Remedy.CUBLAS_FROM_PYPI,))
+    choice = choose_backend("auto", cuda_arch=None, cublas_from_pypi=False, find_cuda=lambda: replace(cuda, gpus=()))
+    assert choice.unused == ""
 
 
 def test_cudas_options_go_with_no_other_backend() -> None:

@@ -15,9 +15,12 @@ from convert.llama_cpp.quantize import known_types, quantize_with_llama_cpp
 from convert.verify import verify_files
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from reference import Reference
+
+    from convert.errors import Remedy
 
 HELP: Final = (
     "  15  or  Q4_K_M  :  4.58G, +0.1754 ppl\n  24  or  IQ1_S   :  1.56 bpw quantization\n          COPY    : only\n"
@@ -30,7 +33,7 @@ class Heard:
     def __init__(self) -> None:
         self.steps: list[tuple[str, float, float]] = []
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, remedies: Sequence[Remedy] = ()) -> None:
         """Take a line."""
 
     def advance(self, what: str, done: float, total: float) -> None:

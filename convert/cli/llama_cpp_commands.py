@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.cli.hints import GGUF_WORDS
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
     from rich.progress import Progress
 
+    from convert.errors import Remedy
     from convert.llama_cpp import Build
 
 _PATH = click.Path(path_type=Path)
@@ -158,9 +161,9 @@ class _Telling:
         self._task = bar.add_task("", total=None, visible=False)
         self._shown = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, remedies: Sequence[Remedy] = ()) -> None:
         self._bar.update(self._task, visible=False)
-        self._console.print(text, markup=False)
+        self._console.print("; ".join([text, *map(GGUF_WORDS.__getitem__, remedies)]), markup=False)
 
     def advance(self, what: str, done: float, total: float) -> None:
         if self._console.is_terminal:
