@@ -183,7 +183,7 @@ def test_a_finished_build_is_found_and_not_made_again(built: tuple[Build, Path, 
     # The whole commit is known without asking the host, so a host that is gone is no matter.
     again = build_llamacpp(source="file:///gone", ref=commit, backend="cpu", directory=home, reporter=listening)
     assert again == build
-    assert listening.lines == ["backend: cpu (asked for)"]
+    assert listening.lines == ["backend: cpu (asked for)", f"place: {home}"]
     assert find_build(directory=home) == build
     assert find_program("quantize", directory=home) == build.programs["quantize"]
     assert find_program("server", directory=home) is None

@@ -9,7 +9,7 @@ import click
 
 from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
-from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf
+from convert.cli.llama_cpp_commands import build_llamacpp, dir_option, doctor, quantize_by_llama_cpp, run_gguf
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _TYPES_HELP = "Comma-separated: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0."
+_OURS_ALONE = {"--json": "as_json", "--allow-nonfinite": "allow_nonfinite"}
 
 
 def _writing_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,6 +86,7 @@ for _command in (dequantize, build_llamacpp, run_gguf, verify, doctor):
 @click.option("--discard-f16", is_flag=True, help="Leave the f16 file out; the others do not need it.")
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the directory's.")
 @click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
+@dir_option
 @_checkpoint_options
 @_writing_options
 def all_types(
@@ -94,6 +96,7 @@ def all_types(
     discard_f16: bool,
     name: str | None,
     verifies: bool,
+    directory: Path | None,
     merge: tuple[str, ...],
     pre_tokenizer: str | None,
     **run: Any,
@@ -116,7 +119,7 @@ def all_types(
     _carry_out(plan, **run)
     if verifies and not run["dry_run"]:
         paths = [output.path for output in plan.outputs]
-        run_verification(paths, against=model, pre_tokenizer=pre_tokenizer, merge=merge)
+        run_verification(paths, against=model, pre_tokenizer=pre_tokenizer, merge=merge, directory=directory)
 
 
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
@@ -146,18 +149,28 @@ def one_type(model: Path, out: Path, kind: str, merge: tuple[str, ...], pre_toke
     help="llama.cpp: any type its llama-quantize knows (q4_k_m, iq4_xs, …), by the built program.",
 )
 @click.option("--imatrix", type=_PATH, metavar="FILE", help="With llama.cpp: an importance matrix.")
+@dir_option
 @_writing_options
 def quantize(
-    source: Path, outdir: Path, types: str, name: str | None, encoder: str, imatrix: Path | None, **run: Any
+    source: Path,
+    outdir: Path,
+    types: str,
+    name: str | None,
+    encoder: str,
+    imatrix: Path | None,
+    directory: Path | None,
+    **run: Any,
 ) -> None:
     """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read."""
     from convert.conversion import plan_quantize, quantized_path  # noqa: PLC0415
 
     if encoder == "llama.cpp":
+        if ignored := [flag for flag, name in _OURS_ALONE.items() if run[name]]:
+            raise click.UsageError(f"{ignored[0]} does not go with --with llama.cpp", ctx=click.get_current_context())
         kinds = [kind.strip().upper() for kind in types.split(",")]
         outputs = {kind: quantized_path(source, outdir, kind, name=name) for kind in kinds}
         options = {key: run[key] for key in ("jobs", "force", "dry_run")}
-        quantize_by_llama_cpp(source, outputs, imatrix=imatrix, **options)
+        quantize_by_llama_cpp(source, outputs, imatrix=imatrix, directory=directory, **options)
         return
     if imatrix is not None:
         raise click.UsageError("--imatrix goes with --with llama.cpp", ctx=click.get_current_context())

@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from convert.llama_cpp import Build
 
 _PATH = click.Path(path_type=Path)
-_DIR_HELP = "Where llama.cpp lives; by default vendor/llama.cpp in this project's checkout, else the user's cache."
+_DIR_HELP = (
+    "Where llama.cpp lives; by default vendor/llama.cpp of this project's checkout around here, else the user's cache."
+)
 _LINE_EVERY_S = 30.0
+
+
+dir_option = click.option("--dir", "directory", type=_PATH, help=_DIR_HELP)  # of each command that needs llama.cpp
 
 
 @click.command("build-llamacpp", short_help="Fetch and build llama.cpp, pinned.")
@@ -52,7 +57,7 @@ _LINE_EVERY_S = 30.0
     help="pypi: take cuBLAS from the nvidia-cublas wheel.",
 )
 @click.option("--server", is_flag=True, help="Build llama-server too.")
-@click.option("--dir", "directory", type=_PATH, help=_DIR_HELP)
+@dir_option
 @click.option("-j", "--jobs", type=int, metavar="N", help="Compilers at a time; by default one a usable processor.")
 @click.option("--json", "as_json", is_flag=True, help="Print build.json.")
 def build_llamacpp(as_json: bool, **options: Any) -> None:
@@ -84,7 +89,7 @@ def build_llamacpp(as_json: bool, **options: Any) -> None:
 @click.option("--server", is_flag=True, help="Start llama-server on 127.0.0.1 instead.")
 @click.option("--port", type=int, default=8080, show_default=True, help="With --server.")
 @click.option("--verbose", is_flag=True, help="Show what llama.cpp says about its work.")
-@click.option("--dir", "directory", type=_PATH, help=_DIR_HELP)
+@dir_option
 def run_gguf(
     gguf: Path, flags: tuple[str, ...], server: bool, port: int, verbose: bool, directory: Path | None, **sampling: Any
 ) -> None:
@@ -115,7 +120,7 @@ def run_gguf(
 
 
 @click.command("doctor", short_help="What this machine has, and what to install.")
-@click.option("--dir", "directory", type=_PATH, help=_DIR_HELP)
+@dir_option
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def doctor(as_json: bool, directory: Path | None) -> None:
     """Show what this machine has, what each command would do with it, and what to install for the rest."""
@@ -235,16 +240,24 @@ def _gb(nbytes: int) -> str:
 
 
 def quantize_by_llama_cpp(
-    source: Path, outputs: dict[str, Path], *, imatrix: Path | None, jobs: int | None, force: bool, dry_run: bool
+    source: Path,
+    outputs: dict[str, Path],
+    *,
+    imatrix: Path | None,
+    jobs: int | None,
+    force: bool,
+    dry_run: bool,
+    directory: Path | None,
 ) -> None:
     """Carry out `quantize --with llama.cpp`: hand the types to the built llama-quantize."""
     from convert.errors import ToolchainError  # noqa: PLC0415
     from convert.llama_cpp import find_program  # noqa: PLC0415
-    from convert.llama_cpp.quantize import quantize_with_llama_cpp  # noqa: PLC0415
+    from convert.llama_cpp.quantize import check_quantize, quantize_with_llama_cpp  # noqa: PLC0415
 
-    program = find_program("quantize")
+    program = find_program("quantize", directory)
     if program is None:
         raise ToolchainError("no llama.cpp build was found", hint="run `convert build-llamacpp`")
+    check_quantize(program, source, outputs, imatrix=imatrix, force=force)
     if dry_run:
         for path in outputs.values():
             click.echo(f"{path}, by {program}")

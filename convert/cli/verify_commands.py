@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from convert.cli.llama_cpp_commands import dir_option
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,7 +32,7 @@ _TIMEOUT_S = 24 * 3600.0
     default=None,
     help="Load the files with llama.cpp; by default where a build is found.",
 )
-@click.option("--dir", "directory", type=_PATH, help="Where llama.cpp lives, as for build-llamacpp.")
+@dir_option
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def verify(
     files: tuple[Path, ...],

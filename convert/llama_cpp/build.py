@@ -94,6 +94,7 @@ def build_llamacpp(
     from_pypi = cublas == "pypi"
     choice = choose_backend(backend, cuda_arch=cuda_arch, cublas_from_pypi=from_pypi)
     telling.say(f"backend: {choice.backend.value} ({choice.reason})")
+    telling.say(f"place: {place.path}")
     if choice.unused:
         telling.say(f"the GPU {choice.unused} is not used: {choice.reason}", choice.remedies)
     if os.environ.get("CMAKE_ARGS"):

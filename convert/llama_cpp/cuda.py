@@ -86,7 +86,7 @@ class Cuda:
     """What of CUDA was found.
 
     driver: the CUDA version that the driver supports, None where there is no driver. driver_links: whether there is a
-    library, the driver's own or the toolkit's stub of it, to link programs with. nvidia_smi: its words, if it sees no GPU.
+    library, the driver's own or the toolkit's stub of it, to link programs with. nvidia_smi: its words, if no GPU.
     """
 
     nvcc: Path | None

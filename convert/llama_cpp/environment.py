@@ -47,7 +47,9 @@ def _has_flush(folder: Path) -> bool:
     library = folder / _FLUSH
     if library.is_file():
         return True
-    if not os.access(folder, os.W_OK) or (compiler := find_compiler("c")) is None:
+    if next(folder.glob("libllama-common.so*"), None) is None or not os.access(folder, os.W_OK):
+        return False  # no program that the library would find a log in, or no place for it
+    if (compiler := find_compiler("c")) is None:
         return False
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".flush-") as scratch:
