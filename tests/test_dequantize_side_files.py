@@ -118,7 +118,7 @@ def test_the_config_is_that_of_a_plain_model(case: str, tmp_path: Path) -> None:
     config = tiny_config(**changes)
     config = {key: value for key, value in config.items() if value is not ...}
     write_safetensors_checkpoint(tmp_path / "model", config, {"a": torch.ones(4)})
-    convert.dequantize(tmp_path / "model", tmp_path / "out", dtype="bf16")
+    convert.dequantize(tmp_path / "model", convert.DequantizeRequest(tmp_path / "out", dtype="bf16"))
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     gone = {"quantization_config", "compression_config", "_pre_quantization_dtype", "dtype", "torch_dtype"}
     assert written == {key: value for key, value in config.items() if key not in gone} | expected

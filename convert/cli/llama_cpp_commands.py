@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convert.cli.hints import GGUF_WORDS
+from convert.cli.options import dir_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,13 +23,7 @@ if TYPE_CHECKING:
     from convert.llama_cpp import Build
 
 _PATH = click.Path(path_type=Path)
-_DIR_HELP = (
-    "Where llama.cpp lives; by default vendor/llama.cpp of this project's checkout around here, else the user's cache."
-)
 _LINE_EVERY_S = 30.0
-
-
-dir_option = click.option("--dir", "directory", type=_PATH, help=_DIR_HELP)  # of each command that needs llama.cpp
 
 
 @click.command("build-llamacpp", short_help="Fetch and build llama.cpp, pinned.")

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from convert.cli.llama_cpp_commands import dir_option
+from convert.cli.options import PATH, dir_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    from convert.model import ModelRequest
     from convert.verify import Measuring
 
-_PATH = click.Path(path_type=Path)
 _TIMEOUT_S = 24 * 3600.0
 
 
 @click.command("verify", short_help="Are GGUF files sound, and how far from the checkpoint.")
-@click.argument("files", type=_PATH, nargs=-1, required=True, metavar="GGUF…")
-@click.option("--against", type=_PATH, metavar="MODEL", help="The checkpoint they were made of, or a float GGUF file.")
-@click.option("--text", type=_PATH, metavar="FILE", help="Measure perplexity and divergence on this text.")
+@click.argument("files", type=PATH, nargs=-1, required=True, metavar="GGUF…")
+@click.option("--against", type=PATH, metavar="MODEL", help="The checkpoint they were made of, or a float GGUF file.")
+@click.option("--text", type=PATH, metavar="FILE", help="Measure perplexity and divergence on this text.")
 @click.option("--pre-tokenizer", metavar="NAME", help="With --against: as given for the conversion.")
 @click.option("--merge", multiple=True, metavar="ADAPTER[:WEIGHT]", help="With --against: as given for the conversion.")
 @click.option(
@@ -53,44 +53,36 @@ def verify(
     \b
       convert verify quantized/*.gguf --against ./my-finetuned-llama --text stories.txt
     """  # noqa: D301 - Click's mark for lines to keep
+    from convert.model import model_request  # noqa: PLC0415 - NumPy and gguf, only when needed
+
+    request = None if against is None else model_request(against, merge=merge, pre_tokenizer=pre_tokenizer)
     run_verification(
-        files,
-        against=against,
-        text=text,
-        pre_tokenizer=pre_tokenizer,
-        merge=merge,
-        with_llama_cpp=with_llama_cpp,
-        directory=directory,
-        as_json=as_json,
+        files, against=request, text=text, with_llama_cpp=with_llama_cpp, directory=directory, as_json=as_json
     )
 
 
 def run_verification(
     files: Sequence[Path],
     *,
-    against: Path | None = None,
+    against: ModelRequest | None = None,
     text: Path | None = None,
-    pre_tokenizer: str | None = None,
-    merge: Sequence[str] = (),
     with_llama_cpp: bool | None = None,
     directory: Path | None = None,
     as_json: bool = False,
 ) -> None:
     """Verify and print; raises VerificationError when something is wrong. Also for `convert all --verify`.
 
-    merge: as given for the conversion. with_llama_cpp: None means where a build is found.
+    with_llama_cpp: None means where a build is found.
     """
     import json  # noqa: PLC0415
 
-    from convert.conversion import model_request  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.terminal.verification import show_verification  # noqa: PLC0415
     from convert.verify import verify_files  # noqa: PLC0415
 
-    request = None if against is None else model_request(against, merge=merge, pre_tokenizer=pre_tokenizer)
     measuring = _measuring(with_llama_cpp, directory, text=text)
-    if measuring is not None and against is not None and against.is_dir():
-        measuring = replace(measuring, checkpoint=request)
-    verification = verify_files(files, against=request, measuring=measuring)
+    if measuring is not None and against is not None and against.path.is_dir():
+        measuring = replace(measuring, checkpoint=against)
+    verification = verify_files(files, against=against, measuring=measuring)
     if as_json:
         click.echo(json.dumps(verification.as_json(), indent=2, ensure_ascii=False))
     else:

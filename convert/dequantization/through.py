@@ -79,7 +79,7 @@ def refuse_transposed(directory: Path, through: Through) -> None:
     model_type = read_json(directory / "config.json").get("model_type")
     if model_type in CONV1D_MODELS:
         raise UnsupportedError(
-            f"--through {through.value} does not know the transposed layers (`Conv1D`) of {shown(model_type)}",
+            f"the way through {through.value} does not know the transposed layers (`Conv1D`) of {shown(model_type)}",
             hint="load the model with transformers and bitsandbytes, and save what `dequantize` gives",
         )
 
@@ -132,7 +132,6 @@ class RoundedToInt8(_Rounded):
     """A weight as `Int8Params` leaves it."""
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         for rows in pieces(len(out), matrix_shape(self.shape)[1]):
             loaded = self._load(files, range(first + rows.start, first + rows.stop))
             out[rows.start : rows.stop] = to_bytes(round_to_int8(loaded), self.dtype)
@@ -150,7 +149,6 @@ class RoundedTo4Bit(_Rounded, OfWhole):
     statistics: NestedStatistics | None = field(default=None, compare=False, repr=False)
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         assert not self.lacks_statistics  # noqa: S101 - the first pass comes before
         n_cols = matrix_shape(self.shape)[1]
         for rows in pieces(len(out), n_cols):
@@ -196,7 +194,6 @@ class RoundedTo4Bit(_Rounded, OfWhole):
         gathered.append(measured)
 
     def with_statistics(self, gathered: Sequence[F32Array]) -> RoundedTo4Bit:
-        """See OfWhole."""
         return replace(self, statistics=nested_statistics(np.concatenate(gathered)))
 
 

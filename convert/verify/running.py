@@ -42,10 +42,10 @@ class Answered(Protocol):
     """How a program ended, and what it said."""
 
     @property
-    def exit_code(self) -> int: ...  # noqa: D102
+    def exit_code(self) -> int: ...
 
     @property
-    def text(self) -> str: ...  # noqa: D102
+    def text(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
