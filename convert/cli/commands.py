@@ -9,7 +9,7 @@ import click
 from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf
-from convert.cli.options import PATH, checkpoint_options, writing_options
+from convert.cli.options import PATH, checkpoint_options, dir_option, writing_options
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convert.plan import Plan
 
 _TYPES_HELP = "Comma-separated: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0."
+_OURS_ALONE = {"--json": "as_json", "--allow-nonfinite": "allow_nonfinite"}
 
 
 @click.group(cls=HintingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -40,6 +41,7 @@ for _command in (dequantize, build_llamacpp, run_gguf, verify, doctor):
 @click.option("--discard-f16", is_flag=True, help="Leave the f16 file out; the others do not need it.")
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the directory's.")
 @click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
+@dir_option
 @checkpoint_options
 @writing_options
 def all_types(
@@ -49,6 +51,7 @@ def all_types(
     discard_f16: bool,
     name: str | None,
     verifies: bool,
+    directory: Path | None,
     merge: tuple[str, ...],
     pre_tokenizer: str | None,
     **run: Any,
@@ -71,7 +74,8 @@ def all_types(
     plan = plan_all(request, OutputRequest(outdir, types, name, discard_f16))
     _carry_out(plan, **run)
     if verifies and not run["dry_run"]:
-        run_verification([output.path for output in plan.outputs], against=request)
+        paths = [output.path for output in plan.outputs]
+        run_verification(paths, against=request, directory=directory)
 
 
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
@@ -103,9 +107,17 @@ def one_type(model: Path, out: Path, kind: str, merge: tuple[str, ...], pre_toke
     help="llama.cpp: any type its llama-quantize knows (q4_k_m, iq4_xs, …), by the built program.",
 )
 @click.option("--imatrix", type=PATH, metavar="FILE", help="With llama.cpp: an importance matrix.")
+@dir_option
 @writing_options
 def quantize(
-    source: Path, outdir: Path, types: str, name: str | None, encoder: str, imatrix: Path | None, **run: Any
+    source: Path,
+    outdir: Path,
+    types: str,
+    name: str | None,
+    encoder: str,
+    imatrix: Path | None,
+    directory: Path | None,
+    **run: Any,
 ) -> None:
     """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read."""
     from convert.conversion import plan_quantize  # noqa: PLC0415
@@ -113,10 +125,12 @@ def quantize(
 
     wanted = OutputRequest(outdir, types, name)
     if encoder == "llama.cpp":
+        if ignored := [flag for flag, name in _OURS_ALONE.items() if run[name]]:
+            raise click.UsageError(f"{ignored[0]} does not go with --with llama.cpp", ctx=click.get_current_context())
         kinds = [kind.strip().upper() for kind in types.split(",")]
         outputs = {kind: wanted.path(gguf_name(source), kind) for kind in kinds}
         options = {key: run[key] for key in ("jobs", "force", "dry_run")}
-        quantize_by_llama_cpp(source, outputs, imatrix=imatrix, **options)
+        quantize_by_llama_cpp(source, outputs, imatrix=imatrix, directory=directory, **options)
         return
     if imatrix is not None:
         raise click.UsageError("--imatrix goes with --with llama.cpp", ctx=click.get_current_context())

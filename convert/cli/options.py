@@ -51,3 +51,12 @@ def writing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_WRITING):
         command = option(command)
     return command
+
+
+dir_option = click.option(
+    "--dir",
+    "directory",
+    type=PATH,
+    help="Where llama.cpp lives; by default vendor/llama.cpp of this project's checkout around here, else the user's"
+    " cache.",
+)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convert.cli.options import PATH
+from convert.cli.options import PATH, dir_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ _TIMEOUT_S = 24 * 3600.0
     default=None,
     help="Load the files with llama.cpp; by default where a build is found.",
 )
-@click.option("--dir", "directory", type=PATH, help="Where llama.cpp lives, as for build-llamacpp.")
+@dir_option
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def verify(
     files: tuple[Path, ...],
@@ -97,6 +97,7 @@ def run_verification(
 def _measuring(with_llama_cpp: bool | None, directory: Path | None, *, text: Path | None) -> Measuring | None:
     from convert.errors import ToolchainError, UsageError  # noqa: PLC0415
     from convert.llama_cpp import find_program  # noqa: PLC0415
+    from convert.llama_cpp.environment import environment  # noqa: PLC0415
     from convert.process import ask  # noqa: PLC0415
     from convert.verify import LlamaCpp, Measuring  # noqa: PLC0415
 
@@ -108,7 +109,8 @@ def _measuring(with_llama_cpp: bool | None, directory: Path | None, *, text: Pat
         return None
     completion, perplexity = (find_program(role, directory) for role in ("completion", "perplexity"))
     if completion is not None and (perplexity is not None or text is None):
-        programs = LlamaCpp(completion, perplexity, partial(ask, timeout_s=_TIMEOUT_S))
+        started = partial(ask, timeout_s=_TIMEOUT_S, env=environment(completion))
+        programs = LlamaCpp(completion, perplexity, started)
         return Measuring(programs, text=text)
     if with_llama_cpp or text is not None:
         raise ToolchainError("no llama.cpp build was found that can run the files", hint="run `convert build-llamacpp`")
