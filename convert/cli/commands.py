@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convert.cli.dequantize_commands import dequantize
+from convert.cli.hints import HintingGroup
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf
 from convert.cli.verify_commands import run_verification, verify
 
@@ -64,7 +65,7 @@ def _checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=HintingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="gguf-convert", prog_name="convert")
 def cli() -> None:
     """Convert PyTorch and Hugging Face checkpoints to GGUF files that run anywhere.

@@ -147,7 +147,7 @@ def encode_rows_allowing_nonfinite(
     through_f16: bool,
     targets: Targets,
 ) -> BadValues:
-    """Encode a slice that holds bad values, for `--allow-nonfinite`; rare, so in NumPy.
+    """Encode a slice that holds bad values, for `allow_nonfinite`; rare, so in NumPy.
 
     Arguments and result as for encode_rows. Float targets hold NaN and infinities as NumPy converts them. In a
     quantized target, a block with a value that is not finite (after float16, where weights go through it) has a float16

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.errors import ToolchainError, UsageError
+from convert.errors import Remedy, ToolchainError, UsageError
 from convert.llama_cpp import configure, source, where
 from convert.llama_cpp.backend import Backend, Choice, choose_backend, hip_compiler
 from convert.llama_cpp.build_json import NAME, Build, read_build, write_build
@@ -108,7 +108,7 @@ def build_llamacpp(
                 found = _find(request, place) or _build(request, place, tools, telling)
         put_aliases(found.programs, (found.bin, place.path))
     except OSError as error:
-        raise ToolchainError(f"cannot build in `{place.path}`: {error}", hint="`--dir` names another place") from error
+        raise ToolchainError(f"cannot build in `{place.path}`: {error}", remedies=(Remedy.BUILD_ELSEWHERE,)) from error
     return found
 
 
@@ -118,9 +118,9 @@ def check_arguments(
     """Raise UsageError for arguments that make no sense."""
     source.check(wanted_source, ref)
     if cublas not in {"toolkit", "pypi"}:
-        raise UsageError(f"`--cublas {cublas}` is neither `toolkit` nor `pypi`")
+        raise UsageError(f"`cublas` is `{cublas}`, wanted `toolkit` or `pypi`")
     if jobs is not None and jobs < 1:
-        raise UsageError(f"`--jobs {jobs}` is not a number of jobs")
+        raise UsageError(f"`jobs` is {jobs}, wanted at least 1")
     if wrong := [argument for argument in cmake_args if not argument.startswith("-")]:
         raise UsageError(f"`{wrong[0]}` is not an argument for CMake: these begin with `-`, as in `-DGGML_NATIVE=OFF`")
 

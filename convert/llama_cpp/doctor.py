@@ -46,7 +46,7 @@ _TOOLS: Final = ("cmake", "ninja", "make", "ccache", "git")
 
 
 def examine(directory: Path | None = None) -> dict[str, Any]:
-    """Look at everything, as plain values. directory: where llama.cpp would be built, as `--dir` says."""
+    """Look at everything, as plain values. directory: where llama.cpp would be built, in the default place if None."""
     # The network is slow to say no: ask it first, look at the answers last.
     reach = {"git_host": _Reach(GIT_URL), "package_index": _Reach(_package_index())}
     cuda = cuda_parts.find_cuda()
@@ -248,7 +248,9 @@ def _building(machine: dict[str, Any], find_cuda: Callable[[], Cuda]) -> dict[st
     network = machine["network"]
     git = machine["tools"]["git"] is not None and network["git_host"]["reachable"]
     pypi = importlib.util.find_spec("pip") is not None and network["package_index"]["reachable"]
-    origin = "from git" if git else "from PyPI" if pypi else "only with --source PATH: nothing else is reachable"
+    origin = (
+        "from git" if git else "from PyPI" if pypi else "only from a source tree of yours: nothing else is reachable"
+    )
     if find_cuda().nvcc is not None and choice.cuda is None:
         install |= machine["cuda"]["missing"]
     does = f"builds for {choice.backend.value} ({choice.reason}), {origin}, in {machine['disk']['path']}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint import SourceFiles
-from convert.errors import OutputError, UsageError
+from convert.errors import OutputError, Remedy, UsageError
 from convert.stream.encode import SliceEncoder
 from convert.stream.first_pass import with_statistics
 from convert.stream.publish import (
@@ -91,8 +91,11 @@ def outputs_to_make(plan: Plan, *, force: bool) -> dict[int, Output]:
     states = output_states(plan)
     for output, state in zip(plan.outputs, states, strict=True):
         if state is OutputState.FOREIGN:
-            hint = f"choose another directory or --name; only a {output.kind.value} is ever replaced"
-            raise OutputError(f"`{output.path}` is there already, and no {output.kind.value}", hint=hint)
+            raise OutputError(
+                f"`{output.path}` is there already, and no {output.kind.value}",
+                hint=f"only a {output.kind.value} is ever replaced",
+                remedies=(Remedy.OTHER_PLACE,),
+            )
     others = [output.path for output, state in zip(plan.outputs, states, strict=True) if state is OutputState.OTHER]
     if others and not force:
         raise _differs(others)
@@ -104,7 +107,7 @@ def _differs(paths: Sequence[Path]) -> OutputError:
     listed = ", ".join(f"`{path}`" for path in paths)
     return OutputError(
         f"{listed} already there, and not what this run would make",
-        hint="--force replaces; or choose another directory or --name",
+        remedies=(Remedy.FORCE, Remedy.OTHER_PLACE),
     )
 
 
