@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from convert.checkpoint.index import cached_name
 from convert.errors import UsageError
 from convert.model import ModelRequest, gguf_model, read_gguf_model
 from convert.plan import Plan, plan
-from convert.quant_mix import FILE_TYPES, FileType
+from convert.quant_mix import FILE_TYPES, NO_OPTIONS, FileType, QuantizeOptions, find_file_types, in_words
 from convert.stream import Progress, Report, carry_out
 
 if TYPE_CHECKING:
@@ -30,14 +31,15 @@ QUANTIZED_TYPES: Final = tuple(kind for kind in DEFAULT_TYPES if kind.is_quantiz
 
 
 def parse_types(text: str | Iterable[str | FileType]) -> tuple[FileType, ...]:
-    """Read types such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case, without repeats.
+    """Read types such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case, without repeats; also `all` and `standard`.
 
-    Raises UsageError that lists the known types.
+    Raises UsageError that says what is nearest, or lists the known types.
     """
     names = text.split(",") if isinstance(text, str) else text
-    types = tuple(dict.fromkeys(name if isinstance(name, FileType) else _parse_type(name) for name in names))
+    found = ((name,) if isinstance(name, FileType) else find_file_types(name) for name in names)
+    types = tuple(dict.fromkeys(chain.from_iterable(found)))
     if not types:
-        raise UsageError("no output type is left", hint=f"known are {_known_types()}")
+        raise UsageError("no output type is left", hint=f"known are {in_words(FILE_TYPES.values())}")
     return types
 
 
@@ -74,6 +76,7 @@ def plan_all(
     discard_f16: bool = False,
     pre_tokenizer: str | None = None,
     merge: Merge | Iterable[Merge] = (),
+    options: QuantizeOptions = NO_OPTIONS,
 ) -> Plan:
     """Plan `OUTDIR/NAME-TYPE.gguf` for each type of a checkpoint.
 
@@ -82,6 +85,7 @@ def plan_all(
     name: the files' base name, by default the directory's, or the repository's of a model in the Hub's cache.
     discard_f16: leave the F16 file out.
     pre_tokenizer: what `tokenizer.ggml.pre` is to be, where it is not recognised.
+    options: of the quantized files, as `quantize_options` reads them.
     Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
     """
     chosen = parse_types(types)
@@ -91,7 +95,7 @@ def plan_all(
     cached = (cached_name(directory) or "").rpartition("/")[2]  # not the commit that a snapshot is called after
     base = _checked_name(cached or directory.name if name is None else name)
     paths = {kind: Path(outdir) / f"{base}-{kind.name}.gguf" for kind in chosen}
-    return plan(gguf_model(model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)), paths)
+    return plan(gguf_model(model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)), paths, options)
 
 
 def plan_one(
@@ -101,10 +105,12 @@ def plan_one(
     type: str | FileType = "f16",
     pre_tokenizer: str | None = None,
     merge: Merge | Iterable[Merge] = (),
+    options: QuantizeOptions = NO_OPTIONS,
 ) -> Plan:
     """Plan one GGUF file of a checkpoint, at the path given; see `plan_all`."""
-    (kind,) = parse_types([type])
-    return plan(gguf_model(model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)), {kind: Path(out)})
+    kind = _one_type(type)
+    request = model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)
+    return plan(gguf_model(request), {kind: Path(out)}, options)
 
 
 def plan_quantize(
@@ -113,6 +119,7 @@ def plan_quantize(
     *,
     types: str | Iterable[str | FileType] = QUANTIZED_TYPES,
     name: str | None = None,
+    options: QuantizeOptions = NO_OPTIONS,
 ) -> Plan:
     """Plan `OUTDIR/NAME-TYPE.gguf` for each type of a float GGUF file.
 
@@ -124,7 +131,7 @@ def plan_quantize(
     for out in paths.values():
         if out.exists() and path.exists() and out.samefile(path):
             raise UsageError(f"the output `{out}` is the input itself", hint="choose another directory, or --name")
-    return plan(read_gguf_model(path), paths)
+    return plan(read_gguf_model(path), paths, options)
 
 
 def quantized_path(source: PathLike, outdir: PathLike, kind: str, *, name: str | None = None) -> Path:
@@ -142,6 +149,7 @@ def convert_all(  # noqa: PLR0913 - as many options as the command has
     discard_f16: bool = False,
     pre_tokenizer: str | None = None,
     merge: Merge | Iterable[Merge] = (),
+    options: QuantizeOptions = NO_OPTIONS,
     force: bool = False,
     jobs: int | None = None,
     allow_nonfinite: bool = False,
@@ -149,7 +157,14 @@ def convert_all(  # noqa: PLR0913 - as many options as the command has
 ) -> Report:
     """Convert a checkpoint to GGUF files of several types in one read; see `plan_all` and `carry_out`."""
     planned = plan_all(
-        model, outdir, types=types, name=name, discard_f16=discard_f16, pre_tokenizer=pre_tokenizer, merge=merge
+        model,
+        outdir,
+        types=types,
+        name=name,
+        discard_f16=discard_f16,
+        pre_tokenizer=pre_tokenizer,
+        merge=merge,
+        options=options,
     )
     return carry_out(planned, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
 
@@ -161,13 +176,14 @@ def convert_one(
     type: str | FileType = "f16",
     pre_tokenizer: str | None = None,
     merge: Merge | Iterable[Merge] = (),
+    options: QuantizeOptions = NO_OPTIONS,
     force: bool = False,
     jobs: int | None = None,
     allow_nonfinite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Convert a checkpoint to one GGUF file; see `plan_one` and `carry_out`."""
-    planned = plan_one(model, out, type=type, pre_tokenizer=pre_tokenizer, merge=merge)
+    planned = plan_one(model, out, type=type, pre_tokenizer=pre_tokenizer, merge=merge, options=options)
     return carry_out(planned, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
 
 
@@ -177,13 +193,14 @@ def quantize(
     *,
     types: str | Iterable[str | FileType] = QUANTIZED_TYPES,
     name: str | None = None,
+    options: QuantizeOptions = NO_OPTIONS,
     force: bool = False,
     jobs: int | None = None,
     allow_nonfinite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Quantize a float GGUF file to several types in one read; see `plan_quantize` and `carry_out`."""
-    planned = plan_quantize(source, outdir, types=types, name=name)
+    planned = plan_quantize(source, outdir, types=types, name=name, options=options)
     return carry_out(planned, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
 
 
@@ -198,15 +215,11 @@ def _absolute(path: PathLike) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _parse_type(name: str) -> FileType:
-    try:
-        return FILE_TYPES[name.strip().upper()]
-    except KeyError:
-        raise UsageError(f"unknown type `{name.strip()}`", hint=f"known are {_known_types()}") from None
-
-
-def _known_types() -> str:
-    return ", ".join(kind.name.lower() for kind in FILE_TYPES.values())
+def _one_type(kind: str | FileType) -> FileType:
+    found = parse_types([kind])
+    if len(found) != 1:
+        raise UsageError(f"`{kind}` is {len(found)} types, and one file is to be made")
+    return found[0]
 
 
 def _checked_name(name: str) -> str:
