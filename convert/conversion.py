@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from convert.adapter import MergeRequest, parse_merge
 from convert.checkpoint.index import cached_name
-from convert.errors import UsageError
+from convert.errors import Remedy, UsageError
 from convert.model import ModelRequest, gguf_model, read_gguf_model
 from convert.plan import Plan, plan
 from convert.quant_mix import FILE_TYPES, NO_OPTIONS, FileType, QuantizeOptions, find_file_types, in_words
@@ -130,7 +130,7 @@ def plan_quantize(
     paths = {kind: quantized_path(path, outdir, kind.name, name=name) for kind in parse_types(types)}
     for out in paths.values():
         if out.exists() and path.exists() and out.samefile(path):
-            raise UsageError(f"the output `{out}` is the input itself", hint="choose another directory, or --name")
+            raise UsageError(f"the output `{out}` is the input itself", remedies=(Remedy.OTHER_PLACE,))
     return plan(read_gguf_model(path), paths, options)
 
 
@@ -224,5 +224,5 @@ def _one_type(kind: str | FileType) -> FileType:
 
 def _checked_name(name: str) -> str:
     if not name or name in (".", "..") or "/" in name or "\0" in name:
-        raise UsageError(f"`{name}` cannot be the base name of files", hint="give one with --name")
+        raise UsageError(f"`{name}` cannot be the base name of files", remedies=(Remedy.GIVE_NAME,))
     return name

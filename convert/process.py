@@ -19,16 +19,30 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from convert.errors import ProgramError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 GRACE_S: Final = 2.0
 TAIL_LINES: Final = 15
+
+
+def usable_processors() -> int:
+    """Count the processors that this process may use: affinity, and a container's quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, _quota()))
+
+
+def _quota() -> int:
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
+        return -(-int(limit) // int(period))
+    except (OSError, ValueError):  # no such limit, or "max"
+        return 1 << 16
 
 
 @dataclass(frozen=True, slots=True)

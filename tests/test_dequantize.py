@@ -12,7 +12,7 @@ from dequantize_checkpoints import PACKED, SMALL, assert_same_tensors, hashes, l
 from packed_checkpoints import tiny_config, write_safetensors_checkpoint
 
 import convert
-from convert.errors import CheckpointError, WeightsError
+from convert.errors import CheckpointError, Remedy, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,7 +186,7 @@ def test_float16_overflow_names_the_place_and_the_dtype_that_keeps_it(tmp_path: 
         convert.dequantize(tmp_path / "model", tmp_path / "out", dtype="f16")
     expected = "tensor `a.weight` has 1 values beyond float16 (65504), the first is 70000 at [3, 7]"
     assert error.value.message == expected
-    assert "--dtype bf16" in str(error.value.hint)
+    assert error.value.remedies == (Remedy.WIDER_FLOAT, Remedy.ALLOW_NONFINITE)
     convert.dequantize(tmp_path / "model", tmp_path / "out", dtype="f16", allow_nonfinite=True)
     assert torch.isinf(load_all(tmp_path / "out")["a.weight"][3, 7])
 

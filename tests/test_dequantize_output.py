@@ -77,7 +77,7 @@ def test_equal_files_are_kept_and_others_need_force(packed: Path, tmp_path: Path
     (out / "config.json").unlink()
     with pytest.raises(OutputError, match=f"{shard.name}` already there, and not what this run would make") as caught:
         convert.dequantize(packed, out, max_shard_size="100KB")
-    assert caught.value.hint == "--force replaces; or choose another directory"
+    assert caught.value.hint == "force=True replaces; or choose another path"
     assert not (out / "config.json").exists()
     convert.dequantize(packed, out, max_shard_size="100KB", force=True)
     assert hashes(out) == before

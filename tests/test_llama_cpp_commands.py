@@ -259,7 +259,7 @@ def test_the_doctor_tells_what_is_here(tmp_path: Path) -> None:
     by_name = {command["command"]: command for command in machine["commands"]}
     assert by_name["convert run"]["ready"]
     assert not by_name["convert build-llamacpp"]["ready"]
-    assert "--source PATH" in by_name["convert build-llamacpp"]["does"]
+    assert "source tree of yours" in by_name["convert build-llamacpp"]["does"]
 
 
 @pytest.mark.usefixtures("_no_network")

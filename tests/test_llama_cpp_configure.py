@@ -232,7 +232,7 @@ def test_architectures_are_written_as_cmake_wants_them(text: str, archs: str) ->
 
 @pytest.mark.parametrize("text", ["", "native", "9", "90;", "sm_90", "90 -DX=1"])
 def test_an_architecture_that_makes_no_sense_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError, match="--cuda-arch"):
+    with pytest.raises(UsageError, match="CUDA architecture"):
         arch_list(text)
 
 
@@ -252,8 +252,8 @@ def _nvcc_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (replace(CUDA, nvcc=None), None, "nvcc was not found", "CUDA toolkit"),
         (replace(CUDA, version=None), None, "does not work", "CUDA toolkit"),
-        (replace(CUDA, gpus=()), None, "no GPU is seen", "--cuda-arch 90"),
-        (replace(CUDA, cublas=None), "90", "cuBLAS and its headers are not in the toolkit", "--cublas pypi"),
+        (replace(CUDA, gpus=()), None, "no GPU is seen", "cuda_arch='90'"),
+        (replace(CUDA, cublas=None), "90", "cuBLAS and its headers are not in the toolkit", "cublas='pypi'"),
         (replace(CUDA, driver=(12, 4)), None, "driver supports CUDA 12.4, the toolkit is 13.0", "newer NVIDIA driver"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from convert.errors import ToolchainError, UsageError
+from convert.errors import Remedy, ToolchainError, UsageError
 from convert.llama_cpp import Build, Silent, build_llamacpp, find_build, read_builds, where
 from convert.llama_cpp.build import processor
 from convert.llama_cpp.build_json import write_build
@@ -21,8 +21,8 @@ from convert.llama_cpp.pin import COMMIT
         ({"source": "nowhere"}, "is not a folder"),
         ({"source": "pypi", "ref": "b1"}, "PyPI carries the pinned commit only"),
         ({"ref": "--upload-pack=x"}, "is not the name of"),
-        ({"cublas": "mine"}, "--cublas"),
-        ({"jobs": 0}, "--jobs 0"),
+        ({"cublas": "mine"}, "`cublas` is `mine`"),
+        ({"jobs": 0}, "`jobs` is 0"),
         ({"cmake_args": ["GGML_NATIVE=OFF"]}, "begin with `-`"),
     ],
 )
@@ -88,4 +88,4 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_dir(tmp_path: Pa
         where.locked(where.Home(tmp_path / "file" / "home"), Silent()),
     ):
         pass
-    assert "--dir" in (caught.value.hint or "")
+    assert caught.value.remedies == (Remedy.BUILD_ELSEWHERE,)

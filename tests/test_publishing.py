@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import convert
-from convert.errors import CheckpointError, ConvertError, OutputError, UsageError, WeightsError
+from convert.errors import CheckpointError, ConvertError, OutputError, Remedy, UsageError, WeightsError
 from convert.stream import publish
 
 if TYPE_CHECKING:
@@ -232,8 +232,8 @@ def test_a_bad_weight_names_the_tensor_how_many_and_the_first_place(kind: str, m
     with pytest.raises(WeightsError) as caught:
         convert.convert_all(model, tmp_path / "out")
     assert caught.value.message == f"tensor `{name}` has {says}"
-    assert "--allow-nonfinite" in str(caught.value.hint)
-    assert ("--types bf16" in str(caught.value.hint)) == (kind == "overflow")
+    wider = (Remedy.WIDER_FLOAT,) if kind == "overflow" else ()
+    assert caught.value.remedies == (*wider, Remedy.ALLOW_NONFINITE)
     assert not (tmp_path / "out").exists()
 
 

@@ -17,7 +17,7 @@ from convert.adapter.config import read_adapter_config
 from convert.adapter.request import MergeRequest
 from convert.checkpoint.index import cached_name
 from convert.checkpoint.json_file import read_json
-from convert.errors import CheckpointError
+from convert.errors import CheckpointError, Remedy
 from convert.shown import shown
 
 if TYPE_CHECKING:
@@ -58,13 +58,14 @@ def find_base(adapter: Path) -> tuple[Path, tuple[str, ...]]:
     if config.base is None:
         raise CheckpointError(
             f"{config.where} names no base model in `base_model_name_or_path`",
-            hint=f"give the base: `convert … BASE … --merge {adapter}`",
+            remedies=(Remedy.GIVE_BASE,),
+            facts={"adapter": adapter},
         )
     for path in _paths(adapter, config.base):
         if _is_adapter(path):
             raise CheckpointError(
                 f"the base of {shown(adapter)}, {shown(path)}, is an adapter itself",
-                hint="give the model that both belong to: `convert … BASE … --merge FIRST --merge SECOND`",
+                remedies=(Remedy.GIVE_COMMON_BASE,),
             )
         if _is_model(path):
             return path, (f"the base of {shown(_name(adapter))} is {shown(path)}",)
@@ -154,10 +155,12 @@ def _cached(name: str, revision: str | None) -> Path | None:
 
 def _not_found(adapter: Path, name: str, revision: str | None) -> CheckpointError:
     message = f"the base of {shown(adapter)} is not on this machine: looked for a directory {shown(name)}"
-    give_it = f"`convert … BASE … --merge {adapter}`"
     if not _HUB_ID.fullmatch(name):
-        return CheckpointError(message, hint=f"give the base where it is: {give_it}")
+        return CheckpointError(message, remedies=(Remedy.GIVE_BASE,), facts={"adapter": adapter})
     download = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     return CheckpointError(
-        f"{message}, and for it in the Hub's cache", hint=f"`{download}`, then try again; or give the base: {give_it}"
+        f"{message}, and for it in the Hub's cache",
+        hint=f"or `{download}`, then try again",
+        remedies=(Remedy.GIVE_BASE,),
+        facts={"adapter": adapter},
     )

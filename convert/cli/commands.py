@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.cli import quantize_options
 from convert.cli.dequantize_commands import dequantize
+from convert.cli.hints import HintingGroup
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf
 from convert.cli.verify_commands import run_verification, verify
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from convert.plan import Plan
 
 _PATH = click.Path(path_type=Path)
-_TYPES_HELP = "Comma-separated: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0."
 
 
 def _writing_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +65,7 @@ def _checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=HintingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="gguf-convert", prog_name="convert")
 def cli() -> None:
     """Convert PyTorch and Hugging Face checkpoints to GGUF files that run anywhere.
@@ -80,11 +81,12 @@ for _command in (dequantize, build_llamacpp, run_gguf, verify, doctor):
 @cli.command("all", short_help="A checkpoint to f16, q4_0, q4_1, q5_0, q5_1 and q8_0, in one read.")
 @click.argument("model", type=_PATH)
 @click.argument("outdir", type=_PATH)
-@click.option("--types", default="f16,q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=_TYPES_HELP)
+@click.option("--types", default="f16,q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=quantize_options.TYPES_HELP)
 @click.option("--discard-f16", is_flag=True, help="Leave the f16 file out; the others do not need it.")
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the directory's.")
 @click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
 @_checkpoint_options
+@quantize_options.quantizing
 @_writing_options
 def all_types(
     model: Path,
@@ -110,7 +112,14 @@ def all_types(
     from convert.conversion import plan_all  # noqa: PLC0415 - NumPy and gguf, only when needed
 
     plan = plan_all(
-        model, outdir, types=types, discard_f16=discard_f16, name=name, pre_tokenizer=pre_tokenizer, merge=merge
+        model,
+        outdir,
+        types=types,
+        discard_f16=discard_f16,
+        name=name,
+        pre_tokenizer=pre_tokenizer,
+        merge=merge,
+        options=quantize_options.read(quantize_options.taken_from(run)),
     )
     _carry_out(plan, **run)
     if verifies and not run["dry_run"]:
@@ -121,20 +130,22 @@ def all_types(
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
 @click.argument("model", type=_PATH)
 @click.argument("out", type=_PATH, metavar="OUT.gguf")
-@click.option("--type", "kind", default="f16", show_default=True, help=_TYPES_HELP.replace("Comma-separated", "One of"))
+@click.option("--type", "kind", default="f16", show_default=True, help="One type, as for `all --types`.")
 @_checkpoint_options
+@quantize_options.quantizing
 @_writing_options
 def one_type(model: Path, out: Path, kind: str, merge: tuple[str, ...], pre_tokenizer: str | None, **run: Any) -> None:
     """Convert the checkpoint MODEL to the file OUT.gguf."""
     from convert.conversion import plan_one  # noqa: PLC0415
 
-    _carry_out(plan_one(model, out, type=kind, pre_tokenizer=pre_tokenizer, merge=merge), **run)
+    options = quantize_options.read(quantize_options.taken_from(run))
+    _carry_out(plan_one(model, out, type=kind, pre_tokenizer=pre_tokenizer, merge=merge, options=options), **run)
 
 
-@cli.command("quantize", short_help="An f32, f16 or bf16 GGUF file to other types.")
+@cli.command("quantize", short_help="A GGUF file to other types.")
 @click.argument("source", type=_PATH, metavar="IN.gguf")
 @click.argument("outdir", type=_PATH)
-@click.option("--types", default="q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=_TYPES_HELP)
+@click.option("--types", default="q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=quantize_options.TYPES_HELP)
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the input's, without its type.")
 @click.option(
     "--with",
@@ -142,25 +153,23 @@ def one_type(model: Path, out: Path, kind: str, merge: tuple[str, ...], pre_toke
     type=click.Choice(["convert", "llama.cpp"]),
     default="convert",
     show_default=True,
-    help="llama.cpp: any type its llama-quantize knows (q4_k_m, iq4_xs, …), by the built program.",
+    help="llama.cpp: by the built llama-quantize, a type after the other.",
 )
-@click.option("--imatrix", type=_PATH, metavar="FILE", help="With llama.cpp: an importance matrix.")
+@quantize_options.requantizing
 @_writing_options
-def quantize(
-    source: Path, outdir: Path, types: str, name: str | None, encoder: str, imatrix: Path | None, **run: Any
-) -> None:
+def quantize(source: Path, outdir: Path, types: str, name: str | None, encoder: str, **run: Any) -> None:
     """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read."""
     from convert.conversion import plan_quantize, quantized_path  # noqa: PLC0415
 
+    asked = quantize_options.taken_from(run)
     if encoder == "llama.cpp":
         kinds = [kind.strip().upper() for kind in types.split(",")]
         outputs = {kind: quantized_path(source, outdir, kind, name=name) for kind in kinds}
         options = {key: run[key] for key in ("jobs", "force", "dry_run")}
-        quantize_by_llama_cpp(source, outputs, imatrix=imatrix, **options)
+        imatrix = asked.pop("imatrix")
+        quantize_by_llama_cpp(source, outputs, imatrix=imatrix, flags=quantize_options.as_flags(asked), **options)
         return
-    if imatrix is not None:
-        raise click.UsageError("--imatrix goes with --with llama.cpp", ctx=click.get_current_context())
-    _carry_out(plan_quantize(source, outdir, types=types, name=name), **run)
+    _carry_out(plan_quantize(source, outdir, types=types, name=name, options=quantize_options.read(asked)), **run)
 
 
 @cli.command("inspect", short_help="What a checkpoint directory or a GGUF file holds.")

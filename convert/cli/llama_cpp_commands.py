@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
     from rich.progress import Progress
@@ -230,7 +230,14 @@ def _gb(nbytes: int) -> str:
 
 
 def quantize_by_llama_cpp(
-    source: Path, outputs: dict[str, Path], *, imatrix: Path | None, jobs: int | None, force: bool, dry_run: bool
+    source: Path,
+    outputs: dict[str, Path],
+    *,
+    imatrix: str | None,
+    flags: Sequence[str],
+    jobs: int | None,
+    force: bool,
+    dry_run: bool,
 ) -> None:
     """Carry out `quantize --with llama.cpp`: hand the types to the built llama-quantize."""
     from convert.errors import ToolchainError  # noqa: PLC0415
@@ -246,6 +253,13 @@ def quantize_by_llama_cpp(
         return
     with _reporter() as telling:
         for path in quantize_with_llama_cpp(
-            program, source, outputs, imatrix=imatrix, jobs=jobs, force=force, reporter=telling
+            program,
+            source,
+            outputs,
+            imatrix=None if imatrix is None else Path(imatrix),
+            flags=flags,
+            jobs=jobs,
+            force=force,
+            reporter=telling,
         ):
             telling.say(f"{path}  {path.stat().st_size} bytes")

@@ -14,7 +14,15 @@ from __future__ import annotations
 
 from convert.codec import ggml_types  # noqa: F401 - before any type is looked up
 from convert.codec.compiled import available_levels, kernel_level
-from convert.codec.contract import F16_OVERFLOW, FLOAT_TYPES, BadValues, Codec, KernelsMissingWarning, row_nbytes
+from convert.codec.contract import (
+    F16_OVERFLOW,
+    FLOAT_TYPES,
+    BadValues,
+    Codec,
+    Importance,
+    KernelsMissingWarning,
+    row_nbytes,
+)
 from convert.codec.decoding import decode_4bit
 from convert.codec.encoding import encode_rows, encode_rows_allowing_nonfinite
 from convert.codec.reference import CODECS
@@ -25,6 +33,7 @@ __all__ = [
     "FLOAT_TYPES",
     "BadValues",
     "Codec",
+    "Importance",
     "KernelsMissingWarning",
     "available_levels",
     "decode_4bit",

@@ -31,7 +31,7 @@ from convert.dequantization.shards import (
 from convert.dequantization.side_files import SideFile, copied_files, json_file, mended_config
 from convert.dequantization.through import Through, quantized_weights, refuse_transposed, take_through
 from convert.dequantization.wide_float import NarrowedDouble
-from convert.errors import CheckpointError, UsageError
+from convert.errors import CheckpointError, Remedy, UsageError
 from convert.plan import FileKind, Output, Plan
 from convert.shown import shown, shown_list
 
@@ -204,7 +204,7 @@ def _check_through(checkpoint: Checkpoint, unpacked: ModelTensors, through: Thro
     if unpacked.packing is not None:
         raise UsageError(
             f"--through takes a 16-bit checkpoint, {shown(checkpoint.directory)} is packed by {unpacked.packing}",
-            hint="without --through it is dequantized to what it holds",
+            remedies=(Remedy.WITHOUT_THROUGH,),
         )
     refuse_transposed(checkpoint.directory, through)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.errors import ToolchainError, UsageError
+from convert.errors import Remedy, ToolchainError, UsageError
 from convert.llama_cpp import configure, source, where
 from convert.llama_cpp.backend import Backend, Choice, choose_backend, hip_compiler
 from convert.llama_cpp.build_json import NAME, Build, read_build, write_build
@@ -28,7 +28,7 @@ from convert.llama_cpp.cuda import fetch_cublas
 from convert.llama_cpp.programs import choose_targets, judge, put_aliases
 from convert.llama_cpp.reporter import Reporter, Silent
 from convert.llama_cpp.toolchain import Toolchain, find_toolchain
-from convert.process import end_leftover, run
+from convert.process import end_leftover, run, usable_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,7 +98,7 @@ def build_llamacpp(
         from_pypi and choice.backend is Backend.CUDA,
         server,
         tuple(cmake_args),
-        jobs or usable_cores(),
+        jobs or usable_processors(),
     )
     try:
         found = _find(request, place)
@@ -108,7 +108,7 @@ def build_llamacpp(
                 found = _find(request, place) or _build(request, place, tools, telling)
         put_aliases(found.programs, (found.bin, place.path))
     except OSError as error:
-        raise ToolchainError(f"cannot build in `{place.path}`: {error}", hint="`--dir` names another place") from error
+        raise ToolchainError(f"cannot build in `{place.path}`: {error}", remedies=(Remedy.BUILD_ELSEWHERE,)) from error
     return found
 
 
@@ -118,16 +118,11 @@ def check_arguments(
     """Raise UsageError for arguments that make no sense."""
     source.check(wanted_source, ref)
     if cublas not in {"toolkit", "pypi"}:
-        raise UsageError(f"`--cublas {cublas}` is neither `toolkit` nor `pypi`")
+        raise UsageError(f"`cublas` is `{cublas}`, wanted `toolkit` or `pypi`")
     if jobs is not None and jobs < 1:
-        raise UsageError(f"`--jobs {jobs}` is not a number of jobs")
+        raise UsageError(f"`jobs` is {jobs}, wanted at least 1")
     if wrong := [argument for argument in cmake_args if not argument.startswith("-")]:
         raise UsageError(f"`{wrong[0]}` is not an argument for CMake: these begin with `-`, as in `-DGGML_NATIVE=OFF`")
-
-
-def usable_cores() -> int:
-    """Count the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import ProgramError, ToolchainError, UsageError
+from convert.errors import ProgramError, Remedy, ToolchainError, UsageError
 from convert.llama_cpp.pin import CUBLAS_WHEELS
 from convert.llama_cpp.unpack import unpack_zip
 from convert.llama_cpp.where import appearing
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 
 HOW_TO_GET: Final = {
     "nvcc": "the CUDA toolkit: https://developer.nvidia.com/cuda-downloads, or apt install nvidia-cuda-toolkit",
-    "cuBLAS": "`--cublas pypi` takes it from the nvidia-cublas wheel; or libcublas-dev of the CUDA toolkit's packages",
-    "GPU": "`--cuda-arch 90`, say, builds for a GPU that is elsewhere (its compute capability without the point)",
+    "cuBLAS": "libcublas-dev of the CUDA toolkit's packages",
+    "GPU": "an NVIDIA driver whose nvidia-smi sees it",
     "host compiler": "set CUDAHOSTCXX or NVCC_CCBIN to an older g++, or take a newer CUDA toolkit",
     "driver": "a newer NVIDIA driver, or an older CUDA toolkit",
 }
+
+# What else helps, with no part to get.
+REMEDIES: Final = {"cuBLAS": (Remedy.CUBLAS_FROM_PYPI,), "GPU": (Remedy.NAME_GPU,)}
 
 _ARCH: Final = re.compile(r"\d{2,3}[af]?(?:-real|-virtual)?")
 _NVCC_VERSION: Final = re.compile(r"\bV(\d+)\.(\d+)")
@@ -122,12 +125,13 @@ def _gpus(csv: str) -> Iterable[Gpu]:
 
 
 def arch_list(text: str) -> str:
-    """Check `--cuda-arch` and write it as CMake wants it: `86,90` is `86;90`. Raises UsageError."""
+    """Check compute capabilities, and write them as CMake wants them: `86,90` is `86;90`. Raises UsageError."""
     archs = [part.strip().replace(".", "") for part in re.split(r"[;,]", text)]
     if wrong := [arch for arch in archs if not _ARCH.fullmatch(arch)]:
         raise UsageError(
-            f"`--cuda-arch` has `{wrong[0]}`, wanted is a compute capability such as `90`",
-            hint="several are separated by commas; `convert doctor` shows those of this machine's GPUs",
+            f"`{wrong[0]}` is not a CUDA architecture, wanted is a compute capability such as `90`",
+            hint="several are separated by commas",
+            remedies=(Remedy.SEE_DOCTOR,),
         )
     return ";".join(archs)
 

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import ProgramError, ToolchainError
+from convert.errors import ProgramError, Remedy, ToolchainError
 from convert.process import ask
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def judge(path: Path, role: str) -> int:
             return answer.exit_code
         last = answer.text.rsplit("\n", 1)[-1]
         said = f"`{path.name} {probe}` ended with exit code {answer.exit_code} ({last})"
-    raise ToolchainError(f"`{path}` was built but does not run: {said}", hint="`convert doctor` says what is missing")
+    raise ToolchainError(f"`{path}` was built but does not run: {said}", remedies=(Remedy.SEE_DOCTOR,))
 
 
 def put_aliases(programs: Mapping[str, Path], folders: Iterable[Path]) -> dict[str, str]:
@@ -118,7 +118,7 @@ def _link(link: Path, target: Path) -> None:
         return
     if link.exists() and not link.is_symlink():
         raise ToolchainError(
-            f"`{link}` is in the way of a link to `{target}`", hint="move it away, or choose a `--dir`"
+            f"`{link}` is in the way of a link to `{target}`", hint="move it away", remedies=(Remedy.BUILD_ELSEWHERE,)
         )
     leads_to = os.path.relpath(target, link.parent)
     if link.is_symlink() and str(link.readlink()) == leads_to:

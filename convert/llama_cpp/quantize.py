@@ -10,7 +10,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import CheckpointError, OutputError, UsageError
+from convert.errors import CheckpointError, OutputError, Remedy, UsageError
 from convert.llama_cpp.reporter import Reporter, Silent
 from convert.process import ask, run
 
@@ -73,9 +73,9 @@ def _check_files(source: Path, imatrix: Path | None, wanted: Mapping[str, Path],
         raise UsageError("two types are to be written to one file")
     for path in wanted.values():
         if path.exists() and path.samefile(source):
-            raise UsageError(f"the output `{path}` is the input itself", hint="choose another directory, or --name")
+            raise UsageError(f"the output `{path}` is the input itself", remedies=(Remedy.OTHER_PLACE,))
         if path.exists() and not force:
-            raise OutputError(f"`{path}` is already there", hint="--force replaces; or choose another directory")
+            raise OutputError(f"`{path}` is already there", remedies=(Remedy.FORCE, Remedy.OTHER_PLACE))
 
 
 def _write(path: Path, before: Sequence[str], after: Sequence[str], reporter: Reporter) -> None:

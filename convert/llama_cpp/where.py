@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import ToolchainError
+from convert.errors import Remedy, ToolchainError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +104,7 @@ def locked(place: Home, reporter: Reporter) -> Iterator[None]:
         lock = (place.path / "lock").open("w")
     except OSError as error:
         raise ToolchainError(
-            f"cannot build in `{place.path}`: {error.strerror}", hint="`--dir` names another place"
+            f"cannot build in `{place.path}`: {error.strerror}", remedies=(Remedy.BUILD_ELSEWHERE,)
         ) from error
     with lock:
         try:

@@ -6,7 +6,8 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import PlanError
+from convert.codec import CODECS
+from convert.errors import PlanError, Remedy
 from convert.model import tensor_type
 from convert.quant_mix import ModelFacts, QuantizeOptions, Role, may_be_quantized, needs_importance, role_of
 
@@ -59,7 +60,7 @@ def _check_needed(model: GGUFModel, outputs: Mapping[FileType, Output], options:
     names = list(dict.fromkeys(name for names in lacking.values() for name in names))
     raise PlanError(
         f"{', '.join(lacking)} cannot be made without the importance of {_some(names)}",
-        hint="give an importance matrix that has them, or leave out these types",
+        remedies=(Remedy.GIVE_IMPORTANCE, Remedy.OTHER_TYPES),
     )
 
 
@@ -76,7 +77,9 @@ def _lacking(model: GGUFModel, wanted: FileType, output: Output, options: Quanti
     for info in output.tensors:
         is_made = info.type is not stored[info.name] or not options.has_importance
         may_be = may_be_quantized(info.name, info.shape, facts, options)
-        if is_made and may_be and info.name not in entries and needs_importance(info.name, info.type, wanted):
+        needs = may_be and needs_importance(info.name, info.type, wanted)
+        cannot = info.type in CODECS and CODECS[info.type].needs_importance
+        if is_made and (needs or cannot) and info.name not in entries:
             yield info.name
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gguf import GGMLQuantizationType
 
 from convert.codec import CODECS, FLOAT_TYPES
-from convert.errors import PlanError, UnsupportedError
+from convert.errors import PlanError, Remedy, UnsupportedError
 from convert.gguf_file import layout
 from convert.model import Decoded, GGUFModel, tensor_type
 from convert.plan.checks import check_importance, importance_notes, n_importance_values
@@ -107,6 +107,7 @@ def _check_encodable(model: GGUFModel, outputs: Iterable[Output], options: Quant
             if own not in FLOAT_TYPES and (own not in CODECS or not options.allow_requantize):
                 raise UnsupportedError(
                     f"tensor `{info.name}` of `{model.source}` is {own.name} already",
+                    remedies=(Remedy.REQUANTIZE,) if own in CODECS else (),
                     hint="quantizing twice loses more than once; start from an F32, F16 or BF16 file",
                 )
             if info.type not in CODECS:

@@ -7,14 +7,12 @@ workers x one slice whatever the model's size. Files appear under their final na
 from convert.stream.carry_out import Progress, Report, WrittenOutput, carry_out, outputs_to_make
 from convert.stream.first_pass import with_statistics
 from convert.stream.publish import OutputState, check_room, existing_parent, output_states, remove_abandoned
-from convert.stream.workers import available_cpus
 
 __all__ = [
     "OutputState",
     "Progress",
     "Report",
     "WrittenOutput",
-    "available_cpus",
     "carry_out",
     "check_room",
     "existing_parent",

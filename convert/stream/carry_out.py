@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint import SourceFiles
-from convert.errors import OutputError, UsageError
+from convert.errors import OutputError, Remedy, UsageError
+from convert.process import usable_processors
 from convert.stream.encode import SliceEncoder
 from convert.stream.first_pass import with_statistics
 from convert.stream.publish import (
@@ -25,7 +26,7 @@ from convert.stream.publish import (
     remove_empty,
 )
 from convert.stream.slices import Slice, cut
-from convert.stream.workers import Workers, available_cpus
+from convert.stream.workers import Workers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +74,7 @@ def carry_out(
     started = time.monotonic()
     to_make = outputs_to_make(plan, force=force)
     check_room(list(to_make.values()))
-    workers = jobs or available_cpus()
+    workers = jobs or usable_processors()
     plan = with_statistics(plan, jobs=workers)
     work = _Work(plan, to_make, allow_nonfinite=allow_nonfinite, progress=progress or (lambda _: None))
     work.run(workers)
@@ -91,8 +92,11 @@ def outputs_to_make(plan: Plan, *, force: bool) -> dict[int, Output]:
     states = output_states(plan)
     for output, state in zip(plan.outputs, states, strict=True):
         if state is OutputState.FOREIGN:
-            hint = f"choose another directory or --name; only a {output.kind.value} is ever replaced"
-            raise OutputError(f"`{output.path}` is there already, and no {output.kind.value}", hint=hint)
+            raise OutputError(
+                f"`{output.path}` is there already, and no {output.kind.value}",
+                hint=f"only a {output.kind.value} is ever replaced",
+                remedies=(Remedy.OTHER_PLACE,),
+            )
     others = [output.path for output, state in zip(plan.outputs, states, strict=True) if state is OutputState.OTHER]
     if others and not force:
         raise _differs(others)
@@ -104,7 +108,7 @@ def _differs(paths: Sequence[Path]) -> OutputError:
     listed = ", ".join(f"`{path}`" for path in paths)
     return OutputError(
         f"{listed} already there, and not what this run would make",
-        hint="--force replaces; or choose another directory or --name",
+        remedies=(Remedy.FORCE, Remedy.OTHER_PLACE),
     )
 
 

@@ -238,6 +238,37 @@ INLINE void store_f16(void *to, f32v x) {
 DEFINE_REDUCTION(minima, minimum)
 DEFINE_REDUCTION(maxima, maximum)
 
+/* ---- corner turn: LANES x LANES floats; lane k of out[i] is rows[k * stride + i] ---- */
+
+INLINE void corner_turn(const float *rows, int stride, f32v out[LANES]) {
+    f32v t[LANES / 4][4]; /* t[g][i]: of rows 4 g .. 4 g + 3, the elements i of every 128-bit part */
+    for (int g = 0; g < LANES / 4; g++) {
+        f32v r[4];
+        for (int k = 0; k < 4; k++) r[k] = load_f32(rows + (4 * g + k) * stride);
+        f32v ab_lo = UNPACK_LO(r[0], r[1]), ab_hi = UNPACK_HI(r[0], r[1]);
+        f32v cd_lo = UNPACK_LO(r[2], r[3]), cd_hi = UNPACK_HI(r[2], r[3]);
+        t[g][0] = PAIRS_LO(ab_lo, cd_lo);
+        t[g][1] = PAIRS_HI(ab_lo, cd_lo);
+        t[g][2] = PAIRS_LO(ab_hi, cd_hi);
+        t[g][3] = PAIRS_HI(ab_hi, cd_hi);
+    }
+    for (int i = 0; i < 4; i++) {
+#if LANES_AVX512
+        f32v a = PARTS(t[0][i], t[1][i], 0x44), b = PARTS(t[0][i], t[1][i], 0xee);
+        f32v c = PARTS(t[2][i], t[3][i], 0x44), d = PARTS(t[2][i], t[3][i], 0xee);
+        out[i] = PARTS(a, c, 0x88);
+        out[4 + i] = PARTS(a, c, 0xdd);
+        out[8 + i] = PARTS(b, d, 0x88);
+        out[12 + i] = PARTS(b, d, 0xdd);
+#elif LANES_AVX2
+        out[i] = PARTS(t[0][i], t[1][i], 0x20);
+        out[4 + i] = PARTS(t[0][i], t[1][i], 0x31);
+#else
+        out[i] = t[0][i];
+#endif
+    }
+}
+
 /* ---- 32 bytes of quants ---- */
 
 #define BLOCK 32
