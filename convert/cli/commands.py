@@ -178,6 +178,6 @@ def _carry_out(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> N
     show_plan(plan, look.stderr())
     with look.warnings_shown():
         kernel_level()
-    with look.byte_progress(plan.nbytes) as progress:
+    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
         report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
     show_report(report)

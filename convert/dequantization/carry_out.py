@@ -46,7 +46,6 @@ def carry_out_dequantize(
     """
     started = time.monotonic()
     to_make = check_outputs(plan, force=writing.force)
-    remove_abandoned(plan.outdir, [output.path for output in plan.outputs])
     writing = replace(writing, jobs=writing.jobs or min(available_cpus(), MAX_JOBS))
     written: dict[Path, WrittenOutput] = {}
     for part in _existing_first(plan, to_make):
@@ -62,6 +61,7 @@ def check_outputs(plan: DequantizePlan, *, force: bool) -> list[dict[int, Output
     """
     _refuse_foreign(plan)
     to_make = [outputs_to_make(part, force=force) for part in plan.plans]
+    remove_abandoned([plan.outdir])
     check_room([output for part in to_make for output in part.values()])
     return to_make
 
