@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from convert.errors import Remedy, UsageError
 from convert.model import ModelRequest, as_request, gguf_model, read_gguf_model
-from convert.plan import OutputRequest, Plan, directory_name, gguf_name, parse_types, plan
+from convert.plan import OutputRequest, Plan, directory_name, gguf_name, parse_type, plan
+from convert.quant_mix import NO_OPTIONS, FileType, QuantizeOptions
 from convert.stream import Progress, Report, Writing, carry_out
 
 if TYPE_CHECKING:
     from convert.model import PathLike
-    from convert.quant_mix import FileType
 
 QUANTIZED_TYPES: Final = "q4_0,q4_1,q5_0,q5_1,q8_0"
 
@@ -29,13 +29,18 @@ def plan_all(model: PathLike | ModelRequest, outputs: PathLike | OutputRequest) 
     request = as_request(model)
     wanted = outputs if isinstance(outputs, OutputRequest) else OutputRequest(outputs)
     paths = wanted.paths(directory_name(request.directory))
-    return plan(gguf_model(request), paths)
+    return plan(gguf_model(request), paths, wanted.options)
 
 
-def plan_one(model: PathLike | ModelRequest, out: PathLike, *, type: str | FileType = "f16") -> Plan:
+def plan_one(
+    model: PathLike | ModelRequest,
+    out: PathLike,
+    *,
+    type: str | FileType = "f16",
+    options: QuantizeOptions = NO_OPTIONS,
+) -> Plan:
     """Plan one GGUF file of a checkpoint, at the path given; errors as for `plan_all`."""
-    (kind,) = parse_types([type])
-    return plan(gguf_model(as_request(model)), {kind: Path(out)})
+    return plan(gguf_model(as_request(model)), {parse_type(type): Path(out)}, options)
 
 
 def plan_quantize(source: PathLike, outputs: PathLike | OutputRequest) -> Plan:
@@ -49,7 +54,7 @@ def plan_quantize(source: PathLike, outputs: PathLike | OutputRequest) -> Plan:
     for out in paths.values():
         if out.exists() and path.exists() and out.samefile(path):
             raise UsageError(f"the output `{out}` is the input itself", remedies=(Remedy.OTHER_PLACE,))
-    return plan(read_gguf_model(path), paths)
+    return plan(read_gguf_model(path), paths, wanted.options)
 
 
 def convert_all(
@@ -69,10 +74,11 @@ def convert_one(
     writing: Writing = Writing(),  # noqa: B008 - frozen
     *,
     type: str | FileType = "f16",
+    options: QuantizeOptions = NO_OPTIONS,
     progress: Progress | None = None,
 ) -> Report:
     """Convert a checkpoint to one GGUF file; see `plan_one` and `carry_out`."""
-    return carry_out(plan_one(model, out, type=type), writing, progress=progress)
+    return carry_out(plan_one(model, out, type=type, options=options), writing, progress=progress)
 
 
 def quantize(

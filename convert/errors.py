@@ -49,6 +49,9 @@ class Remedy(Enum):
     CUBLAS_FROM_PYPI = "take cuBLAS from PyPI"
     NAME_GPU = "say which GPU is built for"
     BACKEND_CPU = "build for the processor"
+    GIVE_IMPORTANCE = "give an importance matrix"
+    OTHER_TYPES = "make other types"
+    REQUANTIZE = "quantize what is quantized already"
     SEE_DOCTOR = "look at what the machine has"
 
 
@@ -76,6 +79,9 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.CUBLAS_FROM_PYPI: "cublas='pypi' takes it from the nvidia-cublas wheel",
         Remedy.NAME_GPU: "cuda_arch='90', say, builds for a GPU elsewhere (its compute capability, no point)",
         Remedy.BACKEND_CPU: "backend='cpu' works everywhere",
+        Remedy.GIVE_IMPORTANCE: "give an importance matrix that has them, by quantize_options(imatrix=…)",
+        Remedy.OTHER_TYPES: "leave out these types",
+        Remedy.REQUANTIZE: "quantize_options(allow_requantize=True) does it all the same",
         Remedy.SEE_DOCTOR: "the command `convert doctor` shows what there is",
     }
 )

@@ -31,6 +31,20 @@ if TYPE_CHECKING:
 GRACE_S: Final = 2.0
 
 
+def usable_processors() -> int:
+    """Count the processors that this process may use: affinity, and a container's quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, _quota()))
+
+
+def _quota() -> int:
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
+        return -(-int(limit) // int(period))
+    except (OSError, ValueError):  # no such limit, or "max"
+        return 1 << 16
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a program said and how it ended; a negative exit code is the signal that killed it."""

@@ -166,5 +166,5 @@ def test_a_checkpoint_without_a_config_is_an_error(tmp_path: Path) -> None:
 
     write_safetensors_checkpoint(tmp_path / "model", tiny_config(), {"a": torch.ones(4)})
     (tmp_path / "model" / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"config\.json` does not exist"):
+    with pytest.raises(CheckpointError, match=r"config\.json` is missing"):
         convert.dequantize(tmp_path / "model", tmp_path / "out")

@@ -290,7 +290,6 @@ def test_gguf_rows_are_what_the_files_hold(tiny_llama: Path, tmp_path: Path) -> 
     report = convert.convert_all(
         tiny_llama, convert.OutputRequest(tmp_path, types="f32,f16,bf16,q4_0,q4_1,q5_0,q5_1,q8_0", name="m")
     )
-    assert len(report.outputs) == len([row for row in inspection.memory.rows if row.format == "gguf"])  # type: ignore[union-attr]
     for output in report.outputs:
         groups: Counter[str] = Counter()
         for tensor in convert.inspect(output.path).tensors:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.cli import quantize_options
 from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf
@@ -13,11 +16,8 @@ from convert.cli.options import PATH, checkpoint_options, dir_option, writing_op
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from convert.plan import Plan
 
-_TYPES_HELP = "Comma-separated: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0."
 _OURS_ALONE = {"--json": "as_json", "--allow-nonfinite": "allow_nonfinite"}
 
 
@@ -37,12 +37,13 @@ for _command in (dequantize, build_llamacpp, run_gguf, verify, doctor):
 @cli.command("all", short_help="A checkpoint to f16, q4_0, q4_1, q5_0, q5_1 and q8_0, in one read.")
 @click.argument("model", type=PATH)
 @click.argument("outdir", type=PATH)
-@click.option("--types", default="f16,q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=_TYPES_HELP)
+@click.option("--types", default="f16,q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=quantize_options.TYPES_HELP)
 @click.option("--discard-f16", is_flag=True, help="Leave the f16 file out; the others do not need it.")
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the directory's.")
 @click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
 @dir_option
 @checkpoint_options
+@quantize_options.quantizing
 @writing_options
 def all_types(
     model: Path,
@@ -71,7 +72,7 @@ def all_types(
     from convert.plan import OutputRequest  # noqa: PLC0415
 
     request = model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)
-    plan = plan_all(request, OutputRequest(outdir, types, name, discard_f16))
+    plan = plan_all(request, OutputRequest(outdir, types, name, discard_f16, quantize_options.taken_from(run)))
     _carry_out(plan, **run)
     if verifies and not run["dry_run"]:
         paths = [output.path for output in plan.outputs]
@@ -81,8 +82,9 @@ def all_types(
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
 @click.argument("model", type=PATH)
 @click.argument("out", type=PATH, metavar="OUT.gguf")
-@click.option("--type", "kind", default="f16", show_default=True, help=_TYPES_HELP.replace("Comma-separated", "One of"))
+@click.option("--type", "kind", default="f16", show_default=True, help="One type, as for `all --types`.")
 @checkpoint_options
+@quantize_options.quantizing
 @writing_options
 def one_type(model: Path, out: Path, kind: str, merge: tuple[str, ...], pre_tokenizer: str | None, **run: Any) -> None:
     """Convert the checkpoint MODEL to the file OUT.gguf."""
@@ -90,13 +92,13 @@ def one_type(model: Path, out: Path, kind: str, merge: tuple[str, ...], pre_toke
     from convert.model import model_request  # noqa: PLC0415
 
     request = model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)
-    _carry_out(plan_one(request, out, type=kind), **run)
+    _carry_out(plan_one(request, out, type=kind, options=quantize_options.taken_from(run)), **run)
 
 
 @cli.command("quantize", short_help="An f32, f16 or bf16 GGUF file to other types.")
 @click.argument("source", type=PATH, metavar="IN.gguf")
 @click.argument("outdir", type=PATH)
-@click.option("--types", default="q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=_TYPES_HELP)
+@click.option("--types", default="q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=quantize_options.TYPES_HELP)
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the input's, without its type.")
 @click.option(
     "--with",
@@ -104,10 +106,10 @@ def one_type(model: Path, out: Path, kind: str, merge: tuple[str, ...], pre_toke
     type=click.Choice(["convert", "llama.cpp"]),
     default="convert",
     show_default=True,
-    help="llama.cpp: any type its llama-quantize knows (q4_k_m, iq4_xs, …), by the built program.",
+    help="llama.cpp: by the built llama-quantize, a type after the other.",
 )
-@click.option("--imatrix", type=PATH, metavar="FILE", help="With llama.cpp: an importance matrix.")
 @dir_option
+@quantize_options.requantizing
 @writing_options
 def quantize(
     source: Path,
@@ -115,7 +117,6 @@ def quantize(
     types: str,
     name: str | None,
     encoder: str,
-    imatrix: Path | None,
     directory: Path | None,
     **run: Any,
 ) -> None:
@@ -124,17 +125,18 @@ def quantize(
     from convert.plan import OutputRequest, gguf_name  # noqa: PLC0415
 
     wanted = OutputRequest(outdir, types, name)
+    asked = quantize_options.words(run)
     if encoder == "llama.cpp":
         if ignored := [flag for flag, name in _OURS_ALONE.items() if run[name]]:
             raise click.UsageError(f"{ignored[0]} does not go with --with llama.cpp", ctx=click.get_current_context())
         kinds = [kind.strip().upper() for kind in types.split(",")]
         outputs = {kind: wanted.path(gguf_name(source), kind) for kind in kinds}
         options = {key: run[key] for key in ("jobs", "force", "dry_run")}
-        quantize_by_llama_cpp(source, outputs, imatrix=imatrix, directory=directory, **options)
+        imatrix = Path(given) if (given := asked.pop("imatrix")) else None
+        flags = quantize_options.as_flags(asked)
+        quantize_by_llama_cpp(source, outputs, imatrix=imatrix, flags=flags, directory=directory, **options)
         return
-    if imatrix is not None:
-        raise click.UsageError("--imatrix goes with --with llama.cpp", ctx=click.get_current_context())
-    _carry_out(plan_quantize(source, wanted), **run)
+    _carry_out(plan_quantize(source, replace(wanted, options=quantize_options.read(asked))), **run)
 
 
 @cli.command("inspect", short_help="What a checkpoint directory or a GGUF file holds.")

@@ -35,6 +35,9 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
         "`--cuda-arch 90`, say, builds for a GPU that is elsewhere (its compute capability without the point)"
     ),
     Remedy.BACKEND_CPU: "`--backend cpu` works everywhere",
+    Remedy.GIVE_IMPORTANCE: "give an importance matrix that has them with --imatrix",
+    Remedy.OTHER_TYPES: "leave these types out of --types",
+    Remedy.REQUANTIZE: "--allow-requantize does it all the same",
     Remedy.SEE_DOCTOR: "`convert doctor` shows what there is",
 }
 _DEQUANTIZE: Final[Mapping[Remedy, str]] = {

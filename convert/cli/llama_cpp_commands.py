@@ -239,6 +239,7 @@ def quantize_by_llama_cpp(
     outputs: dict[str, Path],
     *,
     imatrix: Path | None,
+    flags: Sequence[str],
     jobs: int | None,
     force: bool,
     dry_run: bool,
@@ -259,6 +260,13 @@ def quantize_by_llama_cpp(
         return
     with _reporter() as telling:
         for path in quantize_with_llama_cpp(
-            program, source, outputs, imatrix=imatrix, jobs=jobs, force=force, reporter=telling
+            program,
+            source,
+            outputs,
+            imatrix=imatrix,
+            flags=flags,
+            jobs=jobs,
+            force=force,
+            reporter=telling,
         ):
             telling.say(f"{path}  {path.stat().st_size} bytes")

@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from convert.errors import OutputError
+from convert.process import usable_processors
 from convert.shown import shown, shown_list
 from convert.stream import (
     Progress,
     Report,
     Writing,
     WrittenOutput,
-    available_cpus,
     carry_out,
     check_room,
     outputs_to_make,
@@ -46,7 +46,7 @@ def carry_out_dequantize(
     """
     started = time.monotonic()
     to_make = check_outputs(plan, force=writing.force)
-    writing = replace(writing, jobs=writing.jobs or min(available_cpus(), MAX_JOBS))
+    writing = replace(writing, jobs=writing.jobs or min(usable_processors(), MAX_JOBS))
     written: dict[Path, WrittenOutput] = {}
     for part in _existing_first(plan, to_make):
         report = carry_out(part, writing, progress=progress)

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from convert.adapter import MergedTensors, MergeRequest, merge_adapters, resolve_model
+from convert.adapter import MergedTensors, MergeRequest, merge_adapters, other_bases, resolve_model
 from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
 from convert.checkpoint.index import cached_name
 from convert.checkpoint.packed import ModelTensors, model_tensors
@@ -70,7 +70,7 @@ def plan_dequantize(model: PathLike | ModelRequest, outputs: PathLike | Dequanti
     checkpoint = open_checkpoint(base.model)
     _check_outdir(checkpoint.directory, outdir)
     opened = _open_tensors(checkpoint, wanted, down, base.requests)
-    notes = (*base.notes, *checkpoint.notes, *opened.notes)
+    notes = (*base.notes, *other_bases(asked.adapters, checkpoint), *checkpoint.notes, *opened.notes)
     return _lay_out(checkpoint, outdir, opened, limit, notes)
 
 
@@ -107,9 +107,8 @@ def _open_tensors(
 def _lay_out(
     checkpoint: Checkpoint, outdir: Path, opened: _Opened, limit: int, notes: tuple[str, ...]
 ) -> DequantizePlan:
-    config_file, config = mended_config(
-        checkpoint.directory, opened.dtype, vocab_size=opened.merged.vocab_size, unties=opened.merged.unties
-    )
+    config = checkpoint.require_config()
+    config_file = mended_config(config, opened.dtype, vocab_size=opened.merged.vocab_size, unties=opened.merged.unties)
     architecture = _architecture(config)
     stored = [_stored(tensor, name, opened.dtype) for name, tensor in opened.merged.tensors.items()]
     cut = cut_into_shards(stored, limit)
@@ -211,7 +210,7 @@ def _check_through(checkpoint: Checkpoint, unpacked: ModelTensors, through: Thro
             f" {unpacked.packing}",
             remedies=(Remedy.WITHOUT_THROUGH,),
         )
-    refuse_transposed(checkpoint.directory, through)
+    refuse_transposed(checkpoint.require_config(), through)
 
 
 def _check_outdir(source: Path, outdir: Path) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from convert.checkpoint import StoredType, Tensor, matrix_shape, read_json
+from convert.checkpoint import StoredType, Tensor, matrix_shape
 from convert.checkpoint.packed.values import FLOATS, as_float32, pieces, rounded, to_bytes
 from convert.checkpoint.statistics import OfWhole
 from convert.dequantization.four_bit import (
@@ -33,7 +33,6 @@ from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from convert.checkpoint import SourceFiles
     from convert.codec.contract import F32Array, U8Array
@@ -74,9 +73,9 @@ def take_through(tensors: Mapping[str, Tensor], through: Through, dtype: StoredT
     return {name: wrapper(tensor, through, dtype) if name in taken else tensor for name, tensor in tensors.items()}
 
 
-def refuse_transposed(directory: Path, through: Through) -> None:
+def refuse_transposed(config: Mapping[str, Any], through: Through) -> None:
     """Raise UnsupportedError for the architectures whose matrices are stored transposed: their blocks run elsewhere."""
-    model_type = read_json(directory / "config.json").get("model_type")
+    model_type = config.get("model_type")
     if model_type in CONV1D_MODELS:
         raise UnsupportedError(
             f"the way through {through.value} does not know the transposed layers (`Conv1D`) of {shown(model_type)}",

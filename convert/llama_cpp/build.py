@@ -28,7 +28,7 @@ from convert.llama_cpp.cuda import fetch_cublas
 from convert.llama_cpp.programs import choose_targets, judge, put_aliases
 from convert.llama_cpp.reporter import Reporter, Silent
 from convert.llama_cpp.toolchain import Toolchain, compiler_variables, find_toolchain
-from convert.process import end_leftover, run
+from convert.process import end_leftover, run, usable_processors
 from convert.shown import shown
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def build_llamacpp(
         from_pypi and choice.backend is Backend.CUDA,
         server,
         tuple(cmake_args),
-        jobs or usable_cores(),
+        jobs or usable_processors(),
     )
     try:
         found = _find(request, place)
@@ -140,11 +140,6 @@ def _check_path(path: Path) -> None:
             f"llama.cpp cannot be built in {shown(path)}: there is a {shown(wrong[0])} in its path",
             remedies=(Remedy.BUILD_ELSEWHERE,),
         )
-
-
-def usable_cores() -> int:
-    """Count the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -7,16 +7,19 @@
     request           which model is meant: a path, adapters to merge, a tokenizer's splitting
     from_checkpoint   a directory, decoded, merged and mapped by its family
     from_gguf         a file as it is
+    decoded           its quantized tensors as floats, for quantizing them again
 
 No weight is read here.
 """
 
+from convert.model.decoded import Decoded
 from convert.model.from_checkpoint import Model, gguf_model, open_model
 from convert.model.from_gguf import read_gguf_model
 from convert.model.gguf_model import GGUFModel, float_values, tensor_type
 from convert.model.request import Merge, ModelRequest, PathLike, absolute, as_request, model_request
 
 __all__ = [
+    "Decoded",
     "GGUFModel",
     "Merge",
     "Model",

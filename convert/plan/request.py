@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.index import cached_name
 from convert.errors import Remedy, UsageError
-from convert.quant_mix import FILE_TYPES, FileType
+from convert.quant_mix import FILE_TYPES, NO_OPTIONS, FileType, QuantizeOptions, find_file_types, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,13 +27,14 @@ class OutputRequest:
     """GGUF files to make: `OUTDIR/NAME-TYPE.gguf` for each type.
 
     types: such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case. name: the files' base name, by default the model's.
-    discard_f16: leave the F16 file out.
+    discard_f16: leave the F16 file out. options: of the quantized files, as `quantize_options` reads them.
     """
 
     outdir: PathLike
     types: str | Iterable[str | FileType] = DEFAULT_TYPES
     name: str | None = None
     discard_f16: bool = False
+    options: QuantizeOptions = NO_OPTIONS
 
     def paths(self, own_name: str) -> dict[FileType, Path]:
         """Give each type its path. own_name: the model's.
@@ -63,26 +65,25 @@ def gguf_name(path: PathLike) -> str:
 
 
 def parse_types(text: str | Iterable[str | FileType]) -> tuple[FileType, ...]:
-    """Read types such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case, without repeats.
+    """Read types such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case, without repeats; also `all` and `standard`.
 
-    Raises UsageError that lists the known types.
+    Raises UsageError that says what is nearest, or lists the known types.
     """
     names = text.split(",") if isinstance(text, str) else text
-    types = tuple(dict.fromkeys(name if isinstance(name, FileType) else _parse_type(name) for name in names))
+    found = ((name,) if isinstance(name, FileType) else find_file_types(name) for name in names)
+    types = tuple(dict.fromkeys(chain.from_iterable(found)))
     if not types:
         raise _no_types()
     return types
 
 
-def _parse_type(name: str) -> FileType:
-    try:
-        return FILE_TYPES[name.strip().upper()]
-    except KeyError:
-        raise UsageError(f"unknown type `{name.strip()}`", hint=_KNOWN) from None
+def parse_type(kind: str | FileType) -> FileType:
+    """Read one type. Raises UsageError for none that is known, or a name of several."""
+    found = parse_types([kind])
+    if len(found) != 1:
+        raise UsageError(f"`{kind}` is {len(found)} types, and one file is to be made")
+    return found[0]
 
 
 def _no_types() -> UsageError:
-    return UsageError("no output type is left", hint=_KNOWN)
-
-
-_KNOWN: Final = f"known are {', '.join(kind.name.lower() for kind in FILE_TYPES.values())}"
+    return UsageError("no output type is left", hint=f"known are {in_words(FILE_TYPES.values())}")

@@ -8,7 +8,6 @@ from convert.stream.carry_out import Progress, Report, Writing, WrittenOutput, c
 from convert.stream.first_pass import with_statistics
 from convert.stream.publish import OutputState, check_room, existing_parent, output_states
 from convert.stream.siblings import remove_abandoned
-from convert.stream.workers import available_cpus
 
 __all__ = [
     "OutputState",
@@ -16,7 +15,6 @@ __all__ = [
     "Report",
     "Writing",
     "WrittenOutput",
-    "available_cpus",
     "carry_out",
     "check_room",
     "existing_parent",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint import SourceFiles
 from convert.errors import OutputError, Remedy, UsageError
+from convert.process import usable_processors
 from convert.stream.encode import SliceEncoder
 from convert.stream.first_pass import with_statistics
 from convert.stream.publish import (
@@ -27,7 +28,7 @@ from convert.stream.publish import (
 )
 from convert.stream.siblings import remove_abandoned
 from convert.stream.slices import Slice, cut
-from convert.stream.workers import Workers, available_cpus
+from convert.stream.workers import Workers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +89,7 @@ def carry_out(
     to_make = outputs_to_make(plan, force=writing.force)
     remove_abandoned({output.path.parent for output in plan.outputs})
     check_room(list(to_make.values()))
-    workers = writing.jobs or available_cpus()
+    workers = writing.jobs or usable_processors()
     plan = with_statistics(plan, jobs=workers)
     work = _Work(plan, to_make, allow_nonfinite=writing.allow_nonfinite, progress=progress or (lambda _: None))
     work.run(workers)
