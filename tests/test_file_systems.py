@@ -130,9 +130,9 @@ def test_what_killed_runs_left_goes_whatever_the_next_run_wants(tiny_llama: Path
     out = tmp_path / "out"
     out.mkdir()
     for name in (
-        ".tiny-llama-Q8_0.gguf.partial",
-        ".other-Q4_0.gguf.partial",
-        ".model-00001-of-00002.safetensors.partial",
+        ".tiny-llama-Q8_0.gguf",
+        ".other-Q4_0.gguf",
+        ".model-00001-of-00002.safetensors",
     ):
         (out / f"{name}.partial").write_bytes(b"GGUF" + bytes(100))
     strangers = [".mine.partial", "other.gguf.partial"]

@@ -76,8 +76,6 @@ def _existing_first(plan: DequantizePlan, to_make: list[dict[int, Output]]) -> l
 def _refuse_foreign(plan: DequantizePlan) -> None:
     """Refuse a directory with other files in it: they might be loaded, or uploaded, as if they were this model's."""
     if not plan.outdir.is_dir():
-        if plan.outdir.exists():
-            raise OutputError(f"{shown(plan.outdir)} is a file, wanted a directory", hint="choose another one")
         return
     planned = {output.path for output in plan.outputs} | {output.path.parent for output in plan.outputs}
     others = sorted(path.name for path in plan.outdir.iterdir() if path not in planned and path.name[0] != ".")
