@@ -14,6 +14,7 @@ from typing import Final
 from gguf import MODEL_ARCH_NAMES
 
 from convert.architecture.bloom import BLOOM
+from convert.architecture.config_keys import check_keys
 from convert.architecture.deepseek_v3 import DEEPSEEK_V3
 from convert.architecture.family import Facts, Family
 from convert.architecture.gemma3 import GEMMA3
@@ -31,6 +32,7 @@ __all__ = [
     "Fields",
     "Hyperparameters",
     "Mapped",
+    "check_keys",
     "facts_of",
     "find_family",
     "map_tensors",

@@ -11,6 +11,7 @@ from convert.adapter import merge_adapters, resolve_model
 from convert.architecture import (
     Family,
     Hyperparameters,
+    check_keys,
     find_family,
     map_tensors,
     metadata_of,
@@ -99,6 +100,7 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         model_config=model.config,
     )
     mapped = map_tensors(model.family, h, model.tensors, n_tokens=len(vocabulary.tokens))
+    unused = check_keys(model.family.arch, h)
     return GGUFModel(
         source=model.directory,
         architecture=h.architecture,
@@ -106,7 +108,7 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         tensors=mapped.tensors,
         alignment=ALIGNMENT,
         through=GGMLQuantizationType.F16,
-        notes=model.notes + mapped.notes + _notes(h, vocabulary),
+        notes=model.notes + mapped.notes + unused + _notes(h, vocabulary),
     )
 
 
