@@ -20,7 +20,7 @@ from convert.architecture.family import Facts, Family
 from convert.architecture.gemma3 import GEMMA3
 from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
 from convert.architecture.llama import LLAMA
-from convert.architecture.mapping import Mapped, map_tensors, plain_names
+from convert.architecture.mapping import Mapped, have_place, map_tensors, plain_names
 from convert.architecture.metadata import metadata_of
 from convert.architecture.qwen3_moe import QWEN3_MOE
 from convert.errors import UnsupportedError
@@ -35,6 +35,7 @@ __all__ = [
     "check_keys",
     "facts_of",
     "find_family",
+    "have_place",
     "map_tensors",
     "metadata_of",
     "plain_names",
