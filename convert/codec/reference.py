@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
-from convert.codec import q6_k
+from convert.codec import q4_k, q6_k
 from convert.codec.contract import Codec, F32Array, U8Array, Weighting, sizes_of
 
 if TYPE_CHECKING:
@@ -162,7 +162,9 @@ _TABLE: Final = (
     _row(GGMLQuantizationType.Q5_0, _encode_q5_0, scales=(0,)),
     _row(GGMLQuantizationType.Q5_1, _encode_q5_1, scales=(0, 2)),
     _row(GGMLQuantizationType.Q8_0, _encode_q8_0, scales=(0,)),
-    _row(GGMLQuantizationType.Q6_K, q6_k.encode_super_blocks, scales=(208,)),
+    _row(GGMLQuantizationType.Q4_K, q4_k.encode_q4_k, weighted=q4_k.encode_q4_k_weighted, scales=(0, 2)),
+    _row(GGMLQuantizationType.Q5_K, q4_k.encode_q5_k, weighted=q4_k.encode_q5_k_weighted, scales=(0, 2)),
+    _row(GGMLQuantizationType.Q6_K, q6_k.encode_q6_k, weighted=q6_k.encode_q6_k_weighted, scales=(208,)),
 )
 
 CODECS: Final[Mapping[GGMLQuantizationType, Codec]] = MappingProxyType({codec.type: codec for codec in _TABLE})

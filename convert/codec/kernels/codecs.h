@@ -9,7 +9,9 @@
 #include "kernels.h"
 #include "lanes.h"
 
-#define CODECS(ROW) ROW(q4_0) ROW(q4_1) ROW(q5_0) ROW(q5_1) ROW(q8_0) ROW(q6_k)
+#define CODECS(ROW) ROW(q4_0) ROW(q4_1) ROW(q5_0) ROW(q5_1) ROW(q8_0) ROW(q4_k) ROW(q5_k) ROW(q6_k)
+
+#define TINY 1e-15f /* GROUP_MAX_EPS: what is below counts as nothing */
 
 #define CHUNK 4096 /* a multiple of every block; the weights stay in the first-level cache */
 #define CHUNK_BLOCKS (CHUNK / BLOCK)
