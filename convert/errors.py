@@ -44,6 +44,7 @@ class Remedy(Enum):
     ALLOW_PUBLIC = "let a repository be public"
     QUANTIZE_GGUF = "quantize a GGUF file instead"
     BUILD_ELSEWHERE = "build llama.cpp in another place"
+    OTHER_COMMIT = "name another commit of llama.cpp"
     OWN_SOURCE = "bring llama.cpp's source"
     CUBLAS_FROM_PYPI = "take cuBLAS from PyPI"
     NAME_GPU = "say which GPU is built for"
@@ -73,6 +74,7 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.ALLOW_PUBLIC: "make it private in its settings, or leave out private=True",
         Remedy.QUANTIZE_GGUF: "a float GGUF goes to `convert.quantize`",
         Remedy.BUILD_ELSEWHERE: "give another `directory`",
+        Remedy.OTHER_COMMIT: "name the commit, tag or branch to build as `ref`",
         Remedy.OWN_SOURCE: "give the path of a source tree as `source`",
         Remedy.CUBLAS_FROM_PYPI: "cublas='pypi' takes it from the nvidia-cublas wheel",
         Remedy.NAME_GPU: "cuda_arch='90', say, builds for a GPU elsewhere (its compute capability, no point)",

@@ -255,7 +255,7 @@ def test_a_reader_that_goes_away_is_no_error(tiny_llama: Path) -> None:
 def test_a_model_in_the_hubs_cache_gives_its_repositorys_name(tiny_llama: Path, tmp_path: Path) -> None:
     snapshot = tmp_path / "hub" / "models--me--my-llama" / "snapshots" / ("0" * 40)
     shutil.copytree(tiny_llama, snapshot)
-    plan = convert.plan_all(snapshot, tmp_path / "out", types="f16")
+    plan = convert.plan_all(snapshot, convert.OutputRequest(tmp_path / "out", types="f16"))
     assert [output.path.name for output in plan.outputs] == ["my-llama-F16.gguf"]
 
 

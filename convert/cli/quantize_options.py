@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+from convert.cli.options import PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from convert.quant_mix import QuantizeOptions
 
-_PATH: Final = click.Path(path_type=Path)
 TYPES_HELP: Final = (
     "Comma-separated, in any case: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, iq4_xs … (an unknown one lists all); "
     "or standard, what publishers make, or all."
@@ -29,7 +29,7 @@ _OPTIONS: Final = (
     click.option(
         "--tensor-type", multiple=True, metavar="REGEX=TYPE", help="Type of tensors by name; the first that fits."
     ),
-    click.option("--tensor-type-file", type=_PATH, metavar="FILE", help="More of these, after the others."),
+    click.option("--tensor-type-file", type=PATH, metavar="FILE", help="More of these, after the others."),
     click.option("--prune-layers", metavar="N,N…", help="Leave layers out."),
     click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set metadata: int, float, bool, str."),
 )
@@ -54,25 +54,30 @@ def requantizing(command: Callable[..., Any]) -> Callable[..., Any]:
     return quantizing(_REQUANTIZE(command))
 
 
-def taken_from(run: dict[str, Any]) -> dict[str, Any]:
-    """Take these options out of all that a command was given."""
+def taken_from(run: dict[str, Any]) -> QuantizeOptions:
+    """Take these options out of all that a command was given, and read them."""
+    return read(words(run))
+
+
+def words(run: dict[str, Any]) -> dict[str, Any]:
+    """Take these options out of all that a command was given, as words."""
     return {name: run.pop(name) for name in _NAMES if name in run}
 
 
-def read(words: Mapping[str, Any]) -> QuantizeOptions:
+def read(asked: Mapping[str, Any]) -> QuantizeOptions:
     """Read the options."""
     from convert.quant_mix import quantize_options  # noqa: PLC0415 - NumPy and gguf, only when needed
 
-    return quantize_options(**words)
+    return quantize_options(**asked)
 
 
-def as_flags(words: Mapping[str, Any]) -> tuple[str, ...]:
+def as_flags(asked: Mapping[str, Any]) -> tuple[str, ...]:
     """Give the options to llama-quantize, which spells them the same."""
-    return tuple(_flags(words))
+    return tuple(_flags(asked))
 
 
-def _flags(words: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in words.items():
+def _flags(asked: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in asked.items():
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             yield flag

@@ -16,15 +16,20 @@ from convert.model.decoded import Decoded
 from convert.model.from_checkpoint import Model, gguf_model, open_model
 from convert.model.from_gguf import read_gguf_model
 from convert.model.gguf_model import GGUFModel, float_values, tensor_type
-from convert.model.request import ModelRequest
+from convert.model.request import Merge, ModelRequest, PathLike, absolute, as_request, model_request
 
 __all__ = [
     "Decoded",
     "GGUFModel",
+    "Merge",
     "Model",
     "ModelRequest",
+    "PathLike",
+    "absolute",
+    "as_request",
     "float_values",
     "gguf_model",
+    "model_request",
     "open_model",
     "read_gguf_model",
     "tensor_type",

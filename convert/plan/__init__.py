@@ -2,6 +2,7 @@
 
 A plan is frozen data that pickles. `stream` carries it out and decides nothing; `--dry-run` prints it and is the truth.
 
+    request  which files are wanted
     data     what a plan is
     files    what each file is to hold: tensors, their types
     metadata what a quantized file says
@@ -12,5 +13,20 @@ A plan is frozen data that pickles. `stream` carries it out and decides nothing;
 
 from convert.plan.data import FileKind, FileLayout, Output, Plan, Target, Task
 from convert.plan.layout import lay_out, plan
+from convert.plan.request import OutputRequest, directory_name, gguf_name, parse_type, parse_types
 
-__all__ = ["FileKind", "FileLayout", "Output", "Plan", "Target", "Task", "lay_out", "plan"]
+__all__ = [
+    "FileKind",
+    "FileLayout",
+    "Output",
+    "OutputRequest",
+    "Plan",
+    "Target",
+    "Task",
+    "directory_name",
+    "gguf_name",
+    "lay_out",
+    "parse_type",
+    "parse_types",
+    "plan",
+]
