@@ -187,7 +187,7 @@ def test_a_tensor_in_no_layer_is_an_error_where_experts_are_counted_by_name() ->
 def test_every_choice_of_the_mixture_has_a_reason() -> None:
     assert (
         _choice("blk.0.attn_v.weight", (64, 256), "Q4_K_M").reason
-        == "attention value: first, last and every third layer"
+        == "attention value: first and last eighth of the layers, every third between"
     )
     assert _choice("output.weight", (64, 256), "IQ2_XS").reason == "output matrix"
     assert _choice("token_embd.weight", (64, 256), "Q4_K_M", None).reason is not None
