@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from convert.codec.arithmetic import TINY, nearest, ordered_sum, peak, quants
+from convert.codec.arithmetic import TINY, ordered_sum, peak, quants
 
 if TYPE_CHECKING:
     from convert.codec.contract import F32Array, U8Array
@@ -46,11 +46,16 @@ def _judge(x: F32Array, w: F32Array, inverse: F32Array, limit: int) -> tuple[F32
     return ordered_sum(w * x * q), ordered_sum(w * q * q)
 
 
+def quants_of_search(x: F32Array, inverse: F32Array, limit: int) -> U8Array:
+    """Give the quants, 0..2 * limit - 1, that a search found. Parity: a block of zeros has quants 0, not limit."""
+    empty = np.abs(peak(x)) < TINY
+    return np.where(empty, 0, quants(x * inverse, -limit, limit - 1) + limit).astype(np.uint8)
+
+
 def final_quants(x: F32Array, inverse: F32Array, divisor: F32Array, limit: int) -> U8Array:
     """Quants of blocks that decode as divisor * (q - limit); where divisor came out as 0, those that the search found.
 
     x: (n, size). inverse, divisor: (n, 1).
     """
-    q = np.clip(np.where(divisor != 0, nearest(x / divisor), nearest(x * inverse)), -limit, limit - 1) + limit
-    # Parity: a block of zeros has quants 0, not limit.
-    return np.where((divisor == 0) & (inverse == 0), 0, q).astype(np.uint8)
+    by_divisor = quants(x / divisor, -limit, limit - 1) + limit
+    return np.where(divisor != 0, by_divisor.astype(np.uint8), quants_of_search(x, inverse, limit))

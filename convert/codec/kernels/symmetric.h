@@ -17,6 +17,7 @@ typedef struct {
     int n;      /* weights in a block */
     int limit;
     int stride; /* floats from one column to the next */
+    int wild;   /* x may be NaN or infinite */
 } symmetric_search;
 
 /* The best candidate so far. */
@@ -24,14 +25,15 @@ typedef struct {
     f32v inverse; /* weights times this, rounded, are the quants */
     f32v scale;
     f32v merit;
+    i32v empty; /* lanes of (almost) zeros: scale and inverse are 0 */
 } symmetric_fit;
 
 /* Quants nearest to x * inverse, as floats. `step` is a constant, so that only limits that can be met are tested:
  * |x * inverse| <= limit + step / 10 and a little. */
-INLINE f32v nearest_quants(f32v x, f32v inverse, int limit, int step) {
-    f32v q = (x * inverse + splat(ROUNDER)) - splat(ROUNDER);
-    if (step >= -5) q = minimum(q, splat((float)(limit - 1)));
-    if (step >= 5) q = maximum(q, splat((float)-limit));
+INLINE f32v nearest_quants(f32v x, f32v inverse, const symmetric_search *s, int step) {
+    f32v q = s->wild ? float_of(nearest_wrapping(x * inverse)) : (x * inverse + splat(ROUNDER)) - splat(ROUNDER);
+    if (s->wild || step >= -5) q = minimum(q, splat((float)(s->limit - 1)));
+    if (s->wild || step >= 5) q = maximum(q, splat((float)-s->limit));
     return q;
 }
 
@@ -40,10 +42,10 @@ typedef struct {
     f32v squares;  /* sum of w * q * q */
 } symmetric_sums;
 
-INLINE void add_to_sums(symmetric_sums *s, f32v x, f32v w, f32v inverse, int limit, int step) {
-    f32v q = nearest_quants(x, inverse, limit, step);
-    s->weighted = s->weighted + w * x * q;
-    s->squares = s->squares + w * q * q;
+INLINE void add_to_sums(symmetric_sums *sums, f32v x, f32v w, f32v inverse, const symmetric_search *s, int step) {
+    f32v q = nearest_quants(x, inverse, s, step);
+    sums->weighted = sums->weighted + w * x * q;
+    sums->squares = sums->squares + w * q * q;
 }
 
 /* The weights' columns, or where there are none, squares. */
@@ -73,9 +75,9 @@ INLINE void try_three(const float *x, const float *w, const symmetric_search *s,
     for (int c = 0; c < 3; c++) inverse[c] = symmetric_inverse(peak, s->limit, step + c);
     for (int i = 0; i < s->n; i++) {
         f32v value = load_f32(x + i * s->stride), weight = load_weight(w, i * s->stride, value);
-        add_to_sums(&sums[0], value, weight, inverse[0], s->limit, step);
-        add_to_sums(&sums[1], value, weight, inverse[1], s->limit, step + 1);
-        add_to_sums(&sums[2], value, weight, inverse[2], s->limit, step + 2);
+        add_to_sums(&sums[0], value, weight, inverse[0], s, step);
+        add_to_sums(&sums[1], value, weight, inverse[1], s, step + 1);
+        add_to_sums(&sums[2], value, weight, inverse[2], s, step + 2);
     }
     for (int c = 0; c < 3; c++) keep_better(best, sums[c], inverse[c]);
 }
@@ -99,7 +101,7 @@ INLINE symmetric_fit search_symmetric(const float *x, const float *w, const symm
     symmetric_sums sums = {{0}, {0}};
     for (int i = 0; i < s->n; i++) {
         f32v value = load_f32(x + i * s->stride);
-        add_to_sums(&sums, value, load_weight(w, i * s->stride, value), best.inverse, s->limit, 0);
+        add_to_sums(&sums, value, load_weight(w, i * s->stride, value), best.inverse, s, 0);
     }
     best.scale = choose((i32v)(sums.squares != zero), sums.weighted / sums.squares, zero);
     best.merit = best.scale * sums.weighted;
@@ -109,6 +111,7 @@ INLINE symmetric_fit search_symmetric(const float *x, const float *w, const symm
     try_three(x, w, s, peak, &best, 1);
     try_three(x, w, s, peak, &best, 4);
     try_three(x, w, s, peak, &best, 7);
+    best.empty = (i32v)(largest < splat(TINY));
     best.scale = select_gt(splat(TINY), largest, zero, best.scale);
     best.inverse = select_gt(splat(TINY), largest, zero, best.inverse);
     return best;
@@ -120,8 +123,13 @@ INLINE f32v quants_from_zero(f32v x, int limit) {
     return maximum(minimum(q, splat((float)(limit - 1))), -bound) + bound;
 }
 
+/* The quants that the search found, of a column. Parity: a block of zeros has quants 0, not limit. */
+INLINE f32v quants_of_fit(f32v x, symmetric_fit fit, int limit) {
+    return choose(fit.empty, splat(0), quants_from_zero(x * fit.inverse, limit));
+}
+
 /* Quants of LANES weights of a block that decodes as divisor * (q - limit); where that came out as zero, the quants are
- * those that the search found. Parity: a block of zeros has quants 0, not limit. */
+ * those that the search found. */
 INLINE f32v symmetric_final_quants(f32v x, float divisor, float inverse, int limit) {
     if (divisor != 0) return quants_from_zero(x / splat(divisor), limit); /* NaN too */
     return inverse != 0 ? quants_from_zero(x * splat(inverse), limit) : splat(0);
