@@ -9,7 +9,10 @@
 #include "kernels.h"
 #include "lanes.h"
 
-#define CODECS(ROW) ROW(q4_0) ROW(q4_1) ROW(q5_0) ROW(q5_1) ROW(q8_0) ROW(q6_k)
+#define CODECS(ROW)                                                                                                    \
+    ROW(q4_0) ROW(q4_1) ROW(q5_0) ROW(q5_1) ROW(q8_0) ROW(q6_k)                                                        \
+    ROW(mxfp4) ROW(nvfp4) ROW(tq1_0) ROW(tq2_0) ROW(q1_0) ROW(q2_0)                                                    \
+    ROW(iq4_nl) ROW(iq4_xs) ROW(iq3_xxs) ROW(iq3_s) ROW(iq2_xxs) ROW(iq2_xs) ROW(iq2_s) ROW(iq1_s) ROW(iq1_m)
 
 #define CHUNK 4096 /* a multiple of every block; the weights stay in the first-level cache */
 #define CHUNK_BLOCKS (CHUNK / BLOCK)
