@@ -73,14 +73,16 @@ def test_every_level_gives_the_bytes_of_ggml(
 def test_every_level_gives_the_bytes_of_ggml_with_importance(
     case: str, tensor_type: GGMLQuantizationType, libggml_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = draw(case, N_ROWS, N_COLS)
-    for name in IMPORTANCES:
-        importance = draw_importance(name, 1, N_COLS)
-        wanted = ggml_bytes(libggml_base, rows, tensor_type, importance)
-        for level in available_levels():
-            monkeypatch.setenv(compiled.LEVEL_VARIABLE, level)
-            got = our_bytes(rows, tensor_type, Importance(importance, N_ROWS))
-            assert np.array_equal(got, wanted), (level, name)
+    """Each kind of importance is an expert's."""
+    rows = draw(case, len(IMPORTANCES) * 3, N_COLS)
+    columns = np.concatenate([draw_importance(name, 1, N_COLS) for name in IMPORTANCES])
+    experts = zip(np.split(rows, len(IMPORTANCES)), columns, strict=True)
+    wanted = np.stack([ggml_bytes(libggml_base, part, tensor_type, of_columns) for part, of_columns in experts])
+    for level in available_levels():
+        monkeypatch.setenv(compiled.LEVEL_VARIABLE, level)
+        got = our_bytes(rows, tensor_type, Importance(columns, 3)).reshape(wanted.shape)
+        wrong = [name for name, ours, theirs in zip(IMPORTANCES, got, wanted, strict=True) if (ours != theirs).any()]
+        assert not wrong, level
 
 
 @pytest.mark.parametrize("tensor_type", [*WEIGHTED_TYPES, *GRID_TYPES], ids=lambda kind: kind.name)

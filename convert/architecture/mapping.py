@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 from gguf import get_tensor_name_map
 
 from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
+from convert.architecture.rope import rope_type
 from convert.checkpoint import StoredType
 from convert.checkpoint.packed.values import FLOATS
 from convert.checkpoint.views import AsFloat32, Blocks, Constant, Rows, stacked
-from convert.errors import CheckpointError, PlanError
+from convert.errors import CheckpointError, PlanError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,8 @@ _BUFFERS: Final = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv
 # conversion/base.py, ModelBase.filter_tensors @ 0c1e570
 _COMMON_RENAMES: Final = ((r"e_score_correction_bias$", "e_score_correction.bias"),)
 _WHOLE: Final = -1  # the place of a tensor that is no part of a stack
-_EXPERT: Final = re.compile(r"\.experts\.(\d+)\.")
+# A member of a stack: an expert, which gguf's map has that word for, or a head's norm.
+_MEMBER: Final = re.compile(r"(\.experts|\.norms)\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +93,21 @@ def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor
     rules = [rule for rule in rules if rule.source in sources or rule.required]
     _check_complete(rules, sources, tensors)
     constants = [(rule.name, rule) for rule in listed if isinstance(rule, Constant)]
+    if rope_type(h) == "llama3" and not constants:
+        raise UnsupportedError(f"rope scaling `llama3` in {h.where}: llama.cpp has no factors in a {h.architecture}")
     made = [(rule.name, _made(rule, sources[rule.source], tensors)) for rule in _in_file_order(rules, sources, tensors)]
     return Mapped(
         (*constants, *made), tuple(f"left out: {count} tensors, {reason}" for reason, count in reasons.items())
     )
+
+
+def have_place(family: Family, h: Hyperparameters, names: Iterable[str], *, n_tokens: int) -> list[str]:
+    """Say which of these names, of tensors that are in no file, mean something that the GGUF would hold."""
+    rules = {rule.source for rule in family.tensors(h, n_tokens) if isinstance(rule, Rule)}
+    if h.flag("tie_word_embeddings"):
+        rules -= {"output.weight"}
+    locate = _locator(family, h)
+    return [name for name in names if family.left_out(h, name) is None and locate(name)[0] in rules]
 
 
 def _gather(
@@ -134,10 +147,11 @@ def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, i
     def locate(name: str) -> tuple[str, int]:
         for pattern, new in renames:
             name = pattern.sub(new, name)
-        expert = _EXPERT.search(name)
-        whole = name if expert is None else f"{name[: expert.start()]}.experts.{name[expert.end() :]}"
-        index = _WHOLE if expert is None else int(expert[1])
-        return name_map.get_name(whole, try_suffixes=(".weight", ".bias")) or "", index
+        member = _MEMBER.search(name)
+        if member is None:
+            return name_map.get_name(name, try_suffixes=(".weight", ".bias")) or "", _WHOLE
+        stack = f"{name[: member.start()]}{member[1].removesuffix('.norms')}.{name[member.end() :]}"
+        return name_map.get_name(stack, try_suffixes=(".weight", ".bias")) or "", int(member[2])
 
     return locate
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convert.codec.arithmetic import nearest_int, sum_in_order
+from convert.codec.arithmetic import nearest, ordered_sum
 from convert.codec.contract import BlocksRefused
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _settle(
     n, n_groups, dims = blocks.x.shape
     highest = int(grid.levels.max())
     scaled = np.float32(0.5) * (inverse[:, np.newaxis, np.newaxis] * blocks.x - np.float32(1))
-    points = grid.pack(np.clip(nearest_int(scaled), 0, highest)).reshape(-1)
+    points = grid.pack(np.clip(nearest(scaled), 0, highest)).reshape(-1)
     values = np.repeat(scale[:, np.newaxis] * _numbers(grid), n_groups, axis=0)
     x, counts = blocks.x.reshape(-1, dims), np.sqrt(blocks.counts).reshape(-1, dims)
     places, on_grid = grid.settle(points, x, counts, values)
@@ -97,7 +97,7 @@ def _fit(grid: Grid, blocks: SubBlocks, places: NDArray[np.int64]) -> tuple[F32A
     n, n_weights = len(blocks.x), blocks.x.shape[1] * blocks.x.shape[2]
     q = _numbers(grid)[grid.levels[places]].reshape(n, n_weights)
     x, counts = blocks.x.reshape(n, n_weights), blocks.counts.reshape(n, n_weights)
-    return sum_in_order(counts * x * q), sum_in_order(counts * q * q)
+    return ordered_sum(counts * x * q)[:, 0], ordered_sum(counts * q * q)[:, 0]
 
 
 def search_scales(grid: Grid, search: Search, blocks: SubBlocks, largest: F32Array, scale: F32Array) -> Found:

@@ -92,7 +92,7 @@ class Grid:
         least = np.minimum.reduceat(error, begins)
         order = np.where(error == least[group], np.arange(len(group)), len(group))
         first = near[np.minimum.reduceat(order, begins)].astype(np.int64)
-        return np.where(np.isinf(least), -1, first)
+        return np.where(least < _LARGEST, first, -1)
 
 
 def _pack(levels: NDArray[np.generic], n_bits: int) -> NDArray[np.int64]:

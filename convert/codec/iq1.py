@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from convert.codec.arithmetic import f16_bytes, stored_steps, sum_in_order, twice_mean_square, weigh_by_importance
+from convert.codec.arithmetic import f16_bytes, odd_steps, ordered_sum, twice_mean_square, weigh
 from convert.codec.contract import BlocksRefused
 from convert.codec.grids import grid_of
 
@@ -161,7 +161,7 @@ def _settle(x: F32Array, counts: F32Array, split: _Split) -> _Found:
     settled, on_grid = grid.settle(points, x.reshape(-1, 8), counts.reshape(-1, 8), scaled)
     places = settled.reshape(n, n_groups)
     q = np.take_along_axis(values, grid.levels[settled].astype(np.intp), axis=1).reshape(x.shape)
-    qx, q2 = sum_in_order(counts * q * x), sum_in_order(counts * q * q)
+    qx, q2 = ordered_sum(counts * q * x)[:, 0], ordered_sum(counts * q * q)[:, 0]
     refit = ~on_grid.reshape(n, n_groups).all(axis=1) & (qx > 0) & (q2 > 0)
     scale = np.where(refit, qx / q2, split.scale)
     refused = (places < 0).any(axis=1) | np.isnan(scale)
@@ -182,7 +182,7 @@ def _search(x: F32Array, counts: F32Array, tiny: np.float32) -> _Found:
 
 
 def _important(blocks: F32Array, weighting: Weighting) -> F32Array:
-    return weigh_by_importance(blocks, weighting.importance, twice_mean_square(blocks))
+    return weigh(blocks, weighting.importance, twice_mean_square(blocks))
 
 
 def encode_iq1_s(blocks: F32Array, weighting: Weighting) -> U8Array:
@@ -192,9 +192,9 @@ def encode_iq1_s(blocks: F32Array, weighting: Weighting) -> U8Array:
     scales, places = found.scale.reshape(-1, 8), found.places.reshape(-1, 8, 4)
     peak = scales.max(axis=1, keepdims=True)
     d = peak / np.float32(15)
-    steps = stored_steps(scales, d, 7) | found.down[:, 0].reshape(-1, 8) << 3
+    steps = odd_steps(scales, d, 7) | found.down[:, 0].reshape(-1, 8) << 3
     high = (places >> 8 << np.arange(0, 12, 3)).sum(axis=2) | np.where(peak == 0, 0, steps) << 12
-    parts = [f16_bytes((d * np.float32(1.125))[:, 0]), places.astype(np.uint8), high.astype("<u2").view(np.uint8)]
+    parts = [f16_bytes(d * np.float32(1.125)), places.astype(np.uint8), high.astype("<u2").view(np.uint8)]
     return np.concatenate([part.reshape(len(blocks), -1) for part in parts], axis=1)
 
 
@@ -204,7 +204,7 @@ def encode_iq1_m(blocks: F32Array, weighting: Weighting | None = None) -> U8Arra
     found = _search(blocks.reshape(-1, 16), counts.reshape(-1, 16), _TINY_M)
     scales, places = found.scale.reshape(-1, 16), found.places.reshape(-1, 16, 2)
     peak = scales.max(axis=1, keepdims=True)
-    steps = stored_steps(scales, peak / np.float32(15), 7)
+    steps = odd_steps(scales, peak / np.float32(15), 7)
     d = _fit_super(blocks, counts, found, steps, peak[:, 0] / np.float32(15))
     half = (d * np.float32(1.1125)).astype("<f2").view(np.uint16).astype(np.int64)
     nibbles = half[:, np.newaxis] >> np.arange(0, 16, 4) & 15
@@ -223,5 +223,5 @@ def _fit_super(
     levels = grid_of(Type.IQ1_S).levels[found.places].astype(np.intp)
     values = np.take_along_axis(_values(found.down, 2), levels, axis=2).reshape(-1, 16, 16)
     q = (values * (2 * steps + 1).astype(np.float32)[:, :, np.newaxis]).reshape(len(blocks), 256)
-    qx, q2 = sum_in_order(counts * q * blocks), sum_in_order(counts * q * q)
+    qx, q2 = ordered_sum(counts * q * blocks)[:, 0], ordered_sum(counts * q * q)[:, 0]
     return np.where(q2 > 0, qx / q2, otherwise)

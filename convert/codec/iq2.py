@@ -8,7 +8,7 @@ Seven signs stand for eight: their number is even. IQ2_XXS has 8 sub-blocks of 3
 importance * sqrt(sigma2 + x^2), with sigma2 the super-block's mean square, of IQ2_S twice that; without importance,
 which only IQ2_S allows, sigma2 / 4 + x^2.
 
-Source: ggml-quants.c, quantize_row_iq2_{xxs,xs,s}_impl and make_qp_quants @ 0c1e570.
+Source: ggml-quants.c, quantize_row_iq2_{xxs,xs,s}_impl @ 0c1e570.
 """
 
 from __future__ import annotations
@@ -18,17 +18,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from convert.codec.arithmetic import (
-    f16_bytes,
-    nearest_int,
-    stored_steps,
-    sum_in_order,
-    twice_mean_square,
-    weigh_by_importance,
-)
+from convert.codec.arithmetic import TINY, f16_bytes, odd_steps, ordered_sum, twice_mean_square, weigh
 from convert.codec.grid_search import Again, Search, SubBlocks, search_scales
 from convert.codec.grids import grid_of
 from convert.codec.iq_signs import strip_even_signs, strip_signs, turn_signs
+from convert.codec.positive import fit_positive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,67 +31,20 @@ if TYPE_CHECKING:
 
 _IQ2_XXS: Final = Search(n_side=6, step=0.1, again=Again.ALL)
 _IQ2_XS: Final = Search(n_side=9, step=0.1, again=Again.OFF_GRID)
-_TINY: Final = np.float32(1e-15)  # GROUP_MAX_EPS
 _TINY_S: Final = np.float32(1e-8)  # GROUP_MAX_EPS_IQ2_S
-_HIGHEST: Final = 4
 
 
 def _mean_square(blocks: F32Array) -> F32Array:
-    mean: F32Array = sum_in_order(blocks * blocks)[:, np.newaxis] / np.float32(256)
+    mean: F32Array = ordered_sum(blocks * blocks) / np.float32(256)
     return mean
-
-
-def _capped(values: F32Array) -> NDArray[np.int32]:
-    return np.minimum(nearest_int(values), _HIGHEST)
-
-
-def _fit_levels(x: F32Array, counts: F32Array) -> F32Array:
-    """Scale that fits levels 0 to 4 best to float32 (n, 32), 0 where they are (almost) 0. ggml's make_qp_quants."""
-    largest = np.maximum(x.max(axis=1), np.float32(0))
-
-    def error_of(inverse: F32Array, q: NDArray[np.generic]) -> F32Array:
-        off = x - (np.float32(1) / inverse)[:, np.newaxis] * q.astype(np.float32)
-        return sum_in_order(counts * off * off)
-
-    inverse = np.float32(_HIGHEST) / largest
-    least = error_of(inverse, nearest_int(inverse[:, np.newaxis] * x).astype(np.uint8))  # a byte, without a limit
-    for step in (-4, -3, -2, -1, 1, 2, 3, 4):
-        tried = (np.float32(0.1) * np.float32(step) + np.float32(_HIGHEST)) / largest
-        error = error_of(tried, _capped(tried[:, np.newaxis] * x))
-        inverse, least = np.where(error < least, tried, inverse), np.where(error < least, error, least)
-    q = _capped(inverse[:, np.newaxis] * x)
-    scale = _improve(x, counts, q, largest >= _TINY)
-    return np.where(largest < _TINY, np.float32(0), scale)
-
-
-def _improve(x: F32Array, counts: F32Array, q: NDArray[np.int32], live: NDArray[np.bool_]) -> F32Array:
-    """Up to five rounds in which each level moves to where the others' fit asks for it; the scale of the last fit."""
-    whole = q.astype(np.float32)
-    qx, q2 = sum_in_order(counts * x * whole), sum_in_order(counts * whole * whole)
-    levels = q.astype(np.uint8).astype(np.float32)
-    for _ in range(5):
-        changed = np.zeros(len(x), bool)
-        for i in range(x.shape[1]):
-            w, xi, level = counts[:, i], x[:, i], levels[:, i]
-            qx_rest, q2_rest = qx - w * xi * level, q2 - w * level * level
-            moved = _capped((xi * q2_rest / qx_rest).astype(np.float32))
-            to = moved.astype(np.float32)
-            qx_moved, q2_moved = qx_rest + w * xi * to, q2_rest + w * to * to
-            better = qx_moved * qx_moved * q2 > qx * qx * q2_moved
-            take = live & (qx_rest > 0) & (q2_rest > 0) & (to != level) & better
-            levels[:, i] = np.where(take, moved.astype(np.uint8), level)
-            qx, q2 = np.where(take, qx_moved, qx), np.where(take, q2_moved, q2)
-            changed |= take
-        live = live & changed
-    return np.where(q2 > 0, qx / q2, np.float32(0))
 
 
 def encode_iq2_xxs(blocks: F32Array, weighting: Weighting) -> U8Array:
     """Quantize float32 (n, 256) to uint8 (n, 66). Raises BlocksRefused where ggml aborts."""
-    counts = weigh_by_importance(blocks, weighting.importance, _mean_square(blocks))
+    counts = weigh(blocks, weighting.importance, _mean_square(blocks))
     x, signs = strip_even_signs(blocks.reshape(-1, 8), counts.reshape(-1, 8))
-    fitted = _fit_levels(x.reshape(-1, 32), counts.reshape(-1, 32))
-    live = (x.reshape(-1, 32).max(axis=1) >= _TINY) & ~(fitted * np.float32(3) <= 0)
+    fitted = fit_positive(x.reshape(-1, 32), counts.reshape(-1, 32), 4)[1][:, 0]
+    live = (x.reshape(-1, 32).max(axis=1) >= TINY) & ~(fitted * np.float32(3) <= 0)
     all_subs, fitted = SubBlocks(x.reshape(-1, 4, 8), counts.reshape(-1, 4, 8)), fitted[live]
     found = search_scales(grid_of(Type.IQ2_XXS), _IQ2_XXS, all_subs.where(live), fitted * np.float32(3), fitted)
     scales, places = np.zeros(len(live), np.float32), np.zeros((len(live), 4), np.uint8)
@@ -106,18 +53,18 @@ def encode_iq2_xxs(blocks: F32Array, weighting: Weighting) -> U8Array:
     stored[live] = turn_signs(signs.reshape(-1, 4)[live], found.turned, 127)
     peak = scales.reshape(-1, 8).max(axis=1, keepdims=True)
     d = peak / np.float32(31)
-    steps = stored_steps(scales.reshape(-1, 8), d, 15).astype(np.uint32).reshape(-1)
+    steps = odd_steps(scales.reshape(-1, 8), d, 15).astype(np.uint32).reshape(-1)
     words = steps << 28 | (stored.astype(np.uint32) << np.arange(0, 28, 7, dtype=np.uint32)).sum(axis=1)
     of_subs = np.concatenate([places, words.astype("<u4").view(np.uint8).reshape(-1, 4)], axis=1)
-    encoded = np.concatenate([f16_bytes(d[:, 0]), of_subs.reshape(-1, 64)], axis=1)
+    encoded = np.concatenate([f16_bytes(d), of_subs.reshape(-1, 64)], axis=1)
     return np.where(peak == 0, np.uint8(0), encoded)
 
 
 def encode_iq2_xs(blocks: F32Array, weighting: Weighting) -> U8Array:
     """Quantize float32 (n, 256) to uint8 (n, 74). Raises BlocksRefused where ggml aborts."""
-    counts = weigh_by_importance(blocks, weighting.importance, _mean_square(blocks))
+    counts = weigh(blocks, weighting.importance, _mean_square(blocks))
     x, signs = strip_even_signs(blocks.reshape(-1, 8), counts.reshape(-1, 8))
-    scales, places, stored = _search_16(Type.IQ2_XS, x, counts, signs, _TINY, 127)
+    scales, places, stored = _search_16(Type.IQ2_XS, x, counts, signs, TINY, 127)
     words = (places | stored.astype(np.int64) << 9).astype("<u2").view(np.uint8).reshape(-1, 64)
     d, steps = _scale_bytes(scales, np.float32(1))
     peak = scales.max(axis=1, keepdims=True)
@@ -130,7 +77,7 @@ def encode_iq2_s(blocks: F32Array, weighting: Weighting | None = None) -> U8Arra
     if weighting is None:
         counts = np.float32(0.25) * sigma2 + blocks * blocks
     else:
-        counts = weigh_by_importance(blocks, weighting.importance, sigma2)
+        counts = weigh(blocks, weighting.importance, sigma2)
     x, signs = strip_signs(blocks.reshape(-1, 8))
     scales, places, stored = _search_16(Type.IQ2_S, x, counts, signs, _TINY_S, 255)
     high = (places >> 8).reshape(-1, 8, 4) << np.arange(0, 8, 2)
@@ -159,5 +106,5 @@ def _scale_bytes(scales: F32Array, factor: np.float32) -> tuple[U8Array, U8Array
     """Give the bytes of d, and of the steps, two to a byte."""
     peak = scales.max(axis=1, keepdims=True)
     d = peak / np.float32(31)
-    steps = np.where(peak == 0, 0, stored_steps(scales, d, 15))
-    return f16_bytes((d * factor)[:, 0]), (steps[:, ::2] | steps[:, 1::2] << 4).astype(np.uint8)
+    steps = np.where(peak == 0, 0, odd_steps(scales, d, 15))
+    return f16_bytes(d * factor), (steps[:, ::2] | steps[:, 1::2] << 4).astype(np.uint8)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from convert.codec.arithmetic import f16_bytes, stored_steps, twice_mean_square, weigh_by_importance
+from convert.codec.arithmetic import f16_bytes, odd_steps, twice_mean_square, weigh
 from convert.codec.grid_search import Again, Search, SubBlocks, search_scales
 from convert.codec.grids import grid_of
 from convert.codec.iq_signs import strip_even_signs, strip_signs, turn_signs
@@ -34,7 +34,7 @@ _TINY: Final = np.float32(1e-8)  # GROUP_MAX_EPS_IQ3_XXS
 def _counts(blocks: F32Array, weighting: Weighting | None) -> F32Array:
     if weighting is None:
         return blocks * blocks
-    return weigh_by_importance(blocks, weighting.importance, twice_mean_square(blocks))
+    return weigh(blocks, weighting.importance, twice_mean_square(blocks))
 
 
 def _sub_blocks(x: F32Array, counts: F32Array) -> SubBlocks:
@@ -56,11 +56,11 @@ def encode_iq3_xxs(blocks: F32Array, weighting: Weighting | None = None) -> U8Ar
     stored[live] = turn_signs(signs.reshape(-1, 4)[live], found.turned, 127)
     peak = scales.reshape(-1, 8).max(axis=1, keepdims=True)
     d = peak / np.float32(31)
-    steps = stored_steps(scales.reshape(-1, 8), d, 15).astype(np.uint32)
+    steps = odd_steps(scales.reshape(-1, 8), d, 15).astype(np.uint32)
     words = steps << 28 | (stored.astype(np.uint32) << np.arange(0, 28, 7, dtype=np.uint32)).sum(1).reshape(-1, 8)
     encoded = np.concatenate(
         [
-            f16_bytes((d * np.float32(1.0125))[:, 0]),
+            f16_bytes(d * np.float32(1.0125)),
             places.reshape(-1, 64),
             words.astype("<u4").view(np.uint8).reshape(-1, 32),
         ],
@@ -84,10 +84,10 @@ def encode_iq3_s(blocks: F32Array, weighting: Weighting | None = None) -> U8Arra
     turned = _packed_to_front(turn_signs(signs.reshape(-1, 4)[live], found.turned, 255), live)
     peak = scales.reshape(-1, 8).max(axis=1, keepdims=True)
     d = peak / np.float32(31)
-    steps = np.where(peak == 0, 0, stored_steps(scales.reshape(-1, 8), d, 15))
+    steps = np.where(peak == 0, 0, odd_steps(scales.reshape(-1, 8), d, 15))
     ninth = np.packbits(high, axis=1, bitorder="little").reshape(-1, 8)
     packed = (steps[:, ::2] | steps[:, 1::2] << 4).astype(np.uint8)
-    return np.concatenate([f16_bytes((d * np.float32(1.033))[:, 0]), low, ninth, turned, packed], axis=1)
+    return np.concatenate([f16_bytes(d * np.float32(1.033)), low, ninth, turned, packed], axis=1)
 
 
 def _packed_to_front(stored: U8Array, live: NDArray[np.bool_]) -> U8Array:

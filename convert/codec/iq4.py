@@ -17,13 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import quants
 
-from convert.codec.arithmetic import (
-    f16_bytes,
-    inverse_or_zero,
-    nearest_int,
-    sum_in_order,
-    weigh_by_importance,
-)
+from convert.codec.arithmetic import TINY, f16_bytes, inverse_or_zero, nearest, ordered_sum, peak, weigh
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +26,6 @@ if TYPE_CHECKING:
 
 _NUMBERS: Final = np.array(quants.IQ4_NL.kvalues, np.float32)
 _MIDPOINTS: Final = (_NUMBERS[1:] + _NUMBERS[:-1]) / 2  # ggml's differences are exact there: below, the lower number
-_TINY: Final = np.float32(1e-15)  # GROUP_MAX_EPS
 _N_TRIES: Final = 7
 
 
@@ -44,28 +37,28 @@ def _nearest_number(scaled: F32Array) -> NDArray[np.intp]:
 
 def _fit(x: F32Array, counts: F32Array, inverse: F32Array) -> tuple[F32Array, F32Array]:
     q = _NUMBERS[_nearest_number(inverse[:, np.newaxis] * x)]
-    return sum_in_order(counts * q * x), sum_in_order(counts * q * q)
+    return ordered_sum(counts * q * x)[:, 0], ordered_sum(counts * q * q)[:, 0]
 
 
 def _search_scales(x: F32Array, counts: F32Array) -> F32Array:
     """Scale of each 32 weights, 0 where they are (almost) 0. x, counts: (n, 32)."""
-    peak = np.take_along_axis(x, np.abs(x).argmax(axis=1, keepdims=True), axis=1)[:, 0]
-    qx, q2 = _fit(x, counts, np.float32(1) / (-peak / _NUMBERS[0]))
+    largest = peak(x)[:, 0]
+    qx, q2 = _fit(x, counts, np.float32(1) / (-largest / _NUMBERS[0]))
     scale = np.where(q2 > 0, qx / q2, np.float32(0))
     best = scale * qx
     for step in range(-_N_TRIES, _N_TRIES + 1):
-        qx, q2 = _fit(x, counts, (np.float32(step) + _NUMBERS[0]) / peak)
+        qx, q2 = _fit(x, counts, (np.float32(step) + _NUMBERS[0]) / largest)
         better = (q2 > 0) & (qx * qx > best * q2)
         scale = np.where(better, qx / q2, scale)
         best = np.where(better, scale * qx, best)
-    return np.where(np.abs(peak) < _TINY, np.float32(0), scale)
+    return np.where(np.abs(largest) < TINY, np.float32(0), scale)
 
 
 def _counts(blocks: F32Array, weighting: Weighting | None) -> F32Array:
     if weighting is None:
         return blocks * blocks
-    sigma2 = sum_in_order(blocks * blocks)[:, np.newaxis] * np.float32(2 / blocks.shape[1])
-    return weigh_by_importance(blocks, weighting.importance, sigma2)
+    sigma2 = ordered_sum(blocks * blocks) * np.float32(2 / blocks.shape[1])
+    return weigh(blocks, weighting.importance, sigma2)
 
 
 def _nibbles(x: F32Array, inverse: F32Array) -> U8Array:
@@ -76,20 +69,19 @@ def _nibbles(x: F32Array, inverse: F32Array) -> U8Array:
 
 def encode_iq4_nl(blocks: F32Array, weighting: Weighting | None = None) -> U8Array:
     """Quantize float32 (n, 32) to uint8 (n, 18)."""
-    scale = _search_scales(blocks, _counts(blocks, weighting))
-    return np.concatenate([f16_bytes(scale), _nibbles(blocks, inverse_or_zero(scale)[:, np.newaxis])], axis=1)
+    scale = _search_scales(blocks, _counts(blocks, weighting))[:, np.newaxis]
+    return np.concatenate([f16_bytes(scale), _nibbles(blocks, inverse_or_zero(scale))], axis=1)
 
 
 def encode_iq4_xs(blocks: F32Array, weighting: Weighting | None = None) -> U8Array:
     """Quantize float32 (n, 256) to uint8 (n, 136); weights are rounded with d before it becomes a float16."""
     x, counts = blocks.reshape(-1, 32), _counts(blocks, weighting).reshape(-1, 32)
     scales = _search_scales(x, counts).reshape(-1, 8)
-    known = np.where(np.isnan(scales), np.float32(0), scales)
-    peak = np.take_along_axis(known, np.abs(known).argmax(axis=1, keepdims=True), axis=1)
-    d = -np.where(peak == 0, np.float32(0), peak) / np.float32(32)  # Parity: no -0 is larger than ggml's first +0
-    steps = np.clip(nearest_int(inverse_or_zero(d) * scales), -32, 31)
+    largest = peak(scales)
+    d = -np.where(largest == 0, np.float32(0), largest) / np.float32(32)  # Parity: no -0 is larger than ggml's first +0
+    steps = np.clip(nearest(inverse_or_zero(d) * scales), -32, 31)
     packed = _nibbles(x, inverse_or_zero(d * steps.astype(np.float32)).reshape(-1, 1)).reshape(-1, 128)
     stored = (steps + 32).astype(np.uint16)
     high = np.bitwise_or.reduce(stored >> 4 << np.arange(0, 16, 2, dtype=np.uint16), axis=1)
     low = (stored[:, ::2] & 15 | (stored[:, 1::2] & 15) << 4).astype(np.uint8)
-    return np.concatenate([f16_bytes(d[:, 0]), high.astype("<u2").reshape(-1, 1).view(np.uint8), low, packed], axis=1)
+    return np.concatenate([f16_bytes(d), high.astype("<u2").reshape(-1, 1).view(np.uint8), low, packed], axis=1)

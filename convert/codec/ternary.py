@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convert.codec.arithmetic import f16_bytes, inverse_or_zero, sum_in_order
+from convert.codec.arithmetic import f16_bytes, inverse_or_zero, ordered_sum
 
 if TYPE_CHECKING:
     from convert.codec.contract import F32Array, U8Array
@@ -31,7 +31,7 @@ def _to_three(blocks: F32Array, otherwise: int) -> tuple[F32Array, U8Array]:
     d = np.abs(blocks).max(axis=1, keepdims=True)
     scaled = blocks * inverse_or_zero(d)
     q = 1 + (scaled >= np.float32(0.5)) - (scaled <= np.float32(-0.5)).astype(np.int8)
-    return d[:, 0], np.where(np.isinf(inverse_or_zero(d)), otherwise, q).astype(np.uint8)
+    return d, np.where(np.isinf(inverse_or_zero(d)), otherwise, q).astype(np.uint8)
 
 
 def _digits(q: U8Array) -> U8Array:
@@ -77,7 +77,7 @@ def decode_q2_0(blocks: U8Array) -> F32Array:
 
 def encode_q1_0(blocks: F32Array) -> U8Array:
     """Quantize float32 (n, 128) to uint8 (n, 18); d is the mean magnitude, summed in order."""
-    d = sum_in_order(np.abs(blocks)) / np.float32(128)
+    d = ordered_sum(np.abs(blocks)) / np.float32(128)
     return np.concatenate([f16_bytes(d), np.packbits(blocks >= 0, axis=1, bitorder="little")], axis=1)
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
     from convert.checkpoint import Tensor
-    from convert.codec import Importance
     from convert.gguf_file import TensorInfo
+    from convert.importance import ImportanceEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Target:
 class Task:
     """Read one tensor once, and write it in every type that any output wants.
 
-    name: in the outputs. type: of the values that the tensor gives. importance: of its columns, for quantized targets.
+    name: in the outputs. type: of the values that the tensor gives. importance: of its columns, where it is known.
     """
 
     name: str
     tensor: Tensor
     type: GGMLQuantizationType
     targets: tuple[Target, ...]
-    importance: Importance | None = None
+    importance: ImportanceEntry | None = None
 
 
 class FileKind(Enum):

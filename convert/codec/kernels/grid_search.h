@@ -66,8 +66,7 @@ INLINE u32v load_points(const uint16_t *from) { return __builtin_convertvector(l
 INLINE int32_t best_near_point(const grid *g, place at, search s, eight numbers, const float *x, const float *w, float scale) {
     eight error[8];
     f32v least = splat(FLT_MAX);
-    u32v word = splat_u32(0);
-    i32v block = splat_i32(0);
+    i32v word = splat_i32(0), block = splat_i32(0);
     const uint16_t *points = g->points + (size_t)at.list * LANES;
     for (int i = 0; i < s.dims; i++)
         for (int p = 0; p < EIGHT_PARTS; p++) {
@@ -79,9 +78,9 @@ INLINE int32_t best_near_point(const grid *g, place at, search s, eight numbers,
         f32v sum = pick(error[0], near);
         for (int i = 1; i < s.dims; i++) sum = sum + pick(error[i], near >> s.bits * i);
         i32v better = greater(least, sum);
-        word = select_u32(better, near, word);
-        block = (i32v)select_u32(better, (u32v)splat_i32(b), (u32v)block);
-        least = (f32v)select_u32(better, (u32v)sum, (u32v)least);
+        word = choose_i32(better, (i32v)near, word);
+        block = choose_i32(better, splat_i32(b), block);
+        least = choose(better, sum, least);
     }
     float smallest = least_of(least);
     unsigned ties = ~which_greater(least, splat(smallest)) & ALL_LANES;
@@ -90,7 +89,7 @@ INLINE int32_t best_near_point(const grid *g, place at, search s, eight numbers,
     if (ties & (ties - 1))
         for (int k = lane + 1; k < LANES; k++)
             if ((ties >> k & 1) && block[k] < block[lane]) lane = k;
-    return (int32_t)word[lane];
+    return word[lane];
 }
 
 INLINE void round_groups(trials *t, search s, const float *x) {
@@ -101,7 +100,7 @@ INLINE void round_groups(trials *t, search s, const float *x) {
             i32v point = splat_i32(0);
             for (int i = 0; i < s.dims; i++) {
                 f32v level = splat(0.5f) * (inverse * splat(x[k * s.dims + i]) - splat(1));
-                point |= clamp_ints(nearest_ints(level), 0, highest) << s.bits * i;
+                point |= clamp_ints(nearest_wrapping(level), 0, highest) << s.bits * i;
             }
             store_u32(t->point[k] + v, (u32v)point);
         }

@@ -77,16 +77,14 @@ static void sum_sorted(lanes *l, int n, int n_halves) {
 
 INLINE i32v is_better(f32v qx, f32v q2, f32v best) { return greater(qx * qx, best * q2) & greater(q2, splat(0)); }
 
-INLINE int any(i32v mask) { return which_greater((f32v)(mask & (i32v)splat(1)), splat(0)) != 0; }
-
 static __attribute__((noinline)) void keep_split(lanes *l, f32v qx, f32v q2, int first, int second, int kind) {
     i32v better = is_better(qx, q2, l->best);
     f32v scale = qx / q2;
-    l->scale = (f32v)select_u32(better, (u32v)scale, (u32v)l->scale);
-    l->best = (f32v)select_u32(better, (u32v)(scale * qx), (u32v)l->best);
-    l->split = (i32v)select_u32(better, splat_u32((uint32_t)first), (u32v)l->split);
-    l->split2 = (i32v)select_u32(better, splat_u32((uint32_t)second), (u32v)l->split2);
-    l->kind = (i32v)select_u32(better, splat_u32((uint32_t)kind), (u32v)l->kind);
+    l->scale = choose(better, scale, l->scale);
+    l->best = choose(better, scale * qx, l->best);
+    l->split = choose_i32(better, splat_i32(first), l->split);
+    l->split2 = choose_i32(better, splat_i32(second), l->split2);
+    l->kind = choose_i32(better, splat_i32(kind), l->kind);
 }
 
 static void begin_search(lanes *l) {
@@ -117,7 +115,7 @@ static void search_splits_s(lanes *l) {
             f32v middle = (sx[second] - sx[first]) * shift, middle2 = (sw[second] - sw[first]) * shift * shift;
             f32v qx_up = begin_up + middle + end_up[second], q2_up = begin2_up + middle2 + end2_up[second];
             f32v qx_down = begin_down - middle + end_down[second], q2_down = begin2_down + middle2 + end2_down[second];
-            if (!any(is_better(qx_up, q2_up, l->best) | is_better(qx_down, q2_down, l->best))) continue;
+            if (!any_lane(is_better(qx_up, q2_up, l->best) | is_better(qx_down, q2_down, l->best))) continue;
             keep_split(l, qx_up, q2_up, first, second, 0);
             keep_split(l, qx_down, q2_down, first, second, 3);
         }
@@ -149,7 +147,7 @@ static void search_splits_m(lanes *l) {
                 q2[k] = (k < 2 ? q2_up[0] : q2_down[0]) + (k % 2 ? q2_down[1] : q2_up[1]);
                 better |= is_better(qx[k], q2[k], l->best);
             }
-            if (!any(better)) continue;
+            if (!any_lane(better)) continue;
             for (int k = 0; k < 4; k++) keep_split(l, qx[k], q2[k], first, second, k / 2 | k % 2 << 1);
         }
 }
@@ -163,7 +161,7 @@ static void make_points(lanes *l, int n, u32v points[4]) {
     for (int i = 0; i < n; i++) {
         i32v before = (i32v)(l->rank[i] < l->split), before2 = (i32v)(l->rank[i] < l->split2);
         i32v level = 2 + before + before2, turned = -(before + before2);
-        points[i / 8] |= select_u32(negative, (u32v)turned, (u32v)level) << 2 * (i % 8);
+        points[i / 8] |= (u32v)choose_i32(negative, turned, level) << 2 * (i % 8);
     }
 }
 
@@ -193,14 +191,14 @@ static f32v fit_lanes(const lanes *l, int n, const u32v *points) {
     for (int i = 0; i < n; i++) {
         i32v level = (i32v)(points[i / 8] >> 2 * (i % 8) & 3);
         i32v down = -(l->kind >> i / (n / 2) & 1);
-        f32v shift = (f32v)select_u32(down, (u32v)splat(-SHIFT - 1), (u32v)splat(SHIFT - 1));
-        f32v q = __builtin_convertvector(level, f32v) + shift;
+        f32v shift = choose(down, splat(-SHIFT - 1), splat(SHIFT - 1));
+        f32v q = float_of(level) + shift;
         qx = qx + l->w[i] * q * l->x[i];
         q2 = q2 + l->w[i] * q * q;
     }
     const f32v zero = splat(0);
     i32v fits = greater(qx, zero) & greater(q2, zero);
-    return (f32v)select_u32(fits, (u32v)(qx / q2), (u32v)l->scale);
+    return choose(fits, qx / q2, l->scale);
 }
 
 /* LANES sub-blocks from x on. */

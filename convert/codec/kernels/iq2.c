@@ -5,86 +5,21 @@
  *   IQ2_S     82 bytes   d f16 | 32 points, low bytes | 32 x 8 signs | 32 x 2 high bits | 16 x 4 bits of scale
  *
  * Seven signs stand for eight: their number is even. IQ2_XXS has 8 sub-blocks of 32, the others 16 of 16. The search is
- * in grid_search.h; IQ2_XXS begins it around the scale that fits levels 0 to 4 best.
+ * in grid_search.h; IQ2_XXS begins it around the scale that fits levels 0 to 4 best (positive.h).
  *
- * Source: ggml-quants.c, quantize_row_iq2_{xxs,xs,s}_impl and make_qp_quants @ 0c1e570.
+ * Source: ggml-quants.c, quantize_row_iq2_{xxs,xs,s}_impl @ 0c1e570.
  */
 #include "grid_search.h"
+#include "positive.h"
 
 #define IQ2_XXS_NBYTES 66
 #define IQ2_XS_NBYTES 74
 #define IQ2_S_NBYTES 82
-#define TINY 1e-15f /* GROUP_MAX_EPS */
 
 static const search of_iq2_xxs = {.n = 32, .dims = 8, .bits = 2, .n_side = 6, .step = 0.1f, .again = ALL};
 static const search of_iq2_xs = {.n = 16, .dims = 8, .bits = 2, .n_side = 9, .step = 0.1f, .again = OFF_GRID, .begins_on_grid = 1};
 
 /* ---- IQ2_XXS ---- */
-
-/* One inverse of a scale for LANES sub-blocks: the error of levels rounded with it. Parity: the first inverse's levels
- * are kept in a byte and have no limit. */
-INLINE f32v error_of(const f32v *x, const f32v *w, f32v inverse, int is_first) {
-    f32v scale = splat(1) / inverse, error = splat(0);
-    for (int i = 0; i < 32; i++) {
-        i32v level = nearest_ints(inverse * x[i]);
-        level = is_first ? level & 255 : clamp_ints(level, INT32_MIN, 4);
-        f32v off = x[i] - scale * __builtin_convertvector(level, f32v);
-        error = error + w[i] * off * off;
-    }
-    return error;
-}
-
-typedef struct {
-    f32v level[32]; /* as stored in a byte */
-    f32v qx, q2;
-} fit;
-
-/* One weight's level, moved to where the others' fit asks for it, in the lanes where that helps. Returns which. */
-INLINE i32v move_level(fit *f, f32v x, f32v w, f32v *level, i32v live) {
-    const f32v zero = splat(0);
-    f32v qx = f->qx - w * x * *level, q2 = f->q2 - w * *level * *level;
-    i32v moved = nearest_ints(x * q2 / qx);
-    f32v to = __builtin_convertvector(clamp_ints(moved, INT32_MIN, 4), f32v);
-    i32v take = greater(qx, zero) & greater(q2, zero) & live & (greater(to, *level) | greater(*level, to));
-    qx = qx + w * x * to;
-    q2 = q2 + w * to * to;
-    take &= greater(qx * qx * f->q2, f->qx * f->qx * q2);
-    f32v stored = __builtin_convertvector(clamp_ints(moved, INT32_MIN, 4) & 255, f32v);
-    *level = (f32v)select_u32(take, (u32v)stored, (u32v)*level);
-    f->qx = (f32v)select_u32(take, (u32v)qx, (u32v)f->qx);
-    f->q2 = (f32v)select_u32(take, (u32v)q2, (u32v)f->q2);
-    return take;
-}
-
-/* ggml's make_qp_quants for levels up to 4: the scale of LANES sub-blocks, 0 where all is (almost) 0. */
-INLINE f32v fit_levels(const f32v *x, const f32v *w) {
-    const f32v zero = splat(0), tiny = splat(TINY);
-    f32v largest = zero;
-    for (int i = 0; i < 32; i++) largest = maximum(largest, x[i]);
-    f32v inverse = splat(4) / largest, least = error_of(x, w, inverse, 1);
-    for (int step = -4; step <= 4; step++) {
-        if (step == 0) continue;
-        f32v tried = splat(0.1f * (float)step + 4) / largest, error = error_of(x, w, tried, 0);
-        inverse = select_gt(least, error, tried, inverse);
-        least = select_gt(least, error, error, least);
-    }
-    fit f = {.qx = zero, .q2 = zero};
-    for (int i = 0; i < 32; i++) {
-        i32v level = clamp_ints(nearest_ints(inverse * x[i]), INT32_MIN, 4);
-        f32v q = __builtin_convertvector(level, f32v);
-        f.level[i] = __builtin_convertvector(level & 255, f32v);
-        f.qx = f.qx + w[i] * x[i] * q;
-        f.q2 = f.q2 + w[i] * q * q;
-    }
-    i32v live = ~greater(tiny, largest);
-    for (int round = 0; round < 5 && which_greater((f32v)(live & (i32v)splat(1)), zero); round++) {
-        i32v changed = splat_i32(0);
-        for (int i = 0; i < 32; i++) changed |= move_level(&f, x[i], w[i], &f.level[i], live);
-        live &= changed;
-    }
-    f32v scale = select_gt(f.q2, zero, f.qx / f.q2, zero);
-    return select_gt(tiny, largest, zero, scale);
-}
 
 typedef struct {
     sub_block block[8];
@@ -113,8 +48,9 @@ static void fit_all(begun *b) {
         for (int k = 0; k < LANES && first + k < 8; k++)
             for (int i = 0; i < 32; i++) x[i][k] = b->block[first + k].x[i], w[i][k] = b->block[first + k].w[i];
         f32v xs[32], ws[32];
+        i32v levels[32];
         for (int i = 0; i < 32; i++) xs[i] = load_f32(x[i]), ws[i] = load_f32(w[i]);
-        store_f32(scale, fit_levels(xs, ws));
+        store_f32(scale, fit_positive(xs, ws, levels, 32, 4));
         for (int k = 0; k < LANES && first + k < 8; k++) b->scale[first + k] = scale[k];
     }
 }

@@ -14,7 +14,6 @@
 
 #define IQ4_NL_NBYTES 18
 #define IQ4_XS_NBYTES 136
-#define TINY 1e-15f /* GROUP_MAX_EPS */
 
 static const float numbers[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 /* ggml takes the lower number for x < midpoint, else the upper; its differences are exact near the midpoint. */
@@ -153,7 +152,7 @@ INLINE void weigh(columns *c, int n, int is_important) {
 INLINE void store_nearest(const float *x, float inverse, uint8_t *out) {
     f32v v[BLOCK_VECTORS];
     for (int i = 0; i < BLOCK_VECTORS; i++)
-        v[i] = __builtin_convertvector(nearest_number(splat(inverse) * load_f32(x + i * LANES)), f32v);
+        v[i] = float_of(nearest_number(splat(inverse) * load_f32(x + i * LANES)));
     bytes32 q = truncate_to_bytes(v);
     store_u8x16(out, q.lo | (q.hi << 4));
 }

@@ -1,23 +1,17 @@
-/* What the searches for scales share: ggml's rounding on any float, square roots, tables of eight numbers in a register,
- * and the first of the least lanes. Every operation is ggml's own, so that nothing has to be guarded. */
+/* What the types with grids, levels and few numbers share: comparisons as masks, tables of eight numbers in a register,
+ * the least and the largest lane. Every operation is ggml's own on any float, so that nothing has to be guarded. */
 #ifndef CONVERT_SEARCH_H
 #define CONVERT_SEARCH_H
 
 #include <float.h>
 
-#include "codecs.h"
+#include "super_block.h"
 
-#define SUPER 256
-#define ROUNDER 12582912.0f /* 1.5 * 2^23: adding it leaves the nearest integer, ties to even, in the last bits */
 #define ALL_LANES ((1u << LANES) - 1u)
 
 INLINE i32v splat_i32(int32_t x) { return x - (i32v){0}; }
 
-INLINE u32v select_u32(i32v mask, u32v yes, u32v no) { return ((u32v)mask & yes) | (~(u32v)mask & no); }
-
-/* ggml-quants.c, nearest_int @ 0c1e570: the bits are taken as they come, so NaN gives 0 and a huge value wraps. */
-INLINE i32v nearest_ints(f32v x) { return ((i32v)(x + splat(ROUNDER)) & 0x007fffff) - 0x00400000; }
-
+/* nearest_wrapping of one float. */
 static inline int nearest_int(float x) {
     float shifted = x + ROUNDER;
     int32_t bits;
@@ -26,19 +20,6 @@ static inline int nearest_int(float x) {
 }
 
 static inline int clamp_int(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
-
-INLINE f32v root(f32v x) {
-#if LANES_AVX512
-    return (f32v)_mm512_sqrt_ps((__m512)x);
-#elif LANES_AVX2
-    return (f32v)_mm256_sqrt_ps((__m256)x);
-#elif LANES_SSE2
-    return (f32v)_mm_sqrt_ps((__m128)x);
-#else
-    for (int i = 0; i < LANES; i++) x[i] = __builtin_sqrtf(x[i]);
-    return x;
-#endif
-}
 
 /* All ones where a > b; false for NaN. */
 INLINE i32v greater(f32v a, f32v b) {
