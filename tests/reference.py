@@ -40,6 +40,7 @@ class Reference:
     completion: Path
     tokenize: Path
     perplexity: Path
+    imatrix: Path
     libggml_base: Path
 
 
@@ -84,6 +85,7 @@ def prepare_reference() -> Reference:
         completion=build.programs["completion"],
         tokenize=build.programs["tokenize"],
         perplexity=build.programs["perplexity"],
+        imatrix=build.programs["imatrix"],
         libggml_base=build.library("ggml-base"),
     )
 
