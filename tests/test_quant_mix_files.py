@@ -1,0 +1,170 @@
+"""Whole files that llama-quantize makes with its options and importance matrices: the same sha256."""
+
+from __future__ import annotations
+
+import subprocess
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import reference as llama_cpp
+from gguf_models import SMALL_MODELS, flags_of, small_imatrix, write_small_model
+
+import convert
+from convert.errors import ToolchainError, UnsupportedError
+from convert.plan import OutputRequest
+from convert.quant_mix import NO_OPTIONS, QuantizeOptions, quantize_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from reference import Reference
+
+TYPES: Final = (
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_1", "Q5_0", "Q5_K_M", "Q5_K_S", "Q4_1", "Q4_0", "Q4_K_M", "Q4_K_S",
+    "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K", "COPY",
+)  # fmt: skip
+NEED_IMPORTANCE: Final = ("Q2_K_S",)
+# Heads shared by four and more or not, experts, tied, one layer, Falcon, every fallback.
+MODELS: Final = ("gqa4", "eight-experts", "four-experts", "falcon-tied", "one-layer", "rows-of-288", "rows-of-48")
+
+Files = dict[str, str]
+
+
+def hash_of(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the small models and an importance matrix of each, whole and partial."""
+    made = tmp_path_factory.mktemp("files")
+    for name in MODELS:
+        write_small_model(SMALL_MODELS[name], made / f"{name}.gguf")
+        small_imatrix(SMALL_MODELS[name], made / f"{name}.imatrix.gguf")
+        small_imatrix(SMALL_MODELS[name], made / f"{name}.partial.gguf", without="ffn_up")
+    return made
+
+
+@pytest.fixture
+def theirs(reference: Reference, tmp_path: Path) -> Callable[..., str]:
+    """Run llama-quantize: the hash of its file."""
+
+    def quantize(source: Path, kind: str, **words: Any) -> str:  # noqa: ANN401 - options as they are typed
+        out = tmp_path / "theirs.gguf"
+        command = [str(reference.quantize), *flags_of(words), str(source), str(out), kind, "1"]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        if finished.returncode:
+            raise ToolchainError(finished.stderr[-2000:])
+        return hash_of(out)
+
+    return quantize
+
+
+def ours(source: Path, out: Path, kind: str, options: QuantizeOptions = NO_OPTIONS) -> str:
+    (output,) = convert.quantize(source, OutputRequest(out, types=kind, name="ours", options=options)).outputs
+    return hash_of(output.path)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_live_a_file_of_every_type_is_llama_quantizes(
+    kind: str, folder: Path, theirs: Callable[..., str], tmp_path: Path
+) -> None:
+    for name in MODELS:
+        source = folder / f"{name}.gguf"
+        assert ours(source, tmp_path / name, kind) == theirs(source, kind), name
+
+
+@pytest.mark.parametrize("kind", [*TYPES, *NEED_IMPORTANCE])
+def test_live_a_file_made_with_importance_is_llama_quantizes(
+    kind: str, folder: Path, theirs: Callable[..., str], tmp_path: Path
+) -> None:
+    for name in MODELS:
+        for entries in ("imatrix", "partial") if kind not in NEED_IMPORTANCE else ("imatrix",):
+            source = folder / f"{name}.gguf"
+            words: dict[str, Any] = {"imatrix": folder / f"{name}.{entries}.gguf"}
+            mine = ours(source, tmp_path / name / entries, kind, quantize_options(**words))
+            assert mine == theirs(source, kind, **words), (name, entries)
+
+
+OPTIONS: Final[Mapping[str, dict[str, Any]]] = {
+    "pure": {"pure": True, "output_tensor_type": "q5_1"},
+    "types": {"tensor_type": ["attn_v=q8_0", r"\D1\.ffn=q3_k"], "token_embedding_type": "bf16"},
+    "left": {"leave_output_tensor": True, "exclude_weights": ["attn", "blk.1."]},
+    "pruned": {"prune_layers": "0,2", "include_weights": ["ffn", "attn_v"]},
+    "overrides": {
+        "override_kv": [
+            "general.name=str:first", "some.number=int:-7", "some.share=float:0.1", "some.flag=bool:true",
+            "general.name=str:last", "general.file_type=int:3",
+        ],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["Q4_K_M", "Q3_K_M", "F16"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_live_a_file_made_with_options_is_llama_quantizes(
+    name: str, kind: str, folder: Path, theirs: Callable[..., str], tmp_path: Path
+) -> None:
+    for model in ("gqa4", "eight-experts"):
+        words: dict[str, Any] = {"imatrix": folder / f"{model}.imatrix.gguf", **OPTIONS[name]}
+        source = folder / f"{model}.gguf"
+        assert ours(source, tmp_path / model, kind, quantize_options(**words)) == theirs(source, kind, **words), model
+
+
+@pytest.mark.parametrize("start", ["Q8_0", "Q4_0", "Q4_K_M"])
+def test_live_what_is_quantized_already_is_quantized_again_where_that_is_allowed(
+    start: str, folder: Path, theirs: Callable[..., str], tmp_path: Path
+) -> None:
+    source = convert.quantize(folder / "gqa4.gguf", OutputRequest(tmp_path, types=start)).outputs[0].path
+    with pytest.raises(UnsupportedError, match="already"):
+        ours(source, tmp_path / "refused", "Q5_K_M")
+    for kind in ("Q5_K_M", "F16", "COPY"):
+        words: dict[str, Any] = {"allow_requantize": True}
+        assert ours(source, tmp_path / kind, kind, quantize_options(**words)) == theirs(source, kind, **words), kind
+
+
+def test_a_plan_says_that_quantizing_twice_loses_twice(folder: Path, tmp_path: Path) -> None:
+    source = convert.quantize(folder / "gqa4.gguf", OutputRequest(tmp_path, types="q8_0")).outputs[0].path
+    options = quantize_options(allow_requantize=True)
+    request = OutputRequest(tmp_path / "again", types="q8_0,q4_0", options=options)
+    notes = convert.plan_quantize(source, request).notes
+    assert notes == ("65 tensors are quantized already, and lose a second time",)
+
+
+IMATRIX_FORMATS: Final = ("imatrix.gguf", "imatrix.dat")
+
+
+@pytest.fixture(scope="module")
+def tiny(reference: Reference, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the reference's F16 file of the small trained model, and what llama-imatrix makes of it."""
+    made = tmp_path_factory.mktemp("tiny")
+    llama_cpp.convert(reference.source, [(tiny_llama, made / "F16.gguf")])
+    (made / "text.txt").write_text("Once there was a cat that ran to the house and saw a red ball. " * 200)
+    command = [str(reference.imatrix), "-m", str(made / "F16.gguf"), "-f", str(made / "text.txt"), "-c", "64"]
+    for out in IMATRIX_FORMATS:
+        subprocess.run([*command, "--chunks", "3", "-t", "1", "-o", str(made / out)], check=True, capture_output=True)
+    return made
+
+
+@pytest.mark.parametrize("name", IMATRIX_FORMATS)
+def test_live_a_checkpoint_with_a_real_importance_matrix_becomes_what_the_reference_makes(
+    name: str, tiny: Path, tiny_llama: Path, theirs: Callable[..., str], tmp_path: Path
+) -> None:
+    words: dict[str, Any] = {"imatrix": str(tiny / name)}
+    kinds = ("F16", "Q2_K", "Q2_K_S", "Q3_K_S", "Q4_0", "Q4_K_M", "Q5_1", "Q5_K_S", "Q6_K", "COPY")
+    request = OutputRequest(tmp_path, types=kinds, name="ours", options=quantize_options(**words))
+    made = {output.path.stem: hash_of(output.path) for output in convert.convert_all(tiny_llama, request).outputs}
+    assert made.pop("ours-F16") == hash_of(tiny / "F16.gguf")
+    assert made == {f"ours-{kind}": theirs(tiny / "F16.gguf", kind, **words) for kind in kinds[1:]}
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_K_M"])
+def test_live_a_checkpoint_without_some_layers_becomes_what_the_reference_makes(
+    kind: str, tiny: Path, tiny_llama: Path, theirs: Callable[..., str], tmp_path: Path
+) -> None:
+    words: dict[str, Any] = {"prune_layers": "1", "override_kv": ["general.name=str:pruned"]}
+    out = tmp_path / "ours.gguf"
+    convert.convert_one(tiny_llama, out, type=kind, options=quantize_options(**words))
+    assert hash_of(out) == theirs(tiny / "F16.gguf", kind, **words)
