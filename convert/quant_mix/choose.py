@@ -114,12 +114,21 @@ def _settled(tensor: TensorToType, wanted: FileType, facts: ModelFacts, options:
         kept = why_kept(tensor.name, tensor.shape, facts.arch) or "left as it is, as asked"
         return TypeChoice(tensor.type, kept if tensor.type is not wanted.type else None)
     if (asked := _asked_by_role(tensor.name, options)) is not None:
-        return TypeChoice(asked, "as asked for")  # Parity: rows that are not whole blocks have no fallback here
+        return _without_fallback(tensor, TypeChoice(asked, "as asked for"))
     if not wanted.is_quantized:
         return TypeChoice(wanted.type)
     if (by_name := options.type_for(tensor.name)) is not None:
         return _fall_back(tensor, TypeChoice(by_name.type, f"as asked for: {by_name.pattern}"), wanted)
     return _fall_back(tensor, TypeChoice(wanted.type), wanted) if options.pure else None
+
+
+def _without_fallback(tensor: TensorToType, choice: TypeChoice) -> TypeChoice:
+    """Give the choice; where rows are not whole blocks of it, llama-quantize aborts."""
+    if tensor.shape[-1] % GGML_QUANT_SIZES[choice.type][0]:
+        raise PlanError(
+            f"`{tensor.name}` was asked for in {choice.type.name}, which its rows of {tensor.shape[-1]} do not fill"
+        )
+    return choice
 
 
 def _asked_by_role(name: str, options: QuantizeOptions) -> GGMLQuantizationType | None:
