@@ -133,6 +133,17 @@ def quantize(reference: Reference, source: Path, outfile: Path, quant_type: str)
         raise ToolchainError(f"llama-quantize ended with {finished.returncode}: {finished.stderr[-2000:]}")
 
 
+def calibrate(reference: Reference, model: Path, outfile: Path) -> None:
+    """Run llama-imatrix on three short windows of a story: an importance matrix, in the format that its name says."""
+    text = outfile.with_name("text.txt")
+    text.write_text("Once there was a cat that ran to the house and saw a red ball. " * 30)
+    command = [str(reference.imatrix), "-m", str(model), "-f", str(text), "-o", str(outfile), "-c", "64", "-b", "64"]
+    command += ["--chunks", "3", "-t", "1", "--no-ppl", "--no-repack"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise ToolchainError(f"llama-imatrix ended with {finished.returncode}: {finished.stderr[-2000:]}")
+
+
 def complete(reference: Reference, model: Path, prompt: str, *, n_tokens: int) -> str:
     """Let llama-completion continue `prompt` greedily: the text, the prompt in front."""
     command = [str(reference.completion), "-m", str(model), "-p", prompt, "-n", str(n_tokens), "--temp", "0"]

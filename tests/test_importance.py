@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import struct
-import subprocess
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from reference import Reference
 
 SUMS: Final = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]], np.float32)
 NAME: Final = "blk.0.ffn_up_exps.weight"
@@ -173,8 +171,8 @@ def test_the_metadata_says_where_the_importance_is_from(tmp_path: Path) -> None:
     long = tmp_path / f"{'é' * 80}.gguf"
     imatrix = small_imatrix(EXPERTS, long)
     model = write_small_model(EXPERTS, tmp_path / "model.gguf")
-    options = quantize_options(imatrix=imatrix)
-    plan = plan_quantize(model, OutputRequest(tmp_path / "out", types="q8_0", options=options))
+    asked = OutputRequest(tmp_path / "out", types="q8_0", options=quantize_options(imatrix=imatrix))
+    plan = plan_quantize(model, asked)
     (tmp_path / "header.gguf").write_bytes(plan.outputs[0].header.ljust(plan.outputs[0].nbytes, b"\0"))
     metadata = read_gguf(tmp_path / "header.gguf").metadata
     said = {key.rpartition(".")[2]: value for key, value in metadata.items() if key.startswith("quantize.imatrix.")}
@@ -182,22 +180,9 @@ def test_the_metadata_says_where_the_importance_is_from(tmp_path: Path) -> None:
     assert said == {"file": cut, "dataset": "some-text.txt", "entries_count": 16, "chunks_count": 3}
 
 
-@pytest.fixture(scope="session")
-def real_imatrix(reference: Reference, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Return the F16 file of the small trained model, and what llama-imatrix makes of it and of its stories."""
-    folder = tmp_path_factory.mktemp("real-imatrix")
-    model, text = folder / "tiny-F16.gguf", folder / "text.txt"
-    convert.convert_one(tiny_llama, model)
-    text.write_text("Once there was a cat that ran to the house and saw a red ball. " * 200)
-    command = [str(reference.imatrix), "-m", str(model), "-f", str(text), "-c", "64", "--chunks", "3", "-t", "1"]
-    for out in ("imatrix.gguf", "imatrix.dat"):
-        subprocess.run([*command, "-o", str(folder / out), "--no-repack"], check=True, capture_output=True)
-    return model, folder
-
-
-def test_statistics_are_of_the_mean_squares_that_the_gguf_package_reads(real_imatrix: tuple[Path, Path]) -> None:
+def test_statistics_are_of_the_mean_squares_that_the_gguf_package_reads(calibrated_llama: Path) -> None:
     """Not llama-imatrix --show-statistics's words: what it says is mostly lost, for it ends before its log is out."""
-    path = real_imatrix[1] / "imatrix.gguf"
+    path = calibrated_llama / "imatrix.gguf"
     stored = {str(tensor.name): np.asarray(tensor.data, np.float64).reshape(-1) for tensor in GGUFReader(path).tensors}
     inspection = convert.inspect(path)
     assert inspection.kind == "imatrix"
@@ -210,7 +195,7 @@ def test_statistics_are_of_the_mean_squares_that_the_gguf_package_reads(real_ima
         assert numbers == pytest.approx(theirs, rel=1e-4), row.name
 
 
-def test_a_dat_file_is_inspected_too(real_imatrix: tuple[Path, Path]) -> None:
-    inspection = convert.inspect(real_imatrix[1] / "imatrix.dat")
+def test_a_dat_file_is_inspected_too(calibrated_llama: Path) -> None:
+    inspection = convert.inspect(calibrated_llama / "imatrix.dat")
     assert inspection.kind == "imatrix"
     assert inspection.metadata["imatrix.chunk_count"] == 3

@@ -7,7 +7,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-import reference as llama_cpp
 from gguf_models import SMALL_MODELS, flags_of, small_imatrix, write_small_model
 
 import convert
@@ -15,6 +14,7 @@ from convert.codec import CODECS
 from convert.errors import ToolchainError, UnsupportedError
 from convert.plan import OutputRequest
 from convert.quant_mix import FILE_TYPES, NO_OPTIONS, QuantizeOptions, quantize_options
+from convert.stream import slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,6 +92,16 @@ def test_live_a_file_made_with_importance_is_llama_quantizes(
             assert mine == theirs(source, kind, **words), (name, entries)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 5])
+def test_live_slices_that_begin_and_end_in_the_midst_of_experts_have_their_importance(
+    rows: int, folder: Path, theirs: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "SLICE_VALUES", rows * 256)
+    words: dict[str, Any] = {"imatrix": folder / "eight-experts.imatrix.gguf"}
+    source = folder / "eight-experts.gguf"
+    assert ours(source, tmp_path, "Q4_K_M", quantize_options(**words)) == theirs(source, "Q4_K_M", **words)
+
+
 OPTIONS: Final[Mapping[str, dict[str, Any]]] = {
     "pure": {"pure": True, "output_tensor_type": "q5_1"},
     "types": {"tensor_type": ["attn_v=q8_0", r"\D1\.ffn=q3_k"], "token_embedding_type": "bf16"},
@@ -137,38 +147,25 @@ def test_a_plan_says_that_quantizing_twice_loses_twice(folder: Path, tmp_path: P
     assert notes == ("65 tensors are quantized already, and lose a second time",)
 
 
-IMATRIX_FORMATS: Final = ("imatrix.gguf", "imatrix.dat")
-
-
-@pytest.fixture(scope="module")
-def tiny(reference: Reference, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the reference's F16 file of the small trained model, and what llama-imatrix makes of it."""
-    made = tmp_path_factory.mktemp("tiny")
-    llama_cpp.convert(reference.source, [(tiny_llama, made / "F16.gguf")])
-    (made / "text.txt").write_text("Once there was a cat that ran to the house and saw a red ball. " * 200)
-    command = [str(reference.imatrix), "-m", str(made / "F16.gguf"), "-f", str(made / "text.txt"), "-c", "64"]
-    for out in IMATRIX_FORMATS:
-        subprocess.run([*command, "--chunks", "3", "-t", "1", "-o", str(made / out)], check=True, capture_output=True)
-    return made
-
-
-@pytest.mark.parametrize("name", IMATRIX_FORMATS)
+@pytest.mark.parametrize("name", ["imatrix.gguf", "imatrix.dat"])
 def test_live_a_checkpoint_with_a_real_importance_matrix_becomes_what_the_reference_makes(
-    name: str, tiny: Path, tiny_llama: Path, theirs: Callable[..., str], tmp_path: Path
+    name: str, calibrated_llama: Path, tiny_llama: Path, theirs: Callable[..., str], tmp_path: Path
 ) -> None:
-    words: dict[str, Any] = {"imatrix": str(tiny / name)}
+    words: dict[str, Any] = {"imatrix": str(calibrated_llama / name)}
     kinds = [kind for kind in MADE if kind not in SLOW and kind not in ("F32", "BF16")]
     request = OutputRequest(tmp_path, types=kinds, name="ours", options=quantize_options(**words))
     made = {output.path.stem: hash_of(output.path) for output in convert.convert_all(tiny_llama, request).outputs}
-    assert made.pop("ours-F16") == hash_of(tiny / "F16.gguf")
-    assert made == {f"ours-{kind}": theirs(tiny / "F16.gguf", kind, **words) for kind in kinds if kind != "F16"}
+    assert made.pop("ours-F16") == hash_of(calibrated_llama / "F16.gguf")
+    assert made == {
+        f"ours-{kind}": theirs(calibrated_llama / "F16.gguf", kind, **words) for kind in kinds if kind != "F16"
+    }
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_K_M"])
 def test_live_a_checkpoint_without_some_layers_becomes_what_the_reference_makes(
-    kind: str, tiny: Path, tiny_llama: Path, theirs: Callable[..., str], tmp_path: Path
+    kind: str, calibrated_llama: Path, tiny_llama: Path, theirs: Callable[..., str], tmp_path: Path
 ) -> None:
     words: dict[str, Any] = {"prune_layers": "1", "override_kv": ["general.name=str:pruned"]}
     out = tmp_path / "ours.gguf"
     convert.convert_one(tiny_llama, out, type=kind, options=quantize_options(**words))
-    assert hash_of(out) == theirs(tiny / "F16.gguf", kind, **words)
+    assert hash_of(out) == theirs(calibrated_llama / "F16.gguf", kind, **words)
