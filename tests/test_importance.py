@@ -149,6 +149,15 @@ def test_importance_that_no_tensor_takes_is_told(tmp_path: Path) -> None:
     assert notes == ("importance that no tensor here takes: `blk.7.attn_q.weight`",)
 
 
+def test_tensors_without_importance_are_told(tmp_path: Path) -> None:
+    partial = small_imatrix(EXPERTS, tmp_path / "i.gguf", without="attn_output")
+    notes = _plan(tmp_path, partial, types="q4_k_m")
+    assert notes[0] == (
+        "made as without an importance matrix, for it has nothing of them: "
+        "`blk.0.attn_output.weight`, `blk.1.attn_output.weight`"
+    )
+
+
 def test_types_that_need_importance_and_have_none_are_an_error_before_anything_is_written(tmp_path: Path) -> None:
     model = write_small_model(EXPERTS, tmp_path / "model.gguf")
     with pytest.raises(PlanError) as caught:
