@@ -103,6 +103,10 @@ def run_calibration(
 
     programs = CalibrationPrograms(*(find_or_build(role, directory) for role in ("imatrix", "tokenize")))
     calibration = Calibration(model, text, n_windows, added, jobs)
-    with telling() as reporter:
-        make_importance(programs, calibration, out, force=force, reporter=reporter)
+    try:
+        with telling() as reporter:
+            make_importance(programs, calibration, out, force=force, reporter=reporter)
+    except KeyboardInterrupt:
+        click.echo("what was read so far is kept; the same command goes on from there", err=True)
+        raise
     click.echo(f"{out}  {out.stat().st_size} bytes", err=True)
