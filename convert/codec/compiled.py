@@ -150,8 +150,8 @@ _FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "level": (ctypes.c_char_p, ctypes.c_int32),
     "codec": (ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(CodecFacts)),
     "encode": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(EncodeRequest)),
-    "decode": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(DecodeRequest)),
     "set_grid": (ctypes.c_int32, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32),
+    "decode": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(DecodeRequest)),
     "decode_4bit": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(Decode4BitRequest)),
 }
 

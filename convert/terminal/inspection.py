@@ -25,7 +25,10 @@ def show_inspection(inspection: Inspection, *, with_tensors: bool) -> None:
     if inspection.metadata:
         console.print("\nmetadata")
         console.print(_two_columns((key, _one_line(value)) for key, value in inspection.metadata.items()))
-    if with_tensors:
+    if with_tensors and inspection.importance:
+        console.print(f"\n{len(inspection.importance)} tensors (columns, used, experts seen, mean, highest, active)")
+        console.print(_importance_table(inspection))
+    elif with_tensors:
         console.print(f"\n{len(inspection.tensors)} tensors (shape, type, bytes{_packed_too(inspection)})")
         console.print(_tensor_table(inspection))
 
@@ -42,6 +45,15 @@ def _inspection_summary(inspection: Inspection) -> Table:
     if inspection.problem:
         grid.add_row("cannot be converted", escape(inspection.problem))
     return grid
+
+
+def _importance_table(inspection: Inspection) -> Table:
+    table = make_grid()
+    for row in inspection.importance:
+        seen = f"{row.n_experts - row.n_unseen} of {row.n_experts}" if row.n_experts > 1 else ""
+        numbers = (f"{row.mean:.4g}", f"{row.highest:.4g}", f"{row.active:.1%}")
+        table.add_row(f"  {escape(row.name)}", str(row.n_values), str(row.count), seen, *numbers)
+    return table
 
 
 def _packed_too(inspection: Inspection) -> str:

@@ -19,8 +19,7 @@ typedef struct {
     set_grid_function *set_grid;
 } level;
 
-#define LEVEL_ROW(name)                                                                                                \
-    {#name, encode_##name, decode_##name, decode_4bit_##name, codec_facts_##name, set_grid_##name},
+#define LEVEL_ROW(name) {#name, encode_##name, decode_##name, decode_4bit_##name, codec_facts_##name, set_grid_##name},
 
 /* The levels this library holds, the best first. */
 static const level levels[] = {
