@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from pathlib import PurePath
+from difflib import get_close_matches
+from pathlib import Path, PurePath
 from typing import Final
 
 MAX_SHOWN_CHARS: Final = 120
@@ -32,6 +33,17 @@ def shown_list(names: list[str], *, most: int = 8) -> str:
     """Quote several names, and count those that there is no room for."""
     listed = ", ".join(shown(name) for name in names[:most])
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+
+
+def nearest(path: Path) -> str | None:
+    """Suggest what stands where a path does not, under almost its name; None where nothing does."""
+    parent = path.absolute().parent
+    try:
+        names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    except OSError:
+        return None
+    found = get_close_matches(path.name, names, n=3, cutoff=0.7)
+    return f"is it {' or '.join(shown(path.parent / name) for name in found)}?" if found else None
 
 
 class Excerpt:

@@ -71,7 +71,7 @@ def test_files_are_compared_with_a_float_gguf_too(outputs: dict[str, Path]) -> N
 
 
 def test_a_missing_file_is_an_error_of_its_own(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not a file"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         verify_files([tmp_path / "nothing.gguf"])
 
 
@@ -109,7 +109,7 @@ def test_another_kind_of_file_is_named(tmp_path: Path) -> None:
     other = tmp_path / "other.gguf"
     other.write_bytes(b"PK\3\4" + bytes(100))
     (found,) = problems(other)
-    assert "it starts with b'PK" in found
+    assert "is a PyTorch file, or an archive, wanted a GGUF file" in found
 
 
 # --- Damage to the blocks
