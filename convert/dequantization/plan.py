@@ -90,6 +90,7 @@ class _Opened:
 def _open_tensors(
     checkpoint: Checkpoint, wanted: StoredType | None, through: Through | None, requests: Sequence[MergeRequest]
 ) -> _Opened:
+    checkpoint.require_whole()
     unpacked = model_tensors(checkpoint)
     tensors = {name: _floating(tensor) for name, tensor in unpacked.tensors.items()}
     decoded = [name for name, tensor in unpacked.tensors.items() if tensor is not checkpoint.tensors.get(name)]
