@@ -74,7 +74,7 @@ def _verify(path: Path, wanted: GGUFModel | None, judge: SecondWay | None, notes
     with open_file(path) as file:
         findings, errors = _findings(header, file, wanted)
         is_wrong = any(finding.severity is Severity.PROBLEM for finding in findings)
-        more = () if judge is None or is_wrong else tuple(judge.check(header, file))
+        more = () if judge is None or is_wrong or part_of(header) is not None else tuple(judge.check(header, file))
     return VerifiedFile(path, nbytes, (*findings, *more, *notes), tuple(errors))
 
 
