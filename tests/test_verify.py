@@ -286,7 +286,10 @@ def test_the_command_ends_with_0_for_sound_files(outputs: dict[str, Path], tiny_
     result = _run(outputs["f16"], outputs["q4_0"], "--against", tiny_llama)
     assert result.returncode == 0, result.stderr
     assert len(re.findall(r"B +sound +", result.stdout)) == 2
-    assert "RMSE in standard deviations by type" in result.stdout
+    assert "RMSE in standard deviations by type" not in result.stdout
+    asked = _run(outputs["f16"], outputs["q4_0"], "--against", tiny_llama, "--tensors").stdout
+    assert asked.count("RMSE in standard deviations by type") == 2
+    assert asked.count(" worst at ") == 6
 
 
 def test_the_command_ends_with_9_and_names_the_damage(outputs: dict[str, Path], tmp_path: Path) -> None:

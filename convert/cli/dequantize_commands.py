@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convert.cli.options import MERGE, PATH, writing_options
+from convert.cli.options import MERGE, PATH, program_name, writing_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +84,7 @@ def dequantize(
         kernel_level()
     with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
         report = carry_out_dequantize(plan, Writing(force, jobs, allow_nonfinite), progress=progress)
-    show_report(report)
+    show_report(report, then=[*program_name().split(), "all", str(outdir), "quantized/"])
     if repository is not None:
         _upload(plan, repository)
 
@@ -112,8 +112,8 @@ def _upload(plan: DequantizePlan, repository: HubRepository) -> None:
     from convert.terminal import look  # noqa: PLC0415
 
     err = look.stderr()
-    err.print(f"uploading to {look.escape(repository.url)}")
+    look.say(err, f"uploading to {repository.url}")
     message = f"Weights in {plan.dtype_name}"
     with look.warnings_shown():
         upload_directory(repository, plan.outdir, plan.file_names, message=message)
-    err.print(f"uploaded: {look.escape(repository.url)}")
+    look.say(err, f"uploaded: {repository.url}")

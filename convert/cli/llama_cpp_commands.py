@@ -160,15 +160,19 @@ class _Telling:
         self._shown = time.monotonic()
 
     def say(self, text: str, remedies: Sequence[Remedy] = ()) -> None:
+        from convert.terminal.look import say  # noqa: PLC0415 - rich, only when needed
+
         self._bar.update(self._task, visible=False)
-        self._console.print("; ".join([text, *map(GGUF_WORDS.__getitem__, remedies)]), markup=False)
+        say(self._console, "; ".join([text, *map(GGUF_WORDS.__getitem__, remedies)]))
 
     def advance(self, what: str, done: float, total: float) -> None:
+        from convert.terminal.look import say  # noqa: PLC0415
+
         if self._console.is_terminal:
             self._bar.update(self._task, description=what, completed=done, total=total or None, visible=True)
         elif time.monotonic() - self._shown > _LINE_EVERY_S:
             self._shown = time.monotonic()
-            self._console.print(f"{what}: {done:.0f}" + (f" of {total:.0f}" if total else ""), markup=False)
+            say(self._console, f"{what}: {done:.0f}" + (f" of {total:.0f}" if total else ""))
 
 
 @contextmanager
