@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convert.cli.hints import GGUF_WORDS
-from convert.cli.options import dir_option
+from convert.cli.options import dir_option, program_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -200,36 +200,57 @@ def _show_build(build: Build, directory: Path | None) -> None:
 
 def _show_machine(machine: dict[str, Any]) -> None:
     # Plain text, with nothing of this house: the doctor must be able to say that a package is missing.
+    click.echo(f"{_verdict(machine['commands'])}\n")
     for name, text in _facts(machine):
         click.echo(f"{name:15}{text}")
     for command in machine["commands"]:
         state = "ready" if command["ready"] else "not ready"
-        click.echo(f"\n{command['command']}: {state}; {command['does']}")
+        click.echo(f"\n{_as_called(command['command'])}: {state}; {command['does']}")
         for name, how in command["install"].items():
-            click.echo(f"  {name}: {how}")
+            click.echo(f"  {name}: {_as_called(how)}")
+    click.echo("\npackages")
+    for name, version in machine["python"]["packages"].items():
+        click.echo(f"  {name:16} {version or 'missing'}")
+
+
+def _verdict(commands: list[dict[str, Any]]) -> str:
+    ready = [_as_called(command["command"]) for command in commands if command["ready"]]
+    others = [_as_called(command["command"]) for command in commands if not command["ready"]]
+    said = [f"ready: {'; '.join(ready)}"] if ready else []
+    return " · ".join([*said, f"not ready, see below: {'; '.join(others)}"] if others else said)
+
+
+def _as_called(command: str) -> str:
+    return f"{program_name()} {command.removeprefix('convert ')}" if command.startswith("convert ") else command
 
 
 def _facts(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    memory, cuda, python = machine["memory_nbytes"], machine["cuda"], machine["python"]
+    memory, python = machine["memory_nbytes"], machine["python"]
     yield "machine", f"{machine['system']}, {machine['cores']} usable cores"
     yield "memory", ", ".join(f"{_gb(value)} {name}" for name, value in memory.items() if value is not None)
     yield "disk", f"{_gb(machine['disk']['free_nbytes'])} free for {machine['disk']['path']}"
     for name, found in (machine["compilers"] | machine["tools"]).items():
         yield name, "not found" if found is None else f"{found['version']}  {found.get('path', found.get('command'))}"
-    yield "CUDA", f"{cuda['version'] or 'no nvcc'}  {cuda['root'] or ''}".strip()
-    yield "cuBLAS", cuda["cublas"] or "not found"
-    yield "driver", f"supports CUDA {cuda['driver_supports']}" if cuda["driver_supports"] else "not found"
-    for gpu in machine["gpus"]:
-        yield "GPU", f"{gpu['name']}, {gpu['compute_capability']}, {gpu['memory_mib']} MiB"
-    if not machine["gpus"]:
-        yield "GPU", "none seen"
+    yield from _gpu_facts(machine)
     yield "Python", f"{python['version']}  {python['path']}"
-    yield "packages", ", ".join(f"{name} {version or 'missing'}" for name, version in python["packages"].items())
     yield "kernels", machine["kernel_level"] or "unknown"
     for build in machine["llama_cpp_builds"]:
         yield "llama.cpp", f"{build['commit'][:10]} {build['backend']}  {build['directory']}"
     for name, reach in machine["network"].items():
         yield name.replace("_", " "), f"{reach['url']}  {reach['said']}"
+
+
+def _gpu_facts(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Give what there is of GPUs: one line for a machine that has none, and no toolkit."""
+    cuda = machine["cuda"]
+    for gpu in machine["gpus"]:
+        yield "GPU", f"{gpu['name']}, {gpu['compute_capability']}, {gpu['memory_mib']} MiB"
+    if not machine["gpus"]:
+        yield "GPU", "none seen" + (f" ({cuda['nvidia_smi']})" if cuda["nvidia_smi"] else "")
+    if machine["gpus"] or cuda["nvcc"]:
+        yield "CUDA", f"{cuda['version'] or 'no nvcc'}  {cuda['root'] or ''}".strip()
+        yield "cuBLAS", cuda["cublas"] or "not found"
+        yield "driver", f"supports CUDA {cuda['driver_supports']}" if cuda["driver_supports"] else "not found"
 
 
 def _gb(nbytes: int) -> str:
