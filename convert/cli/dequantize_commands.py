@@ -104,7 +104,8 @@ def _check_usage(push_to_hub: str | None, *, private: bool, dry_run: bool, as_js
 def _prepare(plan: DequantizePlan, name: str, *, private: bool) -> HubRepository:
     from convert.hub import prepare_repository  # noqa: PLC0415
 
-    return prepare_repository(name, private=private, files=plan.file_names)
+    cards = (output.header.decode() for output in plan.side_files.outputs if output.path.name == "README.md")
+    return prepare_repository(name, private=private, files=plan.file_names, card=next(cards, None))
 
 
 def _upload(plan: DequantizePlan, repository: HubRepository) -> None:
