@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Final
 
 MAX_SHOWN_CHARS: Final = 120
-_MOST_LINES: Final = 12
+_MOST_LINES: Final = 6
 # A line that tells what went wrong; but not one of these: CMake's checks, Ninja's steps, a warning, "something failed".
 _ERROR: Final = re.compile(r"\b(?:error|fatal|failed|not found)\b|undefined (?:reference|symbol)", re.IGNORECASE)
 _NO_ERROR: Final = re.compile(r"-- |\[\s*\d+[/%]|ninja: build stopped|g?make.*: \*\*\*|.*\bwarning:")
@@ -47,7 +47,7 @@ def nearest(path: Path) -> str | None:
 
 
 class Excerpt:
-    """What is worth showing of all that a program said: from its first error on, a dozen lines; else its last ones."""
+    """What is worth showing of all that a program said: from its first error on, some lines; else its last ones."""
 
     def __init__(self) -> None:
         self.error: str | None = None

@@ -58,7 +58,7 @@ def test_a_model_of_the_hub_is_found_in_its_cache(tmp_path: Path, monkeypatch: p
 )
 def test_a_page_of_the_hub_is_told_for_what_it_is(page: str) -> None:
     message, hint = _refusal(page)
-    assert message.endswith("is a page of the Hugging Face hub")
+    assert message == f"`{page}` is a page of the Hugging Face hub"
     assert "hf download me/llama --local-dir DIR" in hint
 
 

@@ -74,7 +74,8 @@ def missing_path(path: Path) -> CheckpointError:
     here = Path.cwd()
     asked = str(path.relative_to(here) if path.is_relative_to(here) else path)
     if page := _HUB_PAGE.search(asked):
-        return CheckpointError(f"{shown(page[0])} is a page of the Hugging Face hub", hint=_of_the_hub(page[1]))
+        address = re.sub(":/+", "://", page[0])
+        return CheckpointError(f"{shown(address)} is a page of the Hugging Face hub", hint=_of_the_hub(page[1]))
     hint = nearest(path) or (_of_the_hub(asked) if _HUB_ID.fullmatch(asked) else None)
     return CheckpointError(f"{shown(path)} does not exist", hint=hint or _WANTED)
 

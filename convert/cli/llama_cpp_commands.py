@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,17 +202,28 @@ def _show_build(build: Build, directory: Path | None) -> None:
 
 def _show_machine(machine: dict[str, Any]) -> None:
     # Plain text, with nothing of this house: the doctor must be able to say that a package is missing.
-    click.echo(f"{_verdict(machine['commands'])}\n")
+    _echo(f"{_verdict(machine['commands'])}\n")
     for name, text in _facts(machine):
-        click.echo(f"{name:15}{text}")
+        _echo(f"{name:15}{text}", indent=15)
     for command in machine["commands"]:
         state = "ready" if command["ready"] else "not ready"
-        click.echo(f"\n{_as_called(command['command'])}: {state}; {command['does']}")
+        _echo(f"\n{_as_called(command['command'])}: {state}; {command['does']}")
         for name, how in command["install"].items():
-            click.echo(f"  {name}: {_as_called(how)}")
+            _echo(f"  {name}: {_as_called(how)}", indent=4)
     click.echo("\npackages")
     for name, version in machine["python"]["packages"].items():
         click.echo(f"  {name:16} {version or 'missing'}")
+
+
+def _echo(text: str, *, indent: int = 2) -> None:
+    """Print text; on a terminal it is wrapped at words."""
+    if not sys.stdout.isatty():
+        click.echo(text)
+        return
+    width, space = shutil.get_terminal_size().columns, " " * indent
+    wrap = textwrap.TextWrapper(width, subsequent_indent=space, break_long_words=False, break_on_hyphens=False)
+    for line in text.split("\n"):
+        click.echo(wrap.fill(line))
 
 
 def _verdict(commands: list[dict[str, Any]]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from convert.memory import GROUPS
 from convert.terminal.look import count, say, size
-from convert.terminal.table import show_table
+from convert.terminal.table import show_table, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,14 +32,26 @@ def show_memory(memory: Memory, outputs: Mapping[str, int], console: Console) ->
         footprint = None if row.parameters_nbytes is None else row.parameters_nbytes + (memory.buffers_nbytes or 0)
         rows.append(_memory_row(row, names, footprint))
     console.print()
-    show_table(console, ["memory", *names, "bytes", "footprint"], rows, right=True)
+    heads = ["memory", *names, "bytes", "footprint"]
+    wanted = width_of(heads, rows)
+    _show(console, heads, rows, whole=wanted <= console.width)
     console.print()
     for note in _memory_notes(memory):
         say(console, note)
     if files:
         console.print()
         rows = [_memory_row(row, names, outputs[row.precision]) for row in files]
-        show_table(console, ["as GGUF", *names, "bytes", "file"], rows, right=True)
+        _show(console, ["as GGUF", *names, "bytes", "file"], rows, whole=wanted <= console.width)
+    if wanted > console.width:
+        console.print()
+        say(console, f"by group of tensors: in a terminal of {wanted} columns, or in a file")
+
+
+def _show(console: Console, heads: list[str], rows: list[list[str]], *, whole: bool) -> None:
+    """Print a table; where it does not fit, without the groups of tensors."""
+    if not whole:
+        rows = [[row[0], *row[-2:]] for row in rows if row[-2]]
+    show_table(console, heads if whole else [heads[0], *heads[-2:]], rows, right=True)
 
 
 def _memory_row(row: MemoryRow, names: Sequence[Group], last: int | None) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from convert.terminal.look import counted, say, size, stderr
+from rich.text import Text
+
+from convert.terminal.look import counted, harmless, say, size, stderr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,4 +24,5 @@ def show_report(report: Report, *, then: Sequence[str]) -> None:
         say(console, f"kept {name}: complete, and equal to the plan")
     done = f"{counted(len(written), 'file')}, {size(sum(written))}, in {report.seconds:.1f} s"
     say(console, done if written else f"nothing to write: {'it is' if len(kept) == 1 else 'all files are'} there")
-    say(console, shlex.join(then), label="next:", style="bold")
+    # As one line, whatever its length, so that it can be copied.
+    console.print(Text.assemble(("next:", "bold"), " ", harmless(shlex.join(then))), soft_wrap=True)

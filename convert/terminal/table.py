@@ -45,6 +45,12 @@ def show_pairs(console: Console, pairs: Iterable[tuple[str, str]], *, before: st
             _line(console, f"{before}{head}{' ' * (width - cell_len(head))}{piece}")
 
 
+def width_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Count the columns that a table takes as it is."""
+    columns = zip(heads, *rows, strict=True)
+    return sum(max(map(cell_len, column)) for column in columns) + _GAP * (len(heads) - 1)
+
+
 def show_table(
     console: Console, heads: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 0, right: bool = False
 ) -> None:
