@@ -18,12 +18,13 @@ from convert.architecture.metadata import head_dim
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
 from convert.errors import CheckpointError, ConvertError, PlanError
-from convert.gguf_file import GGUFFile, read_gguf
+from convert.gguf_file import GGUFFile, part_of, read_gguf
 from convert.importance import ImportanceStatistics, is_importance, read_importance, statistics_of
 from convert.memory import Memory, measure_memory
 from convert.model import GGUFModel, ModelRequest, gguf_model
 from convert.plan import FileLayout, lay_out
 from convert.quant_mix import FILE_TYPES
+from convert.shown import nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -102,7 +103,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     if target.is_file() and target.suffix == ".dat":
         return _inspect_importance(target, {})
     if not target.exists():
-        raise CheckpointError(f"`{target}` does not exist")
+        raise CheckpointError(f"{shown(target)} does not exist", hint=nearest(target))
     path = Path(os.path.abspath(target))
     return _inspect_checkpoint(open_checkpoint(path), path)
 
@@ -123,6 +124,7 @@ def _inspect_gguf(file: GGUFFile) -> Inspection:
         outputs={},
         metadata={key: _shown(key, value) for key, value in file.metadata.items()},
         tensors=tensors,
+        notes=() if (part := part_of(file)) is None else (str(part),),
     )
 
 

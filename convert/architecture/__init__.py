@@ -46,6 +46,7 @@ __all__ = [
     "facts_of",
     "find_family",
     "have_place",
+    "is_known",
     "map_tensors",
     "metadata_of",
     "plain_names",
@@ -91,6 +92,11 @@ def find_family(name: str) -> Family:
 def facts_of(arch: str) -> Facts:
     """Return what is known of the family that GGUF calls `arch`; nothing of another."""
     return next((family.facts for family in FAMILIES if MODEL_ARCH_NAMES[family.arch] == arch), Facts())
+
+
+def is_known(arch: str) -> bool:
+    """Whether GGUF's `arch` is a family's here, so that it is known what its files have."""
+    return any(MODEL_ARCH_NAMES[family.arch] == arch for family in FAMILIES)
 
 
 _names = [name for row in FAMILIES for name in row.hf_names]

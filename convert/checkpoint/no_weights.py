@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.index import cached_name
 from convert.errors import CheckpointError, Remedy
-from convert.shown import shown, shown_list
+from convert.shown import nearest, shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _LOOKED_FOR: Final = "`model*.safetensors`, `pytorch_model*.bin` or one `.pt`, `.pth` or `.ckpt`"
+_WANTED: Final = "a checkpoint is a directory with config.json, weights and tokenizer, as transformers saves it"
+# As a path: the slashes after the scheme have become one.
+_HUB_PAGE: Final = re.compile(r"https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)[^\s]*")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # What is there instead → what to do; the first row that fits is told.
 _INSTEAD: Final[tuple[tuple[Callable[[str], bool], str, str | Remedy], ...]] = (
@@ -66,13 +70,23 @@ _INSTEAD: Final[tuple[tuple[Callable[[str], bool], str, str | Remedy], ...]] = (
 
 
 def missing_path(path: Path) -> CheckpointError:
-    """Say that a path does not exist; a hub id is not a path."""
-    hint = "a checkpoint is a directory with config.json, weights and tokenizer, as transformers saves it"
+    """Say that a path does not exist, and what was meant: a name that is nearly right, a model of the Hub, its page."""
     here = Path.cwd()
     asked = str(path.relative_to(here) if path.is_relative_to(here) else path)
-    if _HUB_ID.fullmatch(asked):
-        hint = f"if that is a model on the Hugging Face hub, download it first: `hf download {asked} --local-dir DIR`"
-    return CheckpointError(f"{shown(path)} does not exist", hint=hint)
+    if page := _HUB_PAGE.search(asked):
+        address = re.sub(":/+", "://", page[0])
+        return CheckpointError(f"{shown(address)} is a page of the Hugging Face hub", hint=_of_the_hub(page[1]))
+    hint = nearest(path) or (_of_the_hub(asked) if _HUB_ID.fullmatch(asked) else None)
+    return CheckpointError(f"{shown(path)} does not exist", hint=hint or _WANTED)
+
+
+def _of_the_hub(name: str) -> str:
+    """Say where a model of the Hub is: in its cache on this machine, or to be downloaded."""
+    home = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub") / f"models--{name.replace('/', '--')}"
+    if any(cache.glob("snapshots/*/config.json")):
+        return f"it is in the Hub's cache: name {shown(cache)}"
+    return f"if that is a model on the Hugging Face hub, download it first: `hf download {name} --local-dir DIR`"
 
 
 def adapters_inside(directory: Path) -> list[str]:

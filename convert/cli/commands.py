@@ -13,7 +13,7 @@ from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
 from convert.cli.imatrix_commands import imatrix, importance_for
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf
-from convert.cli.options import PATH, checkpoint_options, dir_option, writing_options
+from convert.cli.options import PATH, checkpoint_options, dir_option, program_name, writing_options
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
@@ -191,4 +191,10 @@ def _carry_out(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> N
         kernel_level()
     with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
         report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
-    show_report(report)
+    show_report(report, then=_try_out(plan))
+
+
+def _try_out(plan: Plan) -> list[str]:
+    """Give the command line that tries the smallest of the files."""
+    smallest = min(plan.outputs, key=lambda output: output.nbytes)
+    return [*program_name().split(), "run", str(smallest.path), "-p", "Once upon a time", "-n", "50"]
