@@ -44,10 +44,14 @@ class Remedy(Enum):
     ALLOW_PUBLIC = "let a repository be public"
     QUANTIZE_GGUF = "quantize a GGUF file instead"
     BUILD_ELSEWHERE = "build llama.cpp in another place"
+    OTHER_COMMIT = "name another commit of llama.cpp"
     OWN_SOURCE = "bring llama.cpp's source"
     CUBLAS_FROM_PYPI = "take cuBLAS from PyPI"
     NAME_GPU = "say which GPU is built for"
     BACKEND_CPU = "build for the processor"
+    GIVE_IMPORTANCE = "give an importance matrix"
+    OTHER_TYPES = "make other types"
+    REQUANTIZE = "quantize what is quantized already"
     SEE_DOCTOR = "look at what the machine has"
 
 
@@ -70,10 +74,14 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.ALLOW_PUBLIC: "make it private in its settings, or leave out private=True",
         Remedy.QUANTIZE_GGUF: "a float GGUF goes to `convert.quantize`",
         Remedy.BUILD_ELSEWHERE: "give another `directory`",
+        Remedy.OTHER_COMMIT: "name the commit, tag or branch to build as `ref`",
         Remedy.OWN_SOURCE: "give the path of a source tree as `source`",
         Remedy.CUBLAS_FROM_PYPI: "cublas='pypi' takes it from the nvidia-cublas wheel",
         Remedy.NAME_GPU: "cuda_arch='90', say, builds for a GPU elsewhere (its compute capability, no point)",
         Remedy.BACKEND_CPU: "backend='cpu' works everywhere",
+        Remedy.GIVE_IMPORTANCE: "give an importance matrix that has them, by quantize_options(imatrix=…)",
+        Remedy.OTHER_TYPES: "leave out these types",
+        Remedy.REQUANTIZE: "quantize_options(allow_requantize=True) does it all the same",
         Remedy.SEE_DOCTOR: "the command `convert doctor` shows what there is",
     }
 )

@@ -48,7 +48,7 @@ def _second(path: Path, against: Path) -> list[str]:
 def test_a_sound_file_is_sound_to_the_second_judge_too(name: str, tmp_path: Path) -> None:
     write = write_checkpoint if name in LLAMAS else write_family_checkpoint
     model = write(name, tmp_path)
-    report = convert.convert_all(model, tmp_path / "out", types="f16,q4_0")
+    report = convert.convert_all(model, convert.OutputRequest(tmp_path / "out", types="f16,q4_0"))
     for output in report.outputs:
         said = _second(output.path, model)
         assert said == (["note: transformers reads no GGUF of this model: deepseek2"] if "eep" in name else [])

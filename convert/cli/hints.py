@@ -11,7 +11,7 @@ from convert.errors import ConvertError, Remedy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_GGUF: Final[Mapping[Remedy, str]] = {
+GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.WIDER_FLOAT: "keep the range with --types bf16",
     Remedy.ALLOW_NONFINITE: "write the file all the same with --allow-nonfinite",
     Remedy.FORCE: "--force replaces",
@@ -28,21 +28,25 @@ _GGUF: Final[Mapping[Remedy, str]] = {
     Remedy.ALLOW_PUBLIC: "make it private in its settings, or upload without --private",
     Remedy.QUANTIZE_GGUF: "an F32, F16 or BF16 GGUF is quantized with `convert quantize`",
     Remedy.BUILD_ELSEWHERE: "`--dir` names another place",
+    Remedy.OTHER_COMMIT: "name the commit, tag or branch to build with `--ref`",
     Remedy.OWN_SOURCE: "`--source PATH` builds a source tree that you bring yourself",
     Remedy.CUBLAS_FROM_PYPI: "`--cublas pypi` takes it from the nvidia-cublas wheel",
     Remedy.NAME_GPU: (
         "`--cuda-arch 90`, say, builds for a GPU that is elsewhere (its compute capability without the point)"
     ),
     Remedy.BACKEND_CPU: "`--backend cpu` works everywhere",
+    Remedy.GIVE_IMPORTANCE: "give an importance matrix that has them with --imatrix",
+    Remedy.OTHER_TYPES: "leave these types out of --types",
+    Remedy.REQUANTIZE: "--allow-requantize does it all the same",
     Remedy.SEE_DOCTOR: "`convert doctor` shows what there is",
 }
 _DEQUANTIZE: Final[Mapping[Remedy, str]] = {
-    **_GGUF,
+    **GGUF_WORDS,
     Remedy.WIDER_FLOAT: "keep the range with --dtype bf16",
     Remedy.OTHER_PLACE: "choose another directory",
     Remedy.MORE_ROOM: "make room, or choose another directory",
 }
-ALL_WORDS: Final = (_GGUF, _DEQUANTIZE)
+ALL_WORDS: Final = (GGUF_WORDS, _DEQUANTIZE)
 
 
 class HintingGroup(click.Group):
@@ -53,5 +57,5 @@ class HintingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ConvertError as error:
-            error.words = _DEQUANTIZE if ctx.invoked_subcommand == "dequantize" else _GGUF
+            error.words = _DEQUANTIZE if ctx.invoked_subcommand == "dequantize" else GGUF_WORDS
             raise

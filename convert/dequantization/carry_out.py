@@ -7,15 +7,17 @@ directory is no model before it is whole.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import OutputError, UsageError
+from convert.errors import OutputError
+from convert.process import usable_processors
 from convert.shown import shown, shown_list
 from convert.stream import (
     Progress,
     Report,
+    Writing,
     WrittenOutput,
-    available_cpus,
     carry_out,
     check_room,
     outputs_to_make,
@@ -34,25 +36,21 @@ MAX_JOBS: Final = 16
 
 def carry_out_dequantize(
     plan: DequantizePlan,
+    writing: Writing = Writing(),  # noqa: B008 - frozen
     *,
-    force: bool = False,
-    jobs: int | None = None,
-    allow_nonfinite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Make the directory that a plan describes; arguments and errors as for `carry_out`.
 
     Raises OutputError too for a directory that holds files which the plan does not.
     """
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"the number of jobs is {jobs}, wanted at least 1")
     started = time.monotonic()
-    to_make = check_outputs(plan, force=force)
+    to_make = check_outputs(plan, force=writing.force)
     remove_abandoned(plan.outdir, [output.path for output in plan.outputs])
-    options = {"force": force, "jobs": jobs or min(available_cpus(), MAX_JOBS), "allow_nonfinite": allow_nonfinite}
+    writing = replace(writing, jobs=writing.jobs or min(usable_processors(), MAX_JOBS))
     written: dict[Path, WrittenOutput] = {}
     for part in _existing_first(plan, to_make):
-        report = carry_out(part, progress=progress, **options)  # type: ignore[arg-type]
+        report = carry_out(part, writing, progress=progress)
         written |= {output.path: output for output in report.outputs}
     return Report(tuple(written[output.path] for output in plan.outputs), time.monotonic() - started)
 

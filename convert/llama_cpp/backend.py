@@ -33,12 +33,17 @@ class Backend(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A backend that can be built here, and why this one; `cuda_arch` as CMake wants it, for CUDA only."""
+    """A backend that can be built here, and why this one; `cuda_arch` as CMake wants it, for CUDA only.
+
+    unused: a GPU that is here and could be used, with what `remedies` say.
+    """
 
     backend: Backend
     reason: str
     cuda: Cuda | None = None
     cuda_arch: str = ""
+    unused: str = ""
+    remedies: tuple[Remedy, ...] = ()
 
 
 def choose_backend(
@@ -71,7 +76,8 @@ def choose_backend(
             hint=cuda_parts.HOW_TO_GET[part],
             remedies=cuda_parts.REMEDIES.get(part, ()),
         )
-    return Choice(Backend.CPU, f"no CUDA: {fact}")
+    unused = cuda.gpus[0].name if cuda.gpus else ""
+    return Choice(Backend.CPU, f"no CUDA: {fact}", unused=unused, remedies=cuda_parts.REMEDIES.get(part, ()))
 
 
 def _cuda_trouble(cuda: Cuda, arch: str, *, elsewhere: bool, cublas_from_pypi: bool) -> tuple[str, str] | None:
@@ -81,14 +87,15 @@ def _cuda_trouble(cuda: Cuda, arch: str, *, elsewhere: bool, cublas_from_pypi: b
     if cuda.version is None or cuda.root is None:
         return "nvcc", f"`{cuda.nvcc}` does not work, or does not say where its toolkit is"
     if not arch:
-        return "GPU", "no GPU is seen by nvidia-smi, and none is named"
+        said = f" ({cuda.nvidia_smi})" if cuda.nvidia_smi else ""
+        return "GPU", f"no GPU is seen by nvidia-smi{said}, and none is named"
     if cuda.cublas is None and not cublas_from_pypi:
         return "cuBLAS", f"cuBLAS and its headers are not in the toolkit at `{cuda.root}`"
     if not elsewhere and cuda.driver and cuda.driver[0] < cuda.version[0]:
         driver, toolkit = (".".join(map(str, version)) for version in (cuda.driver, cuda.version))
         return "driver", f"the driver supports CUDA {driver}, the toolkit is {toolkit}"
-    said = cuda_parts.compile_trouble(cuda.nvcc, arch)
-    return None if said is None else ("host compiler", f"nvcc cannot compile a kernel for `{arch}` ({said})")
+    trouble = cuda_parts.compile_trouble(cuda.nvcc, arch)
+    return trouble and (trouble[0], f"nvcc cannot compile a kernel for `{arch}` ({trouble[1]})")
 
 
 def _why_cuda(cuda: Cuda, arch: str) -> str:

@@ -19,10 +19,10 @@ from convert.errors import ConvertError
 from convert.llama_cpp import cuda as cuda_parts
 from convert.llama_cpp import where
 from convert.llama_cpp.backend import choose_backend
-from convert.llama_cpp.build import usable_cores
 from convert.llama_cpp.build_json import read_builds
 from convert.llama_cpp.pin import GIT_URL
 from convert.llama_cpp.toolchain import HOW_TO_GET, find_compiler, find_tool, find_toolchain
+from convert.process import usable_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ def examine(directory: Path | None = None) -> dict[str, Any]:
     builds = [build.as_json() for build in read_builds(where.homes(directory))]
     machine: dict[str, Any] = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cores": usable_cores(),
+        "cores": usable_processors(),
         "memory_nbytes": _memory_nbytes(),
         "disk": _disk(where.home(directory).path),
         "compilers": {name: _json_or_none(find_compiler(name)) for name in ("c", "c++")},

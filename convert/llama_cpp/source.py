@@ -118,6 +118,15 @@ def _from_pypi(place: Home, reporter: Reporter, *, origin: str) -> Tree:
 def _from_git(url: str, ref: str | None, place: Home, reporter: Reporter) -> Tree:
     reporter.say(f"source: git {url}, {ref or COMMIT}")
     remote = git_source.reach(url, ref or COMMIT)
+    try:
+        return _fetched(remote, url, place, reporter)
+    except ToolchainError as error:
+        if ref is None and url != GIT_URL:  # a fork, perhaps of another time
+            raise ToolchainError(error.message, hint=error.hint, remedies=(Remedy.OTHER_COMMIT,)) from error
+        raise
+
+
+def _fetched(remote: git_source.Remote, url: str, place: Home, reporter: Reporter) -> Tree:
     if remote.commit is not None and (tree := _find(place, remote.commit)) is not None:
         return tree
     name = remote.commit or f"unresolved-{remote.ref}"

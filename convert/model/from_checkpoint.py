@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gguf import GGML_QUANT_VERSION, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFValueType, GGUFWriter, Keys
 
-from convert.adapter import merge_adapters, resolve_model
+from convert.adapter import merge_adapters, other_bases, resolve_model
 from convert.architecture import (
     Family,
     Hyperparameters,
@@ -84,7 +84,13 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
         tensors=merged.tensors,
         tokenizer=merged.tokenizer or checkpoint.directory,
         is_plain=unpacked.packing is None and not base.requests,
-        notes=(*base.notes, *checkpoint.notes, *unpacked.notes, *merged.notes),
+        notes=(
+            *base.notes,
+            *other_bases(request.adapters, checkpoint),
+            *checkpoint.notes,
+            *unpacked.notes,
+            *merged.notes,
+        ),
     )
 
 

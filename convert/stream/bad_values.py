@@ -15,7 +15,17 @@ from convert.model import float_values
 from convert.stream.slices import row_ranges
 
 if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
+
     from convert.checkpoint import SourceFiles, Tensor
+
+
+def describe_refusal(tensor: Tensor, refusing: GGMLQuantizationType, rows: range) -> WeightsError:
+    """Make the error for weights or importance so extreme that llama.cpp's own encoder aborts on them."""
+    return WeightsError(
+        f"tensor `{tensor.name}` has weights in rows {rows.start} to {rows.stop - 1} that {refusing.name} cannot hold: "
+        "they, or their importance, are too large"
+    )
 
 
 @dataclass(slots=True)
