@@ -120,7 +120,7 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         tensors=mapped.tensors,
         alignment=ALIGNMENT,
         through=GGMLQuantizationType.F16,
-        notes=model.notes + mapped.notes + unused + _notes(h, vocabulary),
+        notes=model.notes + mapped.notes + unused + vocabulary.notes + _notes(h, vocabulary),
     )
 
 
