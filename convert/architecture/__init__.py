@@ -24,6 +24,7 @@ from convert.architecture.llama import LLAMA
 from convert.architecture.mapping import Mapped, have_place, map_tensors, plain_names
 from convert.architecture.metadata import metadata_of
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
+from convert.architecture.own_names import OwnNames, own_names
 from convert.architecture.qwen3_moe import QWEN3_MOE
 from convert.architecture.smollm3 import SMOLLM3
 from convert.errors import UnsupportedError
@@ -35,12 +36,14 @@ __all__ = [
     "Fields",
     "Hyperparameters",
     "Mapped",
+    "OwnNames",
     "check_keys",
     "facts_of",
     "find_family",
     "have_place",
     "map_tensors",
     "metadata_of",
+    "own_names",
     "plain_names",
     "read_hyperparameters",
 ]

@@ -19,6 +19,7 @@ MAX_EXPERTS: Final = 10_000
 MAX_VOCABULARY: Final = 1 << 22
 
 _FLOAT32_END: Final = 3.4e38  # just below FLT_MAX
+_SHARDED: Final = "FSDP"  # how accelerate calls the class of a model that it has wrapped
 _ABSENT: Final = object()
 
 # Where other models than plain language models keep the text model's config (load_hparams).
@@ -201,7 +202,7 @@ def _architecture(config: Mapping[str, Any], where: str) -> str:
     of_text = _inner_config(config).get("architectures")
     names = config.get("architectures") if of_text is None else of_text
     if isinstance(names, list) and names and isinstance(names[0], str):
-        return names[0]
+        return names[0].removeprefix(_SHARDED)
     if names is None:
         hint = 'add for example "architectures": ["LlamaForCausalLM"] if you know what the weights are'
         raise UnsupportedError(f"{where} declares no `architectures`", hint=hint)

@@ -18,6 +18,7 @@ from convert.architecture import (
     have_place,
     map_tensors,
     metadata_of,
+    own_names,
     plain_names,
     read_hyperparameters,
 )
@@ -72,7 +73,8 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
     h = read_hyperparameters(checkpoint.require_config(), where=str(checkpoint.directory / "config.json"))
     family = find_family(h.architecture)
     unpacked = model_tensors(checkpoint)
-    merged = merge_adapters(plain_names(family, h, unpacked.tensors), base.requests)
+    own = own_names(family, h, unpacked.tensors)
+    merged = merge_adapters(plain_names(family, h, own.tensors), base.requests)
     if merged.vocab_size is not None:
         h = h.replaced(vocab_size=merged.vocab_size)
     return Model(
@@ -83,12 +85,13 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
         family=family,
         tensors=merged.tensors,
         tokenizer=merged.tokenizer or checkpoint.directory,
-        is_plain=unpacked.packing is None and not base.requests,
+        is_plain=unpacked.packing is None and not base.requests and not own.notes,
         notes=(
             *base.notes,
             *other_bases(request.adapters, checkpoint),
             *checkpoint.notes,
             *unpacked.notes,
+            *own.notes,
             *merged.notes,
         ),
     )
