@@ -24,7 +24,7 @@ from convert.architecture import (
 )
 from convert.authorship import write_authorship
 from convert.checkpoint import open_checkpoint
-from convert.checkpoint.packed import model_tensors
+from convert.checkpoint.packed import as_floats, model_tensors
 from convert.errors import PlanError
 from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
 from convert.model.gguf_model import GGUFModel
@@ -73,7 +73,8 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
     h = read_hyperparameters(checkpoint.require_config(), where=str(checkpoint.directory / "config.json"))
     family = find_family(h.architecture)
     unpacked = model_tensors(checkpoint)
-    own = own_names(family, h, unpacked.tensors)
+    floats, casts = as_floats(unpacked.tensors)
+    own = own_names(family, h, floats)
     merged = merge_adapters(plain_names(family, h, own.tensors), base.requests)
     if merged.vocab_size is not None:
         h = h.replaced(vocab_size=merged.vocab_size)
@@ -91,6 +92,7 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
             *other_bases(request.adapters, checkpoint),
             *checkpoint.notes,
             *unpacked.notes,
+            *casts,
             *own.notes,
             *merged.notes,
         ),
