@@ -70,7 +70,8 @@ def is_adapter(path: Path) -> bool:
         return False  # opening it says why
     has_adapter = any(name in (CONFIG_FILE, SAFETENSORS_FILE, TORCH_FILE, _MLX_FILE) for name in names)
     others = [name for name in names if _MODEL_FILES.fullmatch(name)]
-    return has_adapter and (not others or (others == [_TRAINERS_FILE] and "config.json" not in names))
+    own = {"config.json", SAFETENSORS_FILE, TORCH_FILE}
+    return has_adapter and (not others or (others == [_TRAINERS_FILE] and not own.intersection(names)))
 
 
 def adapter_directory(path: Path) -> Path:

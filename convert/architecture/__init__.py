@@ -9,7 +9,7 @@ blocks: rules that families share. rope: what configs say of rotary embedding. A
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH_NAMES
 
@@ -19,7 +19,7 @@ from convert.architecture.deepseek_v3 import DEEPSEEK_V3
 from convert.architecture.family import Facts, Family
 from convert.architecture.gemma3 import GEMMA3
 from convert.architecture.granite import GRANITE, GRANITE_MOE
-from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
+from convert.architecture.hyperparameters import Fields, Hyperparameters, architectures, read_hyperparameters
 from convert.architecture.llama import LLAMA
 from convert.architecture.mapping import Mapped, have_place, map_tensors, plain_names
 from convert.architecture.metadata import metadata_of
@@ -28,6 +28,9 @@ from convert.architecture.own_names import OwnNames, own_names
 from convert.architecture.qwen3_moe import QWEN3_MOE
 from convert.architecture.smollm3 import SMOLLM3
 from convert.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "FAMILIES",
@@ -39,6 +42,7 @@ __all__ = [
     "OwnNames",
     "check_keys",
     "facts_of",
+    "family_of",
     "find_family",
     "have_place",
     "map_tensors",
@@ -61,6 +65,18 @@ FAMILIES: Final[tuple[Family, ...]] = (
     OLMO2,
     OLMOE,
 )
+
+
+def family_of(config: Mapping[str, Any], *, where: str) -> Family:
+    """Find the family of a config, before anything else of it is read.
+
+    Raises UnsupportedError for a class that no family has, also where its text model alone would be of one.
+    """
+    text, outer = architectures(config, where)
+    if outer is not None and outer != text and not any(outer in family.hf_names for family in FAMILIES):
+        hint = f"its text model is a `{text}`: save that alone" if any(text in f.hf_names for f in FAMILIES) else None
+        raise UnsupportedError(f"unsupported architecture `{outer}`", hint=hint)
+    return find_family(text)
 
 
 def find_family(name: str) -> Family:

@@ -198,6 +198,16 @@ def read_hyperparameters(config: Mapping[str, Any], *, where: str = "config.json
     )
 
 
+def architectures(config: Mapping[str, Any], where: str) -> tuple[str, str | None]:
+    """Name the class of the text model, and that of the whole, which is the same where there is one; None: not said.
+
+    Raises ConfigError, or UnsupportedError if none is declared.
+    """
+    names = config.get("architectures")
+    outer = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+    return _architecture(config, where), outer.removeprefix(_SHARDED) if outer else None
+
+
 def _architecture(config: Mapping[str, Any], where: str) -> str:
     of_text = _inner_config(config).get("architectures")
     names = config.get("architectures") if of_text is None else of_text

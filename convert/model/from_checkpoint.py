@@ -14,7 +14,7 @@ from convert.architecture import (
     Hyperparameters,
     Mapped,
     check_keys,
-    find_family,
+    family_of,
     have_place,
     map_tensors,
     metadata_of,
@@ -70,8 +70,9 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
     """
     base = resolve_model(request.path, request.adapters)
     checkpoint = open_checkpoint(base.model) if checkpoint is None else checkpoint
-    h = read_hyperparameters(checkpoint.require_config(), where=str(checkpoint.directory / "config.json"))
-    family = find_family(h.architecture)
+    config, where = checkpoint.require_config(), str(checkpoint.directory / "config.json")
+    family = family_of(config, where=where)
+    h = read_hyperparameters(config, where=where)
     unpacked = model_tensors(checkpoint)
     floats, casts = as_floats(unpacked.tensors)
     own = own_names(family, h, floats)
@@ -81,7 +82,7 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
     return Model(
         checkpoint=checkpoint,
         directory=checkpoint.directory,
-        config=checkpoint.require_config(),
+        config=config,
         hyperparameters=h,
         family=family,
         tensors=merged.tensors,
@@ -118,14 +119,15 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
     )
     mapped = _mapped(model, n_tokens=len(vocabulary.tokens))
     unused = check_keys(model.family.arch, h)
+    metadata, said = _metadata(model, own, vocabulary, mapped.tensors)
     return GGUFModel(
         source=model.directory,
         architecture=h.architecture,
-        metadata=_metadata(model, own, vocabulary, mapped.tensors),
+        metadata=metadata,
         tensors=mapped.tensors,
         alignment=ALIGNMENT,
         through=GGMLQuantizationType.F16,
-        notes=model.notes + mapped.notes + unused + vocabulary.notes + _notes(h, vocabulary),
+        notes=model.notes + mapped.notes + unused + said + vocabulary.notes + _notes(h, vocabulary),
     )
 
 
@@ -157,19 +159,19 @@ def _biases_are_alike(mapped: Mapped) -> bool:
 
 def _metadata(
     model: Model, own: Mapping[str, KeyValue], vocabulary: Vocabulary, tensors: Sequence[tuple[str, Tensor]]
-) -> tuple[Entry, ...]:
-    """Gather the metadata in the reference's order: who made it, the family's, the tokenizer's."""
+) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    """Gather the metadata in the reference's order, who made it, the family's, the tokenizer's; and notes."""
     writer = GGUFWriter(None, MODEL_ARCH_NAMES[model.family.arch])
     for name, tensor in tensors:  # the writer counts parameters for the size label
         writer.add_tensor_info(name, tensor.shape, None, 0, raw_dtype=GGMLQuantizationType.F32)
     writer.add_type(GGUFType.MODEL)
-    write_authorship(writer, model.directory)
+    notes = write_authorship(writer, model.directory)
     entries = {key: KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items()}
     entries |= own
     version = Keys.General.QUANTIZATION_VERSION
     entries[version] = KeyValue(version, GGML_QUANT_VERSION, GGUFValueType.UINT32)
     entries |= {entry.key: entry for entry in vocabulary_metadata(vocabulary)}
-    return tuple(map(encoded_entry, entries.values()))
+    return tuple(map(encoded_entry, entries.values())), notes
 
 
 def _notes(h: Hyperparameters, vocabulary: Vocabulary) -> tuple[str, ...]:
