@@ -34,7 +34,8 @@ _COMMON_RENAMES: Final = ((r"e_score_correction_bias$", "e_score_correction.bias
 _EMBEDDINGS: Final = "token_embd.weight"
 _OUTPUT: Final = "output.weight"
 _WHOLE: Final = -1  # the place of a tensor that is no part of a stack
-_EXPERT: Final = re.compile(r"\.experts\.(\d+)\.")
+# A member of a stack: an expert, which gguf's map has that word for, or a head's norm.
+_MEMBER: Final = re.compile(r"(\.experts|\.norms)\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +168,11 @@ def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, i
     def locate(name: str) -> tuple[str, int]:
         for pattern, new in renames:
             name = pattern.sub(new, name)
-        expert = _EXPERT.search(name)
-        whole = name if expert is None else f"{name[: expert.start()]}.experts.{name[expert.end() :]}"
-        index = _WHOLE if expert is None else int(expert[1])
-        return name_map.get_name(whole, try_suffixes=(".weight", ".bias")) or "", index
+        member = _MEMBER.search(name)
+        if member is None:
+            return name_map.get_name(name, try_suffixes=(".weight", ".bias")) or "", _WHOLE
+        stack = f"{name[: member.start()]}{member[1].removesuffix('.norms')}.{name[member.end() :]}"
+        return name_map.get_name(stack, try_suffixes=(".weight", ".bias")) or "", int(member[2])
 
     return locate
 

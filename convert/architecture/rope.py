@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _F32: Final = GGUFValueType.FLOAT32
 _U32: Final = GGUFValueType.UINT32
+_DEFAULT_BASE: Final = 10000.0  # src/llama-model.cpp, llama_model_base::load_hparams @ 0c1e570
 _POSITIVE: Final = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor")
 # "dynamic" scaling leaves nothing in the file: llama.cpp runs such a model at its original length.
 _TYPES: Final = ("default", "linear", "yarn", "llama3", "dynamic")
@@ -87,6 +88,14 @@ def rope_scaling(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]
 def rope_base(h: Hyperparameters) -> float | None:
     """Give the base frequency of layers with full attention."""
     return rope_of(h).number("rope_theta")
+
+
+def rope_beyond_defaults(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]:
+    """Yield scaling, and a base frequency that is not llama.cpp's own, where the reference forgets both."""
+    yield from rope_scaling(h)
+    base = rope_base(h)
+    if base is not None and base != _DEFAULT_BASE:
+        yield Keys.Rope.FREQ_BASE, base, _F32
 
 
 def rope_base_of_windows(h: Hyperparameters) -> float | None:
