@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
@@ -121,11 +122,12 @@ def place_finder(family: Family, h: Hyperparameters) -> Callable[[str], bool]:
     locate = _locator(family, h)
     patterns = [re.compile(parts.pattern) for parts in family.parts]
 
+    @cache
     def has_place(name: str) -> bool:
         known = locate(name)[0] or name.endswith(_BUFFERS) or family.left_out(h, name) is not None
         return bool(known) or any(pattern.fullmatch(name) for pattern in patterns)
 
-    return has_place
+    return lambda name: has_place(_MEMBER.sub(r"\1.0.", name))  # of thousands of experts one is asked
 
 
 def _gather(
