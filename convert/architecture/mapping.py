@@ -22,6 +22,9 @@ from convert.errors import CheckpointError, PlanError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from gguf import MODEL_ARCH
+    from gguf.tensor_mapping import TensorNameMap
+
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.checkpoint import Tensor
 
@@ -162,9 +165,15 @@ def _gather(
     return dict(gathered), reasons
 
 
+@cache
+def _name_map(arch: MODEL_ARCH, n_layers: int) -> TensorNameMap:
+    """Give gguf's map, which takes a good part of a second to make for many layers."""
+    return get_tensor_name_map(arch, n_layers)
+
+
 def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, int]]:
     """Return the function from a checkpoint's name to gguf's, and the place in a stack of experts."""
-    name_map = get_tensor_name_map(family.arch, n_layers(h))
+    name_map = _name_map(family.arch, n_layers(h))
     renames = [(re.compile(pattern), new) for pattern, new in (*_COMMON_RENAMES, *family.renames)]
 
     def locate(name: str) -> tuple[str, int]:
