@@ -73,7 +73,7 @@ def test_files_are_compared_with_a_float_gguf_too(outputs: dict[str, Path]) -> N
 
 
 def test_a_missing_file_is_an_error_of_its_own(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not a file"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         verify_files([tmp_path / "nothing.gguf"])
 
 
@@ -111,7 +111,7 @@ def test_another_kind_of_file_is_named(tmp_path: Path) -> None:
     other = tmp_path / "other.gguf"
     other.write_bytes(b"PK\3\4" + bytes(100))
     (found,) = problems(other)
-    assert "it starts with b'PK" in found
+    assert "is a PyTorch file, or an archive, wanted a GGUF file" in found
 
 
 # --- Damage to the blocks
@@ -306,7 +306,10 @@ def test_the_command_ends_with_0_for_sound_files(outputs: dict[str, Path], tiny_
     result = _run(outputs["f16"], outputs["q4_0"], "--against", tiny_llama)
     assert result.returncode == 0, result.stderr
     assert len(re.findall(r"B +sound +", result.stdout)) == 2
-    assert "RMSE in standard deviations by type" in result.stdout
+    assert "RMSE in standard deviations by type" not in result.stdout
+    asked = _run(outputs["f16"], outputs["q4_0"], "--against", tiny_llama, "--tensors").stdout
+    assert asked.count("RMSE in standard deviations by type") == 2
+    assert asked.count(" worst at ") == 6
 
 
 def test_the_command_ends_with_9_and_names_the_damage(outputs: dict[str, Path], tmp_path: Path) -> None:
