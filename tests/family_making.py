@@ -231,6 +231,16 @@ def write_gpt_neox(folder: Path) -> None:
     _write_json(folder / "tokenizer_config.json", {**names, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
+def write_glm(folder: Path) -> None:
+    """Write GPT-NeoX's tokenizer.json with the tokens that GLM's turns are made of."""
+    write_gpt_neox(folder)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    for number, text in enumerate(("[gMASK]", "<|user|>", "<|observation|>"), start=50277):
+        content["added_tokens"].append({"id": number, "content": text, **flags})
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+
+
 def write_falcon(folder: Path) -> None:
     """Write Falcon's files."""
     for source in (SHARED_TOKENIZERS / "falcon").iterdir():

@@ -13,12 +13,16 @@ from typing import Final
 
 from gguf import MODEL_ARCH_NAMES
 
+from convert.architecture.arcee import ARCEE
 from convert.architecture.bloom import BLOOM
 from convert.architecture.cohere import COHERE, COHERE2
-from convert.architecture.deepseek_v3 import DEEPSEEK_V3
+from convert.architecture.deepseek_v3 import DEEPSEEK_V2, DEEPSEEK_V3
+from convert.architecture.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
+from convert.architecture.exaone4 import EXAONE4
 from convert.architecture.falcon import FALCON
 from convert.architecture.family import Facts, Family
 from convert.architecture.gemma3 import GEMMA3
+from convert.architecture.glm4 import GLM4, GLM4_MOE
 from convert.architecture.gpt2 import GPT2, STARCODER
 from convert.architecture.gpt_neox import GPT_NEOX
 from convert.architecture.granite import GRANITE, GRANITE_MOE
@@ -26,9 +30,12 @@ from convert.architecture.hyperparameters import Fields, Hyperparameters, read_h
 from convert.architecture.llama import LLAMA
 from convert.architecture.mapping import Mapped, map_tensors, plain_names
 from convert.architecture.metadata import metadata_of
+from convert.architecture.minimax_m2 import MINIMAX_M2
 from convert.architecture.mpt import MPT
+from convert.architecture.nemotron import NEMOTRON
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
 from convert.architecture.qwen3_moe import QWEN3_MOE
+from convert.architecture.seed_oss import SEED_OSS
 from convert.architecture.smollm3 import SMOLLM3
 from convert.architecture.stablelm import STABLELM
 from convert.architecture.starcoder2 import STARCODER2
@@ -70,6 +77,16 @@ FAMILIES: Final[tuple[Family, ...]] = (
     GPT_NEOX,
     FALCON,
     MPT,
+    GLM4,
+    GLM4_MOE,
+    EXAONE4,
+    ERNIE4_5,
+    ERNIE4_5_MOE,
+    NEMOTRON,
+    ARCEE,
+    SEED_OSS,
+    DEEPSEEK_V2,
+    MINIMAX_M2,
 )
 
 

@@ -1,4 +1,4 @@
-"""DeepSeek-V3. Source: conversion/deepseek.py, DeepseekV2Model @ 0c1e570.
+"""DeepSeek-V2 and V3. Source: conversion/deepseek.py, DeepseekV2Model @ 0c1e570.
 
 Multi-head latent attention: `kv_b_proj` holds, head by head, what unpacks keys and what unpacks values. GGUF has the
 two apart, the keys' transposed, so that attention runs on the packed ones:
@@ -9,13 +9,14 @@ two apart, the keys' transposed, so that attention runs on the packed ones:
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
 
 from convert.architecture.blocks import embeddings, experts, feed_forward, linear, norm, output
-from convert.architecture.family import Facts, Family, Parts, Rule, n_experts, n_layers
-from convert.architecture.metadata import BOOL, COMMON, F32, U32, computed, f32, u32
+from convert.architecture.family import FUSED_EXPERTS, Facts, Family, Rule, n_experts, n_layers
+from convert.architecture.metadata import BOOL, COMMON, F32, SILU, U32, computed, f32, u32
 from convert.checkpoint.views import Blocks, Transposed
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.checkpoint import Tensor
-
-_EXPERTS: Final = r"(model\.layers\.\d+\.mlp\.experts)"
 
 
 def _n_dense(h: Hyperparameters) -> int:
@@ -108,10 +107,11 @@ def _gating(h: Hyperparameters) -> int | None:
     return None if h.get("scoring_func") is not None else int(ExpertGatingFuncType.SIGMOID)
 
 
-DEEPSEEK_V3: Final = Family(
-    hf_names=("DeepseekV3ForCausalLM",),
+DEEPSEEK_V2: Final = Family(
+    hf_names=("DeepseekV2ForCausalLM",),
     arch=MODEL_ARCH.DEEPSEEK2,
     metadata=(
+        SILU,
         *COMMON,
         computed(Keys.Attention.HEAD_COUNT_KV, U32, lambda _: 1),  # attention runs on one packed head
         f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", default=1e-6),
@@ -126,7 +126,6 @@ DEEPSEEK_V3: Final = Family(
         u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size", "intermediate_size"),
         computed(Keys.LLM.EXPERT_COUNT, U32, n_experts),
         computed(Keys.LLM.EXPERT_SHARED_COUNT, U32, lambda h: h.optional_count("n_shared_experts") or 0),
-        computed(Keys.LLM.EXPERT_GATING_FUNC, U32, _gating),
         f32(Keys.LLM.EXPERT_WEIGHTS_SCALE, "routed_scaling_factor"),
         computed(Keys.LLM.EXPERT_WEIGHTS_NORM, BOOL, lambda h: h.flag("norm_topk_prob") or None),
         u32(Keys.Rope.DIMENSION_COUNT, "qk_rope_head_dim"),
@@ -134,10 +133,12 @@ DEEPSEEK_V3: Final = Family(
     ),
     tensors=_tensors,
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",)),
-    parts=(
-        Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
-        Parts(rf"{_EXPERTS}\.down_proj", (r"\1.down_proj.weight",)),
-    ),
+    parts=FUSED_EXPERTS,
     left_out=_left_out,
     tokenizer=BYTE_LEVEL_TOKENIZER,
+)
+DEEPSEEK_V3: Final = replace(
+    DEEPSEEK_V2,
+    hf_names=("DeepseekV3ForCausalLM",),
+    metadata=(*DEEPSEEK_V2.metadata, computed(Keys.LLM.EXPERT_GATING_FUNC, U32, _gating)),
 )

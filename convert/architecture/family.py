@@ -87,30 +87,6 @@ class Facts:
     rows_are_heads: bool = False
 
 
-def nothing(_h: Hyperparameters, _name: str) -> str | None:
-    """Leave nothing out."""
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One row of the table.
-
-    hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
-    renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
-    """
-
-    hf_names: tuple[str, ...]
-    arch: MODEL_ARCH
-    metadata: tuple[Row, ...]
-    tensors: Callable[[Hyperparameters, int], Iterator[Rule | Constant]]
-    parts: tuple[Parts, ...] = ()
-    renames: tuple[tuple[str, str], ...] = ()
-    left_out: Callable[[Hyperparameters, str], str | None] = nothing
-    tokenizer: TokenizerRule = LLAMA_TOKENIZER
-    facts: Facts = Facts()
-
-
 N_EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 N_LAYERS: Final = ("n_layers", "num_hidden_layers", "n_layer", "num_layers")
 
@@ -123,3 +99,36 @@ def n_layers(h: Hyperparameters) -> int:
 def n_experts(h: Hyperparameters) -> int | None:
     """Count the experts of a layer; None where there are none."""
     return h.optional_size(*N_EXPERTS, limit=MAX_EXPERTS)
+
+
+# Experts as a state dict of transformers 5 holds them, of families that save them one by one as Qwen's.
+FUSED_EXPERTS: Final = (
+    Parts(r"(model\.layers\.\d+\.mlp\.experts)\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
+    Parts(r"(model\.layers\.\d+\.mlp\.experts)\.down_proj", (r"\1.down_proj.weight",)),
+)
+
+
+def nothing(_h: Hyperparameters, _name: str) -> str | None:
+    """Leave nothing out."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One row of the table.
+
+    hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
+    renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
+    n_blocks: that GGUF counts, with those that predict several tokens.
+    """
+
+    hf_names: tuple[str, ...]
+    arch: MODEL_ARCH
+    metadata: tuple[Row, ...]
+    tensors: Callable[[Hyperparameters, int], Iterator[Rule | Constant]]
+    parts: tuple[Parts, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    left_out: Callable[[Hyperparameters, str], str | None] = nothing
+    tokenizer: TokenizerRule = LLAMA_TOKENIZER
+    facts: Facts = Facts()
+    n_blocks: Callable[[Hyperparameters], int] = n_layers

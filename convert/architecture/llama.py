@@ -41,16 +41,18 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
     yield from experts(h, h.size("intermediate_size"), block, order=("gate", "down", "up"))
 
 
+# Of the families whose class in the reference is made of Llama's.
+LLAMA_ROWS: Final = (
+    *COMMON,
+    required(f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps"), "rms_norm_eps"),
+    u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
+    computed(Keys.Rope.DIMENSION_COUNT, U32, head_dim),
+)
+
 LLAMA: Final = Family(
     hf_names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
     arch=MODEL_ARCH.LLAMA,
-    metadata=(
-        SILU,
-        *COMMON,
-        required(f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps"), "rms_norm_eps"),
-        u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
-        computed(Keys.Rope.DIMENSION_COUNT, U32, head_dim),
-    ),
+    metadata=(SILU, *LLAMA_ROWS),
     tensors=decoder(_block),
     parts=(
         Parts(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import get_tensor_name_map
 
-from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
+from convert.architecture.family import Family, Parts, Rule, n_experts
 from convert.architecture.rope import rope_type
 from convert.checkpoint import StoredType
 from convert.checkpoint.packed.values import FLOATS
@@ -123,8 +123,9 @@ def _gather(
         else:
             gathered[source][index] = name
     if unmapped:
+        model = f"{h.architecture} of {family.n_blocks(h)} layers"
         raise PlanError(
-            f"{len(unmapped)} tensors have no place in a {h.architecture} of {n_layers(h)} layers: {_some(unmapped)}",
+            f"{len(unmapped)} tensors have no place in a {model}: {_some(unmapped)}",
             hint="a wrong num_hidden_layers in config.json, an adapter saved into the model, or another architecture",
         )
     return dict(gathered), reasons
@@ -132,7 +133,7 @@ def _gather(
 
 def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, int]]:
     """Return the function from a checkpoint's name to gguf's, and the place in a stack of experts."""
-    name_map = get_tensor_name_map(family.arch, n_layers(h))
+    name_map = get_tensor_name_map(family.arch, family.n_blocks(h))
     renames = [(re.compile(pattern), new) for pattern, new in (*_COMMON_RENAMES, *family.renames)]
 
     def locate(name: str) -> tuple[str, int]:

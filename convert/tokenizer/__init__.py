@@ -21,9 +21,14 @@ from convert.tokenizer.llama_hf import is_llama_hf, read_llama_hf
 from convert.tokenizer.pre_tokenizer import check_pre_tokenizer_name
 from convert.tokenizer.rules import (
     BYTE_LEVEL_TOKENIZER,
+    ERNIE_TOKENIZER,
     GEMMA_TOKENIZER,
+    GLM4_MOE_TOKENIZER,
+    GLM4_TOKENIZER,
     LLAMA_TOKENIZER,
+    NEMOTRON_TOKENIZER,
     QWEN_TOKENIZER,
+    SENTENCEPIECE_TOKENIZER,
     LateTokens,
     SpacePrefix,
     TokenizerKind,
@@ -39,9 +44,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BYTE_LEVEL_TOKENIZER",
+    "ERNIE_TOKENIZER",
     "GEMMA_TOKENIZER",
+    "GLM4_MOE_TOKENIZER",
+    "GLM4_TOKENIZER",
     "LLAMA_TOKENIZER",
+    "NEMOTRON_TOKENIZER",
     "QWEN_TOKENIZER",
+    "SENTENCEPIECE_TOKENIZER",
     "SpecialTokens",
     "TokenizerRule",
     "Vocabulary",
@@ -76,10 +86,13 @@ def read_vocabulary(
     _require_files(files)
     kind = next((kind for kind in rule.kinds if _is_there(files, kind)), TokenizerKind.BYTE_LEVEL)
     vocabulary = _read(files, kind, rule, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
-    late = _late(files, rule.late.get(vocab_size or 0, LateTokens()))
+    vocabulary = _with_named(vocabulary, rule)
+    late = _late(files, rule.late.get(vocab_size or 0, rule.always))
+    prefix = entry(files.config or {}, "add_prefix_space", bool, file="tokenizer_config.json")
     if rule.space_prefix is SpacePrefix.AS_DECLARED:
-        prefix = entry(files.config or {}, "add_prefix_space", bool, file="tokenizer_config.json")
         vocabulary = replace(vocabulary, add_space_prefix=prefix)
+    elif rule.space_prefix is SpacePrefix.AS_DECLARED_AFTER:
+        late = replace(late, add_space_prefix=prefix)
     elif rule.space_prefix is SpacePrefix.NEVER_AFTER_PIECES and kind is TokenizerKind.SENTENCEPIECE:
         late = replace(late, add_space_prefix=False)
     return replace(vocabulary, late=late)
@@ -123,6 +136,18 @@ def _require_files(files: TokenizerFiles) -> None:
             f"no tokenizer in {shown(files.directory)}: looked for {_LOOKED_FOR}",
             hint="copy the tokenizer files of the model that was fine-tuned into the directory",
         )
+
+
+def _with_named(vocabulary: Vocabulary, rule: TokenizerRule) -> Vocabulary:
+    """Give the kinds of special tokens that the files do not name to the tokens with the rule's texts."""
+    special, added = vocabulary.special, dict(vocabulary.special.ids)
+    for kind, text in rule.named:
+        if text.encode() not in vocabulary.tokens:
+            raise TokenizerError(
+                f"the tokenizer lacks the token {shown(text)}, which the family's models end turns with"
+            )
+        added.setdefault(kind, vocabulary.tokens.index(text.encode()))
+    return replace(vocabulary, special=replace(special, ids=tuple(added.items())))
 
 
 def _late(files: TokenizerFiles, wanted: LateTokens) -> SpecialTokens:

@@ -25,6 +25,7 @@ class SpacePrefix(Enum):
     """Whether `add_space_prefix` is written, and as what."""
 
     AS_DECLARED = "as tokenizer_config.json declares it, before the tokens"
+    AS_DECLARED_AFTER = "as tokenizer_config.json declares it, after the tokens"
     NEVER_AFTER_PIECES = "false, after the tokens of a tokenizer.model"
     UNSAID = "not written"
 
@@ -45,14 +46,18 @@ class LateTokens:
 class TokenizerRule:
     """A row.
 
-    kinds: the first whose files are there serves. late: by the vocabulary's size. may_lack: tokens added to a
-    tokenizer.model that a variant of the family has no embeddings for: left out where they lie beyond.
+    kinds: the first whose files are there serves. late: by the vocabulary's size; always: for other sizes.
+    named: (kind, text) of special tokens that the vocabulary must have, where the files do not say the kind.
+    may_lack: tokens added to a tokenizer.model that a variant of the family has no embeddings for: left out where they
+    lie beyond.
     """
 
     kinds: tuple[TokenizerKind, ...]
     space_prefix: SpacePrefix = SpacePrefix.UNSAID
     late: Mapping[int, LateTokens] = field(default_factory=lambda: MappingProxyType({}))
     may_lack: tuple[str, ...] = ()
+    named: tuple[tuple[str, str], ...] = ()
+    always: LateTokens = LateTokens()
 
 
 # conversion/llama.py, LlamaModel.set_vocab @ 0c1e570, which knows Code Llama and Granite's small models (and with them
@@ -77,3 +82,25 @@ GEMMA_TOKENIZER: Final = TokenizerRule(
 QWEN_TOKENIZER: Final = TokenizerRule((TokenizerKind.SENTENCEPIECE, TokenizerKind.BYTE_LEVEL))
 # conversion/base.py, TextModel.set_vocab @ 0c1e570
 BYTE_LEVEL_TOKENIZER: Final = TokenizerRule((TokenizerKind.BYTE_LEVEL,))
+# conversion/glm.py, Glm4Model.set_vocab, and conversion/base.py, TextModel._set_vocab_glm @ 0c1e570
+GLM4_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.BYTE_LEVEL,),
+    named=(
+        ("eos", "<|endoftext|>"),
+        ("eot", "<|user|>"),
+        ("unk", "<|endoftext|>"),
+        ("bos", "<|endoftext|>"),
+    ),
+)
+GLM4_MOE_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.BYTE_LEVEL,),
+    named=(("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>")),
+)
+# conversion/ernie.py, Ernie4_5Model.set_vocab @ 0c1e570
+ERNIE_TOKENIZER: Final = TokenizerRule((TokenizerKind.SENTENCEPIECE,), SpacePrefix.AS_DECLARED_AFTER)
+# conversion/nemotron.py, NemotronModel.set_vocab @ 0c1e570
+NEMOTRON_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.SENTENCEPIECE,), always=LateTokens(ids=(("pad", 0), ("unk", 1)))
+)
+# conversion/minicpm.py, MiniCPMModel.set_vocab @ 0c1e570
+SENTENCEPIECE_TOKENIZER: Final = TokenizerRule((TokenizerKind.SENTENCEPIECE,))
