@@ -38,7 +38,8 @@ class FamilyRow:
     change_weights: what is changed in the saved weight file.
     scales: factors on the spread of tensors whose name holds the key.
     state_dict: the weights are `model.state_dict()` as `torch.save` leaves it, not what `save_pretrained` writes.
-    judge_unchanged: transformers computes the row as it is without `change_weights`, with which it does not load it.
+    judge_unchanged: transformers computes the row as it is without `change_weights` and `saved_config`, with which it
+    does not load it.
     refused_by_reference: why the reference converter makes no file of it; None where it does.
     only_ours: the same, of a row that we make a file of; its logits are its judge.
     differs: why the reference's file is wrong, and ours another; None where they are the same.
@@ -120,7 +121,7 @@ def _fill(row: FamilyRow, network: torch.nn.Module) -> None:
         if known.setdefault(tensor.data_ptr(), name) == name:  # the other name of a tied tensor holds the same
             mean, spread = _moments(row, name, tuple(tensor.shape))
             values = normal(f"{row.name}/{name}", tuple(tensor.shape)) * np.float32(spread) + np.float32(mean)
-            tensor.copy_(torch.from_numpy(values))
+            tensor.copy_(torch.from_numpy(np.asarray(values)))
 
 
 def _moments(row: FamilyRow, name: str, shape: tuple[int, ...]) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from checkpoint_configs import ABSENT
 from family_configs import LLAMA3, NARROW, NEOX_TOKENS, small
 from family_making import FamilyRow, deepseek_v3, with_next_token_layer, write_glm, write_gpt2, write_gpt_neox
 
@@ -17,6 +18,12 @@ MIXTURE: Final[dict[str, object]] = {
     "n_routed_experts": 8,
     "n_shared_experts": 1,
     "num_experts_per_tok": 2,
+}
+MINICPM: Final = {
+    "architectures": ["MiniCPMForCausalLM"],
+    "model_type": "minicpm",
+    "scale_depth": 1.4,
+    **dict.fromkeys(("attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier"), ABSENT),
 }
 UNTIED: Final = {**NARROW, "tie_word_embeddings": False}
 
@@ -140,5 +147,103 @@ BEYOND: Final[tuple[FamilyRow, ...]] = (
         "MiniMaxM2ForCausalLM",
         small(**UNTIED, **NEOX_TOKENS, head_dim=16, num_experts_per_tok=2, num_local_experts=4),
         only_ours="KeyError: \"could not find any of: ['rotary_dim']\"",
+    ),
+    NeoxRow(
+        "LFM2-1.2B",
+        "a convolution in two layers of three, GQA, tied, feed-forward sizes rounded",
+        "Lfm2ForCausalLM",
+        small(
+            **NEOX_TOKENS,
+            block_multiple_of=32,
+            layer_types=["conv", "conv", "full_attention"],
+            num_hidden_layers=3,
+            tie_word_embeddings=True,
+        ),
+    ),
+    NeoxRow(
+        "LFM2-narrow",
+        "MHA, rows of 48, a kernel of 4, sizes as they are, float16",
+        "Lfm2ForCausalLM",
+        small(
+            **UNTIED,
+            **NEOX_TOKENS,
+            block_auto_adjust_ff_dim=False,
+            conv_L_cache=4,
+            layer_types=["full_attention", "conv"],
+        ),
+        dtype="float16",
+    ),
+    NeoxRow(
+        "LFM2-8B-A1B",
+        "8 experts, a dense layer, tied",
+        "Lfm2MoeForCausalLM",
+        small(
+            **NEOX_TOKENS,
+            layer_types=["conv", "full_attention", "conv"],
+            moe_intermediate_size=64,
+            num_dense_layers=1,
+            num_experts=8,
+            num_experts_per_tok=2,
+            num_hidden_layers=3,
+            tie_word_embeddings=True,
+        ),
+        scales={"experts.down_proj": 0.05},
+    ),
+    NeoxRow(
+        "Hunyuan-4B",
+        "GQA, tied",
+        "HunYuanDenseV1ForCausalLM",
+        small(**NEOX_TOKENS, head_dim=32, tie_word_embeddings=True),
+    ),
+    NeoxRow(
+        "Hunyuan-narrow",
+        "MHA, untied, rows of 48, a base raised by alpha, float16",
+        "HunYuanDenseV1ForCausalLM",
+        small(
+            **UNTIED,
+            **NEOX_TOKENS,
+            eod_token_id=7,
+            head_dim=16,
+            max_position_embeddings=32768,
+            rope_parameters={"alpha": 1000.0, "factor": 1.0, "rope_theta": 10000.0, "rope_type": "dynamic"},
+        ),
+        dtype="float16",
+        scales={"o_proj": 1.5},
+    ),
+    FamilyRow(
+        "MiniCPM-2B-sft-bf16",
+        "a class of its own code, of which transformers' Granite computes the same; GQA",
+        "GraniteForCausalLM",
+        small(
+            attention_multiplier=0.25,
+            embedding_multiplier=12.0,
+            logits_scaling=0.5,
+            residual_multiplier=1.4 / 2**0.5,
+        ),
+        saved_config=MINICPM | {"scale_emb": 12, "dim_model_base": 128},
+        judge_unchanged=True,
+    ),
+    FamilyRow(
+        "MiniCPM-narrow",
+        "MHA, tied, rows of 48, float16",
+        "GraniteForCausalLM",
+        small(
+            **NARROW,
+            attention_multiplier=0.25,
+            embedding_multiplier=0.5,
+            logits_scaling=2.0,
+            residual_multiplier=1.4 / 2**0.5,
+        ),
+        dtype="float16",
+        saved_config=MINICPM | {"scale_emb": 0.5, "dim_model_base": 24},
+        judge_unchanged=True,
+    ),
+    NeoxRow("Apertus-8B", "GQA, Llama 3's scaling", "ApertusForCausalLM", small(**NEOX_TOKENS)),
+    NeoxRow(
+        "Apertus-narrow",
+        "MHA, rows of 48, no scaling, float16",
+        "ApertusForCausalLM",
+        small(**UNTIED, **NEOX_TOKENS, rope_parameters={"rope_theta": 10000.0, "rope_type": "default"}),
+        dtype="float16",
     ),
 )

@@ -93,7 +93,7 @@ class Judge:
 
         row, model = FAMILY_CHECKPOINTS[name], self.folder / "models" / name
         if row.judge_unchanged:
-            save_family_checkpoint(replace(row, change_weights=None), model)
+            save_family_checkpoint(replace(row, change_weights=None, saved_config={}), model)
         elif not model.exists():
             write_family_checkpoint(name, model.parent)
         transformers.utils.logging.set_verbosity_error()

@@ -13,6 +13,7 @@ from typing import Final
 
 from gguf import MODEL_ARCH_NAMES
 
+from convert.architecture.apertus import APERTUS
 from convert.architecture.arcee import ARCEE
 from convert.architecture.bloom import BLOOM
 from convert.architecture.cohere import COHERE, COHERE2
@@ -26,13 +27,17 @@ from convert.architecture.glm4 import GLM4, GLM4_MOE
 from convert.architecture.gpt2 import GPT2, STARCODER
 from convert.architecture.gpt_neox import GPT_NEOX
 from convert.architecture.granite import GRANITE, GRANITE_MOE
+from convert.architecture.hunyuan import HUNYUAN_DENSE
 from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
+from convert.architecture.lfm2 import LFM2, LFM2_MOE
 from convert.architecture.llama import LLAMA
 from convert.architecture.mapping import Mapped, map_tensors, plain_names
 from convert.architecture.metadata import metadata_of
+from convert.architecture.minicpm import MINICPM
 from convert.architecture.minimax_m2 import MINIMAX_M2
 from convert.architecture.mpt import MPT
 from convert.architecture.nemotron import NEMOTRON
+from convert.architecture.numbers_of_layers import take_numbers
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
 from convert.architecture.qwen3_moe import QWEN3_MOE
 from convert.architecture.seed_oss import SEED_OSS
@@ -54,6 +59,7 @@ __all__ = [
     "metadata_of",
     "plain_names",
     "read_hyperparameters",
+    "take_numbers",
 ]
 
 FAMILIES: Final[tuple[Family, ...]] = (
@@ -87,6 +93,11 @@ FAMILIES: Final[tuple[Family, ...]] = (
     SEED_OSS,
     DEEPSEEK_V2,
     MINIMAX_M2,
+    LFM2,
+    LFM2_MOE,
+    HUNYUAN_DENSE,
+    MINICPM,
+    APERTUS,
 )
 
 

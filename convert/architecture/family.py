@@ -74,6 +74,14 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbers:
+    """Tensors of one number each that GGUF has in a list. pattern: of their names, with the layer's number a group."""
+
+    pattern: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What other programs do with a family, beyond what its files say; each None or empty where it is not known.
 
@@ -119,7 +127,7 @@ class Family:
 
     hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
     renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
-    n_blocks: that GGUF counts, with those that predict several tokens.
+    n_blocks: that GGUF counts, with those that predict several tokens. numbers: tensors that become metadata.
     """
 
     hf_names: tuple[str, ...]
@@ -132,3 +140,4 @@ class Family:
     tokenizer: TokenizerRule = LLAMA_TOKENIZER
     facts: Facts = Facts()
     n_blocks: Callable[[Hyperparameters], int] = n_layers
+    numbers: tuple[Numbers, ...] = ()

@@ -16,6 +16,7 @@ from convert.architecture import (
     metadata_of,
     plain_names,
     read_hyperparameters,
+    take_numbers,
 )
 from convert.authorship import write_authorship
 from convert.checkpoint import open_checkpoint
@@ -98,11 +99,12 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         pre_tokenizer=request.pre_tokenizer,
         model_config=model.config,
     )
-    mapped = map_tensors(model.family, h, model.tensors, n_tokens=len(vocabulary.tokens))
+    numbers, tensors = take_numbers(model.family, h, model.tensors)
+    mapped = map_tensors(model.family, h, tensors, n_tokens=len(vocabulary.tokens))
     return GGUFModel(
         source=model.directory,
         architecture=h.architecture,
-        metadata=_metadata(model, own, vocabulary, mapped.tensors),
+        metadata=_metadata(model, (numbers, own), vocabulary, mapped.tensors),
         tensors=mapped.tensors,
         alignment=ALIGNMENT,
         through=GGMLQuantizationType.F16,
@@ -111,16 +113,23 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
 
 
 def _metadata(
-    model: Model, own: Mapping[str, KeyValue], vocabulary: Vocabulary, tensors: Sequence[tuple[str, Tensor]]
+    model: Model,
+    own: tuple[Mapping[str, KeyValue], Mapping[str, KeyValue]],
+    vocabulary: Vocabulary,
+    tensors: Sequence[tuple[str, Tensor]],
 ) -> tuple[Entry, ...]:
-    """Gather the metadata in the reference's order: who made it, the family's, the tokenizer's."""
+    """Gather the metadata in the reference's order: who made it, the family's, the tokenizer's.
+
+    own: the family's; what it takes from tensors the reference writes before all but the architecture's name.
+    """
     writer = GGUFWriter(None, MODEL_ARCH_NAMES[model.family.arch])
     for name, tensor in tensors:  # the writer counts parameters for the size label
         writer.add_tensor_info(name, tensor.shape, None, 0, raw_dtype=GGMLQuantizationType.F32)
     writer.add_type(GGUFType.MODEL)
     write_authorship(writer, model.directory)
-    entries = {key: KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items()}
-    entries |= own
+    general = {key: KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items()}
+    architecture = Keys.General.ARCHITECTURE
+    entries = {architecture: general.pop(architecture), **own[0], **general, **own[1]}
     version = Keys.General.QUANTIZATION_VERSION
     entries[version] = KeyValue(version, GGML_QUANT_VERSION, GGUFValueType.UINT32)
     entries |= {entry.key: entry for entry in vocabulary_metadata(vocabulary)}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from convert.errors import TokenizerError, UnsupportedError, UsageError
 from convert.shown import shown
 from convert.tokenizer.byte_level_bpe import read_byte_level_bpe
-from convert.tokenizer.files import MAX_TOKENS, TokenizerFiles, entry
+from convert.tokenizer.files import MAX_TOKENS, TokenizerFiles, entry, token_id
 from convert.tokenizer.llama_hf import is_llama_hf, read_llama_hf
 from convert.tokenizer.pre_tokenizer import check_pre_tokenizer_name
 from convert.tokenizer.rules import (
@@ -25,6 +25,7 @@ from convert.tokenizer.rules import (
     GEMMA_TOKENIZER,
     GLM4_MOE_TOKENIZER,
     GLM4_TOKENIZER,
+    HUNYUAN_TOKENIZER,
     LLAMA_TOKENIZER,
     NEMOTRON_TOKENIZER,
     QWEN_TOKENIZER,
@@ -39,7 +40,7 @@ from convert.tokenizer.special_tokens import read_special_tokens
 from convert.tokenizer.vocabulary import SpecialTokens, Vocabulary, vocabulary_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "GEMMA_TOKENIZER",
     "GLM4_MOE_TOKENIZER",
     "GLM4_TOKENIZER",
+    "HUNYUAN_TOKENIZER",
     "LLAMA_TOKENIZER",
     "NEMOTRON_TOKENIZER",
     "QWEN_TOKENIZER",
@@ -153,5 +155,17 @@ def _with_named(vocabulary: Vocabulary, rule: TokenizerRule) -> Vocabulary:
 def _late(files: TokenizerFiles, wanted: LateTokens) -> SpecialTokens:
     special = read_special_tokens(files, n_tokens=None, kinds=wanted.kinds) if wanted.kinds else SpecialTokens()
     found = dict(special.ids)
-    ids = (*special.ids, *((kind, number) for kind, number in wanted.ids if kind not in found))
+    ids = (*special.ids, *((kind, number) for kind, number in wanted.ids if kind not in found), *_stated(files, wanted))
     return replace(special, ids=ids, add=(*special.add, *wanted.add))
+
+
+def _stated(files: TokenizerFiles, wanted: LateTokens) -> Iterator[tuple[str, int]]:
+    for kind, file, key, default in wanted.stated:
+        config = files.model_config if file == "config.json" else files.json(file)
+        value = (config or {}).get(key, default)
+        if isinstance(value, list):
+            value = value[0] if len(value) > 1 else None
+        elif default is None:
+            value = None
+        if value is not None:
+            yield kind, token_id(value, file=file, key=key)

@@ -35,11 +35,14 @@ class LateTokens:
     """Special tokens that the reference adds after all the rest.
 
     kinds: looked for once more, and these only. ids: of kinds that are not found. add: whether a kind is added.
+    stated: (kind, file, key, default) of ids that a file states; of a list of two and more the first, of a shorter one
+    none.
     """
 
     kinds: tuple[str, ...] = ()
     ids: tuple[tuple[str, int], ...] = ()
     add: tuple[tuple[str, bool], ...] = ()
+    stated: tuple[tuple[str, str, str, int | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +107,10 @@ NEMOTRON_TOKENIZER: Final = TokenizerRule(
 )
 # conversion/minicpm.py, MiniCPMModel.set_vocab @ 0c1e570
 SENTENCEPIECE_TOKENIZER: Final = TokenizerRule((TokenizerKind.SENTENCEPIECE,))
+# conversion/hunyuan.py, HunYuanModel.set_vocab @ 0c1e570; the default is transformers'
+HUNYUAN_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.BYTE_LEVEL,),
+    always=LateTokens(
+        stated=(("eos", "config.json", "eod_token_id", 3), ("eot", "generation_config.json", "eos_token_id", None))
+    ),
+)
