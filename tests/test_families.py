@@ -61,7 +61,7 @@ def ours(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
     def hashes(name: str) -> Hashes:
         if name not in known:
             types = _types(name)
-            report = convert.convert_all(checkpoint(name), out / name, types=types)
+            report = convert.convert_all(checkpoint(name), convert.OutputRequest(out / name, types=types))
             known[name] = dict(zip(types, (_hash(output.path) for output in report.outputs), strict=True))
             for output in report.outputs:
                 output.path.unlink()

@@ -17,6 +17,7 @@ from convert.architecture.apertus import APERTUS
 from convert.architecture.arcee import ARCEE
 from convert.architecture.bloom import BLOOM
 from convert.architecture.cohere import COHERE, COHERE2
+from convert.architecture.config_keys import check_keys
 from convert.architecture.deepseek_v3 import DEEPSEEK_V2, DEEPSEEK_V3
 from convert.architecture.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
 from convert.architecture.exaone4 import EXAONE4
@@ -31,7 +32,7 @@ from convert.architecture.hunyuan import HUNYUAN_DENSE
 from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
 from convert.architecture.lfm2 import LFM2, LFM2_MOE
 from convert.architecture.llama import LLAMA
-from convert.architecture.mapping import Mapped, map_tensors, plain_names
+from convert.architecture.mapping import Mapped, have_place, map_tensors, plain_names
 from convert.architecture.metadata import metadata_of
 from convert.architecture.minicpm import MINICPM
 from convert.architecture.minimax_m2 import MINIMAX_M2
@@ -53,8 +54,10 @@ __all__ = [
     "Fields",
     "Hyperparameters",
     "Mapped",
+    "check_keys",
     "facts_of",
     "find_family",
+    "have_place",
     "map_tensors",
     "metadata_of",
     "plain_names",

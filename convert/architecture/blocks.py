@@ -10,7 +10,8 @@ from convert.architecture.family import Rule, as_stored, n_experts, n_layers
 from convert.architecture.hyperparameters import MAX_VOCABULARY
 from convert.architecture.metadata import head_dim
 from convert.architecture.rope import llama3_rope_factors, rope_of, rope_type
-from convert.checkpoint.views import Blocks, Constant, Rows, Shifted, concatenated, interleaved
+from convert.architecture.row_order import is_ggufs_own, rotary_rows
+from convert.checkpoint.views import Blocks, Constant, Rows, Shifted, concatenated
 from convert.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def norm(name: str, n_values: int, *, plus_one: bool = False, bias: bool = False
 
 
 def _plus_one(tensor: Tensor) -> Tensor:
-    return Shifted(tensor, tensor.name, 1.0)
+    return tensor if is_ggufs_own(tensor.name) else Shifted(tensor, tensor.name, 1.0)
 
 
 def linear(name: str, n_out: int, n_in: int, make: Make = as_stored, *, needs_bias: bool = False) -> Iterator[Rule]:
@@ -124,8 +125,8 @@ def attention(
 ) -> Iterator[Rule]:
     """Yield query, key, value and output. block: `blk.0`.
 
-    interleave: rotary halves are brought together, as GGUF's llama wants them. head_norms: queries and keys have one.
-    Raises ConfigError for heads that cannot be.
+    interleave: GGUF's architecture turns neighbouring rows, as llama's does. head_norms: queries and keys have one.
+    Raises ConfigError for heads that cannot be; PlanError, when a rule is applied, for rows in an unknown order.
     """
     hidden, size = h.size("hidden_size"), head_dim(h)
     n_heads = h.size("num_attention_heads")
@@ -133,7 +134,7 @@ def attention(
     check_heads(h, n_heads, n_kv_heads, size)
 
     def rotary(tensor: Tensor) -> Tensor:
-        return interleaved(tensor, size) if interleave else tensor
+        return rotary_rows(tensor, head_dim=size, in_pairs=interleave)
 
     yield from linear(f"{block}.attn_q", n_heads * size, hidden, rotary)
     yield from linear(f"{block}.attn_k", n_kv_heads * size, hidden, rotary)
@@ -179,6 +180,8 @@ def one_after_the_other(n_groups: int, sizes: tuple[int, ...]) -> Make:
     """
 
     def make(tensor: Tensor) -> Tensor:
+        if is_ggufs_own(tensor.name):
+            return tensor
         period, first_rows = sum(sizes), accumulate(sizes, initial=0)
         parts = (
             Blocks(tensor, tensor.name, (n_groups * size, *tensor.shape[1:]), period, first, size)

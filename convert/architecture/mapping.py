@@ -101,6 +101,15 @@ def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor
     )
 
 
+def have_place(family: Family, h: Hyperparameters, names: Iterable[str], *, n_tokens: int) -> list[str]:
+    """Say which of these names, of tensors that are in no file, mean something that the GGUF would hold."""
+    rules = {rule.source for rule in family.tensors(h, n_tokens) if isinstance(rule, Rule)}
+    if h.flag("tie_word_embeddings"):
+        rules -= {"output.weight"}
+    locate = _locator(family, h)
+    return [name for name in names if family.left_out(h, name) is None and locate(name)[0] in rules]
+
+
 def _gather(
     family: Family, h: Hyperparameters, names: Iterable[str], rules: Sequence[Rule]
 ) -> tuple[dict[str, dict[int, str]], Counter[str]]:
