@@ -13,7 +13,6 @@ from gguf import MODEL_ARCH, Keys
 from convert.architecture.blocks import attention, decoder, norm, ungated
 from convert.architecture.family import Numbers
 from convert.architecture.llama import LLAMA, LLAMA_ROWS
-from convert.architecture.metadata import only
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +35,7 @@ APERTUS: Final = replace(
     LLAMA,
     hf_names=("ApertusForCausalLM",),
     arch=MODEL_ARCH.APERTUS,
-    metadata=(only(("hidden_act",), ("xielu",)), *LLAMA_ROWS),
+    metadata=LLAMA_ROWS,
     tensors=decoder(_block, needs_output=True),
     parts=(),
     renames=(),

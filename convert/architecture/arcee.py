@@ -9,7 +9,6 @@ from gguf import MODEL_ARCH
 
 from convert.architecture.blocks import attention, decoder, norm, ungated
 from convert.architecture.llama import LLAMA, LLAMA_ROWS
-from convert.architecture.metadata import RELU2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +29,7 @@ ARCEE: Final = replace(
     LLAMA,
     hf_names=("ArceeForCausalLM",),
     arch=MODEL_ARCH.ARCEE,
-    metadata=(RELU2, *LLAMA_ROWS),
+    metadata=LLAMA_ROWS,
     tensors=decoder(_block),
     parts=(),
     renames=(),

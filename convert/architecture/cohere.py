@@ -14,7 +14,6 @@ from convert.architecture.family import Facts, Family, Rule, n_layers
 from convert.architecture.metadata import (
     COMMON,
     NO_SCALING,
-    SILU,
     U32,
     Row,
     Value,
@@ -79,7 +78,6 @@ COHERE: Final = Family(
     hf_names=("CohereForCausalLM",),
     arch=MODEL_ARCH.COMMAND_R,
     metadata=(
-        SILU,
         _TIED,
         Row(_check_head_norms),
         *changed(COMMON, _trained_length),
@@ -94,7 +92,6 @@ COHERE2: Final = Family(
     hf_names=("Cohere2ForCausalLM",),
     arch=MODEL_ARCH.COHERE2,
     metadata=(
-        SILU,
         _TIED,
         *COMMON,
         f32(Keys.LLM.LOGIT_SCALE, "logit_scale"),

@@ -45,6 +45,7 @@ _OTHERS: Final[Mapping[MODEL_ARCH, frozenset[str]]] = {
         _GELU,
     ),
     **dict.fromkeys((MODEL_ARCH.ARCEE, MODEL_ARCH.NEMOTRON, MODEL_ARCH.PLM), frozenset({"relu2"})),
+    MODEL_ARCH.APERTUS: frozenset({"xielu"}),
 }  # fmt: skip
 _ACTIVATION: Final = ("hidden_activation", "hidden_act", "activation_function", "activation")
 
@@ -67,6 +68,7 @@ _OF_ARCH: Final[Mapping[MODEL_ARCH, Mapping[str, tuple[object, ...]]]] = {
     MODEL_ARCH.QWEN3MOE: {"norm_topk_prob": (True,)},
     MODEL_ARCH.QWEN2MOE: {"norm_topk_prob": _OFF},
     MODEL_ARCH.OLMOE: {"norm_topk_prob": _OFF},
+    MODEL_ARCH.SMOLLM3: {"no_rope_layer_interval": (None, 4)},
 }
 # By which llama.cpp takes a Gemma for the one of 27 billion, whose scale of queries is another.
 _LAYERS_OF_27B: Final = (46, 62)
@@ -102,6 +104,10 @@ _HARMLESS: Final = frozenset(
         "max_position_embeddings vocab_size_per_layer_input padded_vocab_size intermediate_size hidden_size vocab_size "
         "num_attention_heads num_key_value_heads num_hidden_layers head_dim rope_theta rope_scaling rope_parameters "
         "rms_norm_eps layer_norm_eps layer_norm_epsilon unk_token_id is_causal moe_intermediate_size "
+        "num_kv_heads num_ln_in_parallel_attn multi_query learned_pos_emb no_bias full_attn_idxs block_multiple_of "
+        # how transformers computes the same, and heads that it could put on
+        "scale_attention_softmax_in_fp32 reorder_and_upcast_attn summary_activation summary_proj_to_labels "
+        "summary_type summary_use_proj embedding_fraction init_device moe_norm_min "
         # decided by the window, below
         "layer_types sliding_window use_sliding_window sliding_window_pattern"
     ).split()
@@ -215,5 +221,5 @@ def _rope(arch: MODEL_ARCH, h: Hyperparameters, asked: frozenset[str]) -> Iterat
         raise UnsupportedError(f"{said} have no place in GGUF's {MODEL_ARCH_NAMES[arch]}", hint=_HINT)
     if kind == "yarn" and rope.get("truncate") is False:
         yield "YaRN's `truncate: false` has no place in GGUF: some frequencies are a little off"
-    if unknown := sorted(rope.values.keys() - _ROPE_KEYS):
+    if unknown := sorted(rope.values.keys() - _ROPE_KEYS - asked):
         yield f"the rope scaling has keys that are not known, and not used: {', '.join(f'`{key}`' for key in unknown)}"

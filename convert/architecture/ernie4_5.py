@@ -9,7 +9,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, decoder, experts, feed_forward, gated_block, norm
 from convert.architecture.family import FUSED_EXPERTS, Facts, Family, Rule, n_layers
-from convert.architecture.metadata import COMMON, SILU, U32, Row, Value, computed, count, u32
+from convert.architecture.metadata import COMMON, U32, Row, Value, computed, count, u32
 from convert.errors import UnsupportedError
 from convert.tokenizer import ERNIE_TOKENIZER
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ERNIE4_5: Final = Family(
     hf_names=("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"),
     arch=MODEL_ARCH.ERNIE4_5,
-    metadata=(SILU, *COMMON),
+    metadata=COMMON,
     tensors=decoder(partial(gated_block, interleave=False)),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     renames=((r"^ernie\.", "model."),),
@@ -63,7 +63,6 @@ ERNIE4_5_MOE: Final = Family(
     hf_names=("Ernie4_5_MoeForCausalLM",),
     arch=MODEL_ARCH.ERNIE4_5_MOE,
     metadata=(
-        SILU,
         Row(_check_last),
         *COMMON,
         u32(Keys.LLM.EXPERT_COUNT, "moe_num_experts"),

@@ -8,7 +8,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, decoder, feed_forward, norm
 from convert.architecture.family import Facts, Family, n_layers
-from convert.architecture.metadata import COMMON, SILU, WINDOWS, Row, Value, u32
+from convert.architecture.metadata import COMMON, WINDOWS, Row, Value, u32
 from convert.errors import UnsupportedError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -42,7 +42,7 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
 EXAONE4: Final = Family(
     hf_names=("Exaone4ForCausalLM",),
     arch=MODEL_ARCH.EXAONE4,
-    metadata=(SILU, Row(_check_windows), *COMMON, u32(Keys.LLM.VOCAB_SIZE, "vocab_size"), WINDOWS),
+    metadata=(Row(_check_windows), *COMMON, u32(Keys.LLM.VOCAB_SIZE, "vocab_size"), WINDOWS),
     tensors=decoder(_block),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     tokenizer=BYTE_LEVEL_TOKENIZER,

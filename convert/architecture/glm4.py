@@ -12,7 +12,7 @@ from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
 
 from convert.architecture.blocks import attention, decoder, experts, feed_forward, linear, norm, vocabulary_size
 from convert.architecture.family import FUSED_EXPERTS, Facts, Family, Rule, n_layers
-from convert.architecture.metadata import BOOL, COMMON, SILU, U32, computed, count, f32, head_dim, u32
+from convert.architecture.metadata import BOOL, COMMON, U32, computed, count, f32, head_dim, u32
 from convert.architecture.rope import rope_of
 from convert.tokenizer import GLM4_MOE_TOKENIZER, GLM4_TOKENIZER
 
@@ -42,7 +42,7 @@ def _n_rotated(h: Hyperparameters) -> int:
 GLM4: Final = Family(
     hf_names=("Glm4ForCausalLM",),
     arch=MODEL_ARCH.GLM4,
-    metadata=(SILU, *COMMON, computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated)),
+    metadata=(*COMMON, computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated)),
     tensors=decoder(_block),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     tokenizer=GLM4_TOKENIZER,
@@ -93,7 +93,6 @@ GLM4_MOE: Final = Family(
     hf_names=("Glm4MoeForCausalLM",),
     arch=MODEL_ARCH.GLM4_MOE,
     metadata=(
-        SILU,
         *COMMON,
         computed(Keys.LLM.BLOCK_COUNT, U32, _n_blocks),
         computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated),

@@ -12,7 +12,7 @@ from gguf import MODEL_ARCH, GGUFValueType, Keys, RopeScalingType
 
 from convert.architecture.blocks import decoder, gated_block
 from convert.architecture.family import Facts, Family
-from convert.architecture.metadata import COMMON, F32, SILU, U32, Row, Value, changed, head_dim
+from convert.architecture.metadata import COMMON, F32, U32, Row, Value, changed, head_dim
 from convert.architecture.rope import rope_of
 from convert.errors import UnsupportedError
 from convert.tokenizer import HUNYUAN_TOKENIZER
@@ -47,7 +47,7 @@ def _raised_base(h: Hyperparameters) -> Iterator[Value]:
 HUNYUAN_DENSE: Final = Family(
     hf_names=("HunYuanDenseV1ForCausalLM",),
     arch=MODEL_ARCH.HUNYUAN_DENSE,
-    metadata=(SILU, *changed(COMMON, lambda h: h.replaced(num_experts=None)), Row(_raised_base)),
+    metadata=(*changed(COMMON, lambda h: h.replaced(num_experts=None)), Row(_raised_base)),
     tensors=decoder(partial(gated_block, head_norms=True)),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     left_out=lambda h, name: (

@@ -142,10 +142,6 @@ def _windows(h: Hyperparameters) -> Iterator[Value]:
 
 WINDOWS: Final = Row(_windows)
 NO_SCALING: Final = computed(Keys.Rope.SCALING_TYPE, GGUFValueType.STRING, lambda _: RopeScalingType.NONE.value)
-_ACTIVATION: Final = ("hidden_act", "hidden_activation", "activation_function", "activation")
-SILU: Final = only(_ACTIVATION, ("silu", "swish"))
-RELU2: Final = only(_ACTIVATION, ("relu2",))
-GELU: Final = only(_ACTIVATION, ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"))
 
 
 def head_dim(h: Hyperparameters) -> int:

@@ -9,7 +9,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import decoder, gated_block
 from convert.architecture.family import Facts, Family
-from convert.architecture.metadata import COMMON, F32, SILU, computed, f32, required
+from convert.architecture.metadata import COMMON, F32, computed, f32, required
 from convert.errors import ConfigError
 from convert.tokenizer import SENTENCEPIECE_TOKENIZER
 
@@ -28,7 +28,6 @@ MINICPM: Final = Family(
     hf_names=("MiniCPMForCausalLM",),
     arch=MODEL_ARCH.MINICPM,
     metadata=(
-        SILU,
         *COMMON,
         required(f32(Keys.LLM.EMBEDDING_SCALE, "scale_emb"), "scale_emb"),
         computed(Keys.LLM.RESIDUAL_SCALE, F32, _residual),

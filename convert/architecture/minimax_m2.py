@@ -8,7 +8,7 @@ from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
 
 from convert.architecture.blocks import attention, decoder, experts, norm
 from convert.architecture.family import Facts, Family, Parts, Rule
-from convert.architecture.metadata import COMMON, SILU, U32, computed, head_dim, u32
+from convert.architecture.metadata import COMMON, U32, computed, head_dim, u32
 from convert.architecture.olmo import whole_norms
 from convert.architecture.rope import rope_of
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
@@ -33,10 +33,8 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
 
 def _n_rotated(h: Hyperparameters) -> int:
     """Count what of a head is rotated; transformers 5 saves its share instead."""
-    if h.has("rotary_dim"):
-        return h.size("rotary_dim")
-    part = rope_of(h).number("partial_rotary_factor")
-    return int(head_dim(h) * (1.0 if part is None else part))
+    part, count = rope_of(h).number("partial_rotary_factor"), h.optional_size("rotary_dim")
+    return int(head_dim(h) * (1.0 if part is None else part)) if count is None else count
 
 
 def _gating(h: Hyperparameters) -> int | None:
@@ -48,7 +46,6 @@ MINIMAX_M2: Final = Family(
     hf_names=("MiniMaxM2ForCausalLM",),
     arch=MODEL_ARCH.MINIMAXM2,
     metadata=(
-        SILU,
         *COMMON,
         computed(Keys.LLM.EXPERT_GATING_FUNC, U32, _gating),
         u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "intermediate_size"),

@@ -11,7 +11,7 @@ from gguf import MODEL_ARCH, GGUFValueType, Keys, RopeScalingType
 
 from convert.architecture.blocks import attention, decoder, norm, ungated
 from convert.architecture.family import Facts, Family
-from convert.architecture.metadata import COMMON, F32, RELU2, U32, Row, Value, computed, f32, u32
+from convert.architecture.metadata import COMMON, F32, U32, Row, Value, computed, f32, u32
 from convert.architecture.rope import rope_of
 from convert.errors import UnsupportedError
 from convert.tokenizer import NEMOTRON_TOKENIZER
@@ -51,7 +51,6 @@ NEMOTRON: Final = Family(
     hf_names=("NemotronForCausalLM",),
     arch=MODEL_ARCH.NEMOTRON,
     metadata=(
-        RELU2,
         *COMMON,
         u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),

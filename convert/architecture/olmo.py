@@ -8,7 +8,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, decoder, embeddings, experts, feed_forward, norm, output
 from convert.architecture.family import FUSED_EXPERTS, Facts, Family, Rule, n_layers
-from convert.architecture.metadata import COMMON, F32, SILU, WINDOWS, computed, f32, head_dim, only
+from convert.architecture.metadata import COMMON, F32, WINDOWS, computed, f32, head_dim, only
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ OLMO: Final = Family(
     hf_names=("OlmoForCausalLM", "OLMoForCausalLM"),
     arch=MODEL_ARCH.OLMO,
     metadata=(
-        SILU,
         *COMMON,
         computed(Keys.Attention.LAYERNORM_EPS, F32, lambda _: 1e-5),
         f32(Keys.Attention.CLAMP_KQV, "clip_qkv"),
@@ -69,7 +68,7 @@ OLMO: Final = Family(
 OLMO2: Final = Family(
     hf_names=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
     arch=MODEL_ARCH.OLMO2,
-    metadata=(SILU, *COMMON, WINDOWS),
+    metadata=(*COMMON, WINDOWS),
     tensors=decoder(_norms_behind, needs_output=True),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     tokenizer=BYTE_LEVEL_TOKENIZER,
@@ -78,7 +77,6 @@ OLMOE: Final = Family(
     hf_names=("OlmoeForCausalLM",),
     arch=MODEL_ARCH.OLMOE,
     metadata=(
-        SILU,
         only(("norm_topk_prob",), (False,)),
         only(("clip_qkv",)),
         *COMMON,

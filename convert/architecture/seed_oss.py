@@ -11,7 +11,7 @@ from gguf import MODEL_ARCH
 
 from convert.architecture.blocks import attention, decoder, feed_forward, norm
 from convert.architecture.family import Facts, Family
-from convert.architecture.metadata import COMMON, SILU
+from convert.architecture.metadata import COMMON
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
 SEED_OSS: Final = Family(
     hf_names=("SeedOssForCausalLM",),
     arch=MODEL_ARCH.SEED_OSS,
-    metadata=(SILU, *COMMON),
+    metadata=COMMON,
     tensors=decoder(_block),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     tokenizer=BYTE_LEVEL_TOKENIZER,

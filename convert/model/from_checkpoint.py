@@ -178,7 +178,7 @@ def _metadata(
 
 def _notes(h: Hyperparameters, vocabulary: Vocabulary) -> tuple[str, ...]:
     notes = []
-    if h.rope.get("rope_type") == "dynamic":
+    if h.rope.get("rope_type") == "dynamic" and "alpha" not in h.rope.asked:  # which makes a fixed one of it
         notes.append("dynamic rope scaling has no place in GGUF: the model runs at its original context length")
     if vocabulary.scores and max(vocabulary.scores) <= _NO_SCORE:
         # Parity: the reference has no scores without tokenizer.model, and llama.cpp then merges from the left.
