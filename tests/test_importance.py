@@ -15,6 +15,7 @@ from convert.conversion import plan_quantize
 from convert.errors import CheckpointError, PlanError, UsageError
 from convert.gguf_file import read_gguf
 from convert.importance import Importance, read_importance
+from convert.plan import OutputRequest
 from convert.quant_mix import quantize_options
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def test_importance_that_is_not_finite_is_an_error(value: float, tmp_path: Path)
 def _plan(tmp_path: Path, imatrix: Path, types: str = "q8_0", **words: Any) -> tuple[str, ...]:  # noqa: ANN401
     model = write_small_model(EXPERTS, tmp_path / "model.gguf")
     options = quantize_options(imatrix=imatrix, **words)
-    return plan_quantize(model, tmp_path / "out", types=types, options=options).notes
+    return plan_quantize(model, OutputRequest(tmp_path / "out", types=types, options=options)).notes
 
 
 def test_another_models_importance_is_an_error(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_importance_that_no_tensor_takes_is_told(tmp_path: Path) -> None:
 def test_types_that_need_importance_and_have_none_are_an_error_before_anything_is_written(tmp_path: Path) -> None:
     model = write_small_model(EXPERTS, tmp_path / "model.gguf")
     with pytest.raises(PlanError) as caught:
-        plan_quantize(model, tmp_path / "out", types="q8_0,iq2_xs,q2_k_s")
+        plan_quantize(model, OutputRequest(tmp_path / "out", types="q8_0,iq2_xs,q2_k_s"))
     what = "iq2_xs, q2_k_s cannot be made without the importance of `blk.0.attn_k.weight`"
     assert caught.value.message.startswith(what)
     assert caught.value.hint == (
@@ -167,7 +168,8 @@ def test_the_metadata_says_where_the_importance_is_from(tmp_path: Path) -> None:
     long = tmp_path / f"{'é' * 80}.gguf"
     imatrix = small_imatrix(EXPERTS, long)
     model = write_small_model(EXPERTS, tmp_path / "model.gguf")
-    plan = plan_quantize(model, tmp_path / "out", types="q8_0", options=quantize_options(imatrix=imatrix))
+    asked = OutputRequest(tmp_path / "out", types="q8_0", options=quantize_options(imatrix=imatrix))
+    plan = plan_quantize(model, asked)
     (tmp_path / "header.gguf").write_bytes(plan.outputs[0].header.ljust(plan.outputs[0].nbytes, b"\0"))
     metadata = read_gguf(tmp_path / "header.gguf").metadata
     said = {key.rpartition(".")[2]: value for key, value in metadata.items() if key.startswith("quantize.imatrix.")}

@@ -99,15 +99,16 @@ _HARMLESS: Final = frozenset(
         # what the tensors show themselves: biases, norms of heads, which layers have experts, the length of things
         "attention_bias mlp_bias qkv_bias use_qkv_bias use_bias bias lm_head_bias attention_out_bias "
         "use_attention_bias qk_layernorm use_qk_norm qk_norm decoder_sparse_step mlp_only_layers moe_layer_freq "
-        "num_nextn_predict_layers bias_dropout_fusion skip_bias_add_qkv "
+        "num_nextn_predict_layers bias_dropout_fusion skip_bias_add_qkv no_bias multi_query num_kv_heads "
+        "num_ln_in_parallel_attn learned_pos_emb "
         "num_mtp_layers qk_head_dim ffn_hidden_size mlp_layer_types topk_method original_max_position_embeddings "
         "max_position_embeddings vocab_size_per_layer_input padded_vocab_size intermediate_size hidden_size vocab_size "
         "num_attention_heads num_key_value_heads num_hidden_layers head_dim rope_theta rope_scaling rope_parameters "
         "rms_norm_eps layer_norm_eps layer_norm_epsilon unk_token_id is_causal moe_intermediate_size "
         "num_kv_heads num_ln_in_parallel_attn multi_query learned_pos_emb no_bias full_attn_idxs block_multiple_of "
-        # how transformers computes the same, and heads that it could put on
-        "scale_attention_softmax_in_fp32 reorder_and_upcast_attn summary_activation summary_proj_to_labels "
-        "summary_type summary_use_proj embedding_fraction init_device moe_norm_min "
+        # what other keys are derived from, heads of other tasks, precision and placing of what is computed
+        "summary_activation summary_proj_to_labels summary_type summary_use_proj moe_norm_min "
+        "reorder_and_upcast_attn scale_attention_softmax_in_fp32 embedding_fraction init_device "
         # decided by the window, below
         "layer_types sliding_window use_sliding_window sliding_window_pattern"
     ).split()
