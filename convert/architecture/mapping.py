@@ -88,13 +88,13 @@ def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor
     contradicts the config; CheckpointError for tensors that are no floats.
     """
     listed = list(family.tensors(h, n_tokens))
+    constants = [(rule.name, rule) for rule in listed if isinstance(rule, Constant)]
+    if rope_type(h) == "llama3" and not constants:
+        raise UnsupportedError(f"rope scaling `llama3` in {h.where}: llama.cpp has no factors in a {h.architecture}")
     rules = [rule for rule in listed if isinstance(rule, Rule)]
     sources, reasons = _gather(family, h, tensors, rules)
     rules = [rule for rule in rules if rule.source in sources or rule.required]
     _check_complete(rules, sources, tensors)
-    constants = [(rule.name, rule) for rule in listed if isinstance(rule, Constant)]
-    if rope_type(h) == "llama3" and not constants:
-        raise UnsupportedError(f"rope scaling `llama3` in {h.where}: llama.cpp has no factors in a {h.architecture}")
     made = [(rule.name, _made(rule, sources[rule.source], tensors)) for rule in _in_file_order(rules, sources, tensors)]
     return Mapped(
         (*constants, *made), tuple(f"left out: {count} tensors, {reason}" for reason, count in reasons.items())
