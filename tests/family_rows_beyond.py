@@ -49,6 +49,22 @@ BEYOND: Final[tuple[FamilyRow, ...]] = (
         "Glm4MoeForCausalLM",
         small(**NARROW, **(MIXTURE | {"n_routed_experts": 4}), **NEOX_TOKENS, use_qk_norm=True),
     ),
+    GlmRow(
+        "GLM-4.7-Flash",
+        "latent attention, a layer that predicts several tokens, first_k_dense_replace and scoring_func said",
+        "Glm4MoeLiteForCausalLM",
+        deepseek_v3(**NEOX_TOKENS, n_group=1, num_hidden_layers=3, topk_group=1),
+        saved_config={"first_k_dense_replace": 1, "num_nextn_predict_layers": 1, "scoring_func": "sigmoid"},
+        change_weights=with_next_token_layer,
+        judge_unchanged=True,
+    ),
+    GlmRow(
+        "GLM-4.7-as-saved",
+        "as transformers saves it; tied, rows of 48",
+        "Glm4MoeLiteForCausalLM",
+        deepseek_v3(**NEOX_TOKENS, hidden_size=48, n_group=1, tie_word_embeddings=True, topk_group=1),
+        differs="it does not know the dense layer from mlp_layer_types, nor the sigmoid",
+    ),
     NeoxRow(
         "EXAONE-4.0-1.2B",
         "GQA, tied, Llama 3's scaling",

@@ -25,6 +25,7 @@ from convert.architecture.falcon import FALCON
 from convert.architecture.family import Facts, Family
 from convert.architecture.gemma3 import GEMMA3
 from convert.architecture.glm4 import GLM4, GLM4_MOE
+from convert.architecture.glm4_moe_lite import GLM4_MOE_LITE
 from convert.architecture.gpt2 import GPT2, STARCODER
 from convert.architecture.gpt_neox import GPT_NEOX
 from convert.architecture.granite import GRANITE, GRANITE_MOE
@@ -88,6 +89,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     MPT,
     GLM4,
     GLM4_MOE,
+    GLM4_MOE_LITE,
     EXAONE4,
     ERNIE4_5,
     ERNIE4_5_MOE,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 def _n_dense(h: Hyperparameters) -> int:
     """Count the leading layers without experts."""
-    dense = h.optional_count("first_k_dense_replace")
+    dense, kinds = h.optional_count("first_k_dense_replace"), h.texts("mlp_layer_types")
+    if dense is None and kinds is not None:
+        dense = len(list(takewhile(lambda kind: kind == "dense", kinds)))
     return (0 if n_experts(h) else n_layers(h)) if dense is None else dense
 
 
@@ -42,16 +45,21 @@ def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
     hidden = h.size("hidden_size")
     yield from embeddings(h)
     for layer in range(n_layers(h)):
-        block = f"blk.{layer}"
-        yield from norm(f"{block}.attn_norm", hidden)
-        yield from _latent_attention(h, block)
-        yield from norm(f"{block}.ffn_norm", hidden)
-        if layer < _n_dense(h):
-            yield from feed_forward(hidden, h.size("intermediate_size"), block)
-        else:
-            yield from _experts(h, block)
+        yield from latent_block(h, f"blk.{layer}")
     yield from norm("output_norm", hidden)
     yield from output(h)
+
+
+def latent_block(h: Hyperparameters, block: str) -> Iterator[Rule]:
+    """Yield a block with latent attention, dense or with experts."""
+    hidden = h.size("hidden_size")
+    yield from norm(f"{block}.attn_norm", hidden)
+    yield from _latent_attention(h, block)
+    yield from norm(f"{block}.ffn_norm", hidden)
+    if int(block.removeprefix("blk.")) < _n_dense(h):
+        yield from feed_forward(hidden, h.size("intermediate_size"), block)
+    else:
+        yield from _experts(h, block)
 
 
 def _latent_attention(h: Hyperparameters, block: str) -> Iterator[Rule]:

@@ -6,6 +6,7 @@ The mixture's layers that predict several tokens are written where the checkpoin
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
@@ -53,7 +54,8 @@ def _n_predicting(h: Hyperparameters) -> int:
     return h.optional_count("num_nextn_predict_layers") or 0
 
 
-def _n_blocks(h: Hyperparameters) -> int:
+def n_blocks(h: Hyperparameters) -> int:
+    """Count the blocks with those that predict several tokens."""
     return n_layers(h) + _n_predicting(h)
 
 
@@ -74,14 +76,14 @@ def _mixture_block(h: Hyperparameters, block: str) -> Iterator[Rule]:
 
 def _mixture(h: Hyperparameters, n_tokens: int) -> Iterator[Rule | Constant]:
     yield from decoder(_mixture_block)(h, n_tokens)
-    for layer in range(n_layers(h), _n_blocks(h)):
-        yield from (replace(rule, required=False) for rule in _predicting(h, f"blk.{layer}"))
+    for layer in range(n_layers(h), n_blocks(h)):
+        rules = chain(_mixture_block(h, f"blk.{layer}"), predicting(h, f"blk.{layer}"))
+        yield from (replace(rule, required=False) for rule in rules)
 
 
-def _predicting(h: Hyperparameters, block: str) -> Iterator[Rule]:
-    """Yield a block that predicts the token behind the next one."""
+def predicting(h: Hyperparameters, block: str) -> Iterator[Rule]:
+    """Yield what a block that predicts the token behind the next one has beside the others."""
     hidden, vocabulary = h.size("hidden_size"), (vocabulary_size(h), h.size("hidden_size"))
-    yield from _mixture_block(h, block)
     yield Rule(f"{block}.nextn.eh_proj.weight", (hidden, 2 * hidden))
     yield Rule(f"{block}.nextn.embed_tokens.weight", vocabulary)
     yield Rule(f"{block}.nextn.shared_head_head.weight", vocabulary)
@@ -94,7 +96,7 @@ GLM4_MOE: Final = Family(
     arch=MODEL_ARCH.GLM4_MOE,
     metadata=(
         *COMMON,
-        computed(Keys.LLM.BLOCK_COUNT, U32, _n_blocks),
+        computed(Keys.LLM.BLOCK_COUNT, U32, n_blocks),
         computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated),
         u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size"),
         count(Keys.LLM.EXPERT_SHARED_COUNT, "n_shared_experts"),
@@ -108,5 +110,5 @@ GLM4_MOE: Final = Family(
     facts=GLM4.facts,
     parts=FUSED_EXPERTS,
     tokenizer=GLM4_MOE_TOKENIZER,
-    n_blocks=_n_blocks,
+    n_blocks=n_blocks,
 )

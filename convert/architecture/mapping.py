@@ -150,7 +150,7 @@ def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, i
             name = pattern.sub(new, name)
         member = _MEMBER.search(name)
         if member is None:
-            return name_map.get_name(name, try_suffixes=(".weight", ".bias")) or "", _WHOLE
+            return name_map.get_name(name, try_suffixes=(".weight", ".bias")) or name, _WHOLE  # or GGUF's own, renamed
         stack = f"{name[: member.start()]}{member[1].removesuffix('.norms')}.{name[member.end() :]}"
         return name_map.get_name(stack, try_suffixes=(".weight", ".bias")) or "", int(member[2])
 
