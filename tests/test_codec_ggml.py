@@ -10,7 +10,7 @@ import pytest
 from codec_cases import CASES, GRID_TYPES, IMPORTANCES, QUANTIZED_TYPES, WEIGHTED_TYPES, draw, draw_importance
 from gguf import GGMLQuantizationType
 
-from convert.codec import CODECS, Importance, available_levels, compiled, encode_rows
+from convert.codec import CODECS, Importance, available_levels, compiled, decode_rows, encode_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,14 +131,19 @@ def test_a_million_weights_of_each_spread_give_the_bytes_of_ggml(
 
 
 @pytest.mark.parametrize("tensor_type", [*QUANTIZED_TYPES, *GRID_TYPES], ids=lambda kind: kind.name)
-def test_any_bytes_decode_to_what_ggml_makes_of_them(tensor_type: GGMLQuantizationType, libggml_base: Path) -> None:
+def test_every_level_decodes_as_ggml_does(
+    tensor_type: GGMLQuantizationType, libggml_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any bytes are blocks: scales may be infinite, or not even numbers."""
     codec = CODECS[tensor_type]
-    blocks = np.random.default_rng(17).integers(0, 256, (1, 200 * codec.type_size), dtype=np.uint8)
-    name = tensor_type.name.lower().replace("_k", "_K")
-    function = getattr(ctypes.CDLL(str(libggml_base)), f"dequantize_row_{name}")
+    blocks = np.random.default_rng(5).integers(0, 256, (400, 3 * codec.type_size), np.uint8)
+    function = getattr(ctypes.CDLL(str(libggml_base)), f"dequantize_row_{tensor_type.name.lower().replace('_k', '_K')}")
     function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64), None
-    wanted = np.zeros(200 * codec.block_size, np.float32)
+    wanted = np.empty((400, 3 * codec.block_size), np.float32)
     function(blocks.ctypes.data, wanted.ctypes.data, wanted.size)
-    got = codec.decode(blocks).reshape(-1)
-    assert np.array_equal(np.isnan(got), np.isnan(wanted))
-    assert np.array_equal(got.view(np.uint32)[~np.isnan(got)], wanted.view(np.uint32)[~np.isnan(got)])
+    for level in available_levels():
+        monkeypatch.setenv(compiled.LEVEL_VARIABLE, level)
+        got = decode_rows(blocks, tensor_type)
+        numbers = ~np.isnan(wanted)
+        assert np.array_equal(np.isnan(got), ~numbers), level
+        assert np.array_equal(got.view(np.uint32)[numbers], wanted.view(np.uint32)[numbers]), level

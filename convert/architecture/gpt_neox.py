@@ -8,7 +8,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import decoder, fused_block, one_after_the_other
 from convert.architecture.family import Facts, Family, n_layers
-from convert.architecture.metadata import BOOL, GELU, U32, Row, computed, f32, only, u32
+from convert.architecture.metadata import BOOL, U32, Row, computed, f32, only, u32
 from convert.architecture.rope import rope_beyond_defaults, rope_of
 from convert.errors import ConfigError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
@@ -34,15 +34,14 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
 
 def _n_rotated(h: Hyperparameters) -> int:
     """Count what of a head is rotated; transformers 5 has moved the key, and the reference does not find it."""
-    part = h.number("rotary_pct") if h.has("rotary_pct") else rope_of(h).number("partial_rotary_factor")
-    return int((0.25 if part is None else part) * _head(h))
+    parts = (h.number("rotary_pct"), rope_of(h).number("partial_rotary_factor"), 0.25)
+    return int(next(part for part in parts if part is not None) * _head(h))
 
 
 GPT_NEOX: Final = Family(
     hf_names=("GPTNeoXForCausalLM",),
     arch=MODEL_ARCH.GPTNEOX,
     metadata=(
-        GELU,
         only(("attention_bias",), (True,)),
         u32(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings"),
         u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size"),

@@ -62,6 +62,17 @@ class EncodeRequest(ctypes.Structure):
     )
 
 
+class DecodeRequest(ctypes.Structure):
+    """kernels.h, decode_request."""
+
+    _fields_ = (
+        ("blocks", ctypes.c_void_p),
+        ("n_blocks", ctypes.c_int64),
+        ("type", ctypes.c_int32),
+        ("out", ctypes.c_void_p),
+    )
+
+
 class Decode4BitRequest(ctypes.Structure):
     """kernels.h, decode_4bit_request."""
 
@@ -111,11 +122,18 @@ class Kernels:
                 return
             yield facts
 
+    def decode(self, level: str, request: DecodeRequest) -> bool:
+        """Carry out the request, without the interpreter's lock; False if the library does not decode the type."""
+        answer = self.library.convert_kernels_decode(level.encode(), ctypes.byref(request))
+        _require_level(level, answer == _UNKNOWN_LEVEL)
+        return bool(answer == 0)
+
     def decode_4bit(self, level: str, request: Decode4BitRequest) -> None:
         """Carry out the request, without the interpreter's lock."""
         _require_level(level, self.library.convert_kernels_decode_4bit(level.encode(), ctypes.byref(request)))
 
 
+_UNKNOWN_LEVEL: Final = 1
 _GIVING: Final = threading.Lock()
 
 
@@ -133,6 +151,7 @@ _FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "codec": (ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(CodecFacts)),
     "encode": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(EncodeRequest)),
     "set_grid": (ctypes.c_int32, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32),
+    "decode": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(DecodeRequest)),
     "decode_4bit": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(Decode4BitRequest)),
 }
 

@@ -58,6 +58,13 @@ typedef struct {
 } encode_request;
 
 typedef struct {
+    const uint8_t *blocks; /* of any alignment */
+    int64_t n_blocks;
+    int32_t type;
+    float *out;
+} decode_request;
+
+typedef struct {
     const uint8_t *packed;   /* two weights a byte, the high nibble first */
     const float *code;       /* 16 numbers */
     const float *absmax;     /* one scale a block, from the block of the first weight on */
@@ -79,6 +86,9 @@ typedef struct {
 
 typedef void encode_function(encode_request *);
 
+/* 1 if the library does not decode the type. */
+typedef int32_t decode_function(const decode_request *);
+
 typedef void decode_4bit_function(const decode_4bit_request *);
 
 /* The index-th row of the table of types: 1, or 0 after the last. */
@@ -90,6 +100,7 @@ typedef int32_t set_grid_function(int32_t type, const uint16_t *points, int32_t 
 
 #define DECLARE_LEVEL(level)                                                                                           \
     encode_function encode_##level;                                                                                    \
+    decode_function decode_##level;                                                                                    \
     decode_4bit_function decode_4bit_##level;                                                                          \
     codec_facts_function codec_facts_##level;                                                                          \
     set_grid_function set_grid_##level;
