@@ -227,7 +227,7 @@ def test_on_a_terminal_a_build_is_offered(answer: bool, tmp_path: Path, monkeypa
     for name in ("stdin", "stderr"):
         monkeypatch.setattr(sys, name, _Terminal())
     with nullcontext() if answer else pytest.raises(click.Abort):
-        assert llama_cpp_commands._program("completion", tmp_path) == build.programs["completion"]
+        assert llama_cpp_commands.find_or_build("completion", tmp_path) == build.programs["completion"]
     assert "`convert build-llamacpp --dir" in asked[0]
 
 

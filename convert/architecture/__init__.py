@@ -9,31 +9,48 @@ blocks: rules that families share. rope: what configs say of rotary embedding. A
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH_NAMES
 
+from convert.architecture.apertus import APERTUS
+from convert.architecture.arcee import ARCEE
 from convert.architecture.bloom import BLOOM
 from convert.architecture.cohere import COHERE, COHERE2
 from convert.architecture.config_keys import check_keys
-from convert.architecture.deepseek_v3 import DEEPSEEK_V3
+from convert.architecture.deepseek_v3 import DEEPSEEK_V2, DEEPSEEK_V3
+from convert.architecture.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
+from convert.architecture.exaone4 import EXAONE4
 from convert.architecture.falcon import FALCON
 from convert.architecture.family import Facts, Family
 from convert.architecture.gemma3 import GEMMA3
+from convert.architecture.glm4 import GLM4, GLM4_MOE
+from convert.architecture.glm4_moe_lite import GLM4_MOE_LITE
 from convert.architecture.gpt2 import GPT2, STARCODER
 from convert.architecture.gpt_neox import GPT_NEOX
 from convert.architecture.granite import GRANITE, GRANITE_MOE
-from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
+from convert.architecture.hunyuan import HUNYUAN_DENSE
+from convert.architecture.hyperparameters import Fields, Hyperparameters, architectures, read_hyperparameters
+from convert.architecture.lfm2 import LFM2, LFM2_MOE
 from convert.architecture.llama import LLAMA
 from convert.architecture.mapping import Mapped, have_place, map_tensors, plain_names
 from convert.architecture.metadata import metadata_of
+from convert.architecture.minicpm import MINICPM
+from convert.architecture.minimax_m2 import MINIMAX_M2
 from convert.architecture.mpt import MPT
+from convert.architecture.nemotron import NEMOTRON
+from convert.architecture.numbers_of_layers import take_numbers
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
+from convert.architecture.own_names import OwnNames, own_names
 from convert.architecture.qwen3_moe import QWEN3_MOE
+from convert.architecture.seed_oss import SEED_OSS
 from convert.architecture.smollm3 import SMOLLM3
 from convert.architecture.stablelm import STABLELM
 from convert.architecture.starcoder2 import STARCODER2
 from convert.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "FAMILIES",
@@ -42,15 +59,19 @@ __all__ = [
     "Fields",
     "Hyperparameters",
     "Mapped",
+    "OwnNames",
     "check_keys",
     "facts_of",
+    "family_of",
     "find_family",
     "have_place",
     "is_known",
     "map_tensors",
     "metadata_of",
+    "own_names",
     "plain_names",
     "read_hyperparameters",
+    "take_numbers",
 ]
 
 FAMILIES: Final[tuple[Family, ...]] = (
@@ -74,7 +95,35 @@ FAMILIES: Final[tuple[Family, ...]] = (
     GPT_NEOX,
     FALCON,
     MPT,
+    GLM4,
+    GLM4_MOE,
+    GLM4_MOE_LITE,
+    EXAONE4,
+    ERNIE4_5,
+    ERNIE4_5_MOE,
+    NEMOTRON,
+    ARCEE,
+    SEED_OSS,
+    DEEPSEEK_V2,
+    MINIMAX_M2,
+    LFM2,
+    LFM2_MOE,
+    HUNYUAN_DENSE,
+    MINICPM,
+    APERTUS,
 )
+
+
+def family_of(config: Mapping[str, Any], *, where: str) -> Family:
+    """Find the family of a config, before anything else of it is read.
+
+    Raises UnsupportedError for a class that no family has, also where its text model alone would be of one.
+    """
+    text, outer = architectures(config, where)
+    if outer is not None and outer != text and not any(outer in family.hf_names for family in FAMILIES):
+        hint = f"its text model is a `{text}`: save that alone" if any(text in f.hf_names for f in FAMILIES) else None
+        raise UnsupportedError(f"unsupported architecture `{outer}`", hint=hint)
+    return find_family(text)
 
 
 def find_family(name: str) -> Family:

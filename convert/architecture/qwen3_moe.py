@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, embeddings, experts, norm, output
-from convert.architecture.family import Facts, Family, Parts, Rule, n_layers
+from convert.architecture.family import FUSED_EXPERTS, Facts, Family, Rule, n_layers
 from convert.architecture.metadata import COMMON, u32
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from convert.architecture.hyperparameters import Hyperparameters
-
-_EXPERTS: Final = r"(model\.layers\.\d+\.mlp\.experts)"
 
 
 def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
@@ -43,9 +41,6 @@ QWEN3_MOE: Final = Family(
     ),
     tensors=_tensors,
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
-    parts=(
-        Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
-        Parts(rf"{_EXPERTS}\.down_proj", (r"\1.down_proj.weight",)),
-    ),
+    parts=FUSED_EXPERTS,
     tokenizer=BYTE_LEVEL_TOKENIZER,
 )

@@ -51,7 +51,9 @@ _DEQUANTIZE: Final[Mapping[Remedy, str]] = {
     Remedy.NAME_DIRECTORY: "name a directory",
     Remedy.MORE_ROOM: "make room, or choose another directory",
 }
-ALL_WORDS: Final = (GGUF_WORDS, _DEQUANTIZE)
+_IMATRIX: Final[Mapping[Remedy, str]] = {**GGUF_WORDS, Remedy.OTHER_PLACE: "choose another file with -o"}
+_OF_COMMAND: Final = {"dequantize": _DEQUANTIZE, "imatrix": _IMATRIX}
+ALL_WORDS: Final = (GGUF_WORDS, *_OF_COMMAND.values())
 
 
 class HintingGroup(click.Group):
@@ -62,5 +64,5 @@ class HintingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ConvertError as error:
-            error.words = _DEQUANTIZE if ctx.invoked_subcommand == "dequantize" else GGUF_WORDS
+            error.words = _OF_COMMAND.get(ctx.invoked_subcommand or "", GGUF_WORDS)
             raise

@@ -105,11 +105,11 @@ def run_gguf(
         raise click.UsageError("what to continue is missing: -p TEXT", ctx=click.get_current_context())
     require_whole(read_gguf(gguf), first_is_enough=True)  # what is wrong is better said here than in llama.cpp's lines
     if server:
-        program = _program("server", directory)
+        program = find_or_build("server", directory)
         click.echo(f"serving on http://127.0.0.1:{port}, to this machine alone; Ctrl-C ends it", err=True)
         command = server_command(program, gguf, port=port, flags=flags)
     else:
-        command = completion_command(_program("completion", directory), gguf, **sampling, flags=flags)
+        command = completion_command(find_or_build("completion", directory), gguf, **sampling, flags=flags)
     if not run_attached(command, show_stderr=verbose or server):
         raise KeyboardInterrupt
 
@@ -133,11 +133,11 @@ def doctor(as_json: bool, directory: Path | None) -> None:
 def _build(**options: Any) -> Build:
     from convert.llama_cpp import build_llamacpp as build  # noqa: PLC0415
 
-    with _reporter() as reporter:
+    with telling() as reporter:
         return build(**options, reporter=reporter)
 
 
-def _program(role: str, directory: Path | None) -> Path:
+def find_or_build(role: str, directory: Path | None) -> Path:
     """Find the program, or offer to build it; asks only where someone can answer."""
     from convert.errors import ToolchainError  # noqa: PLC0415
     from convert.llama_cpp import find_program  # noqa: PLC0415
@@ -178,7 +178,8 @@ class _Telling:
 
 
 @contextmanager
-def _reporter() -> Iterator[_Telling]:
+def telling() -> Iterator[_Telling]:
+    """Tell on stderr what a long job does."""
     from rich import progress  # noqa: PLC0415
 
     from convert.terminal.look import stderr  # noqa: PLC0415
@@ -294,7 +295,7 @@ def quantize_by_llama_cpp(
         for path in outputs.values():
             click.echo(f"{path}, by {program}")
         return
-    with _reporter() as telling:
+    with telling() as told:
         for path in quantize_with_llama_cpp(
             program,
             source,
@@ -303,6 +304,6 @@ def quantize_by_llama_cpp(
             flags=flags,
             jobs=jobs,
             force=force,
-            reporter=telling,
+            reporter=told,
         ):
-            telling.say(f"{path}  {path.stat().st_size} bytes")
+            told.say(f"{path}  {path.stat().st_size} bytes")

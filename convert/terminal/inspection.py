@@ -28,7 +28,7 @@ def show_inspection(inspection: Inspection, *, with_tensors: bool) -> None:
         show_pairs(console, ((key, _one_line(value)) for key, value in inspection.metadata.items()), before="  ")
     if with_tensors:
         console.print()
-        _show_tensors(console, inspection)
+        (_show_importance if inspection.importance else _show_tensors)(console, inspection)
 
 
 def _summary(inspection: Inspection) -> Iterator[tuple[str, str]]:
@@ -41,6 +41,16 @@ def _summary(inspection: Inspection) -> Iterator[tuple[str, str]]:
         yield "note", note
     if inspection.problem:
         yield "cannot be converted", inspection.problem
+
+
+def _show_importance(console: Console, inspection: Inspection) -> None:
+    rows = []
+    for row in inspection.importance:
+        seen = f"{row.n_experts - row.n_unseen} of {row.n_experts}" if row.n_experts > 1 else ""
+        numbers = (f"{row.mean:.4g}", f"{row.highest:.4g}", f"{row.active:.1%}")
+        rows.append([f"  {row.name}", str(row.n_values), str(row.count), seen, *numbers])
+    heads = [counted(len(rows), "tensor"), "columns", "used", "experts seen", "mean", "highest", "active"]
+    show_table(console, heads, rows)
 
 
 def _show_tensors(console: Console, inspection: Inspection) -> None:
