@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from codec_cases import CASES, IMPORTANCES, QUANTIZED_TYPES, WEIGHTED_TYPES, draw, draw_importance
+from codec_cases import CASES, GRID_TYPES, IMPORTANCES, QUANTIZED_TYPES, WEIGHTED_TYPES, draw, draw_importance
 from gguf import GGMLQuantizationType
 
 from convert.codec import CODECS, Importance, available_levels, compiled, decode_rows, encode_rows
@@ -85,7 +85,7 @@ def test_every_level_gives_the_bytes_of_ggml_with_importance(
         assert not wrong, level
 
 
-@pytest.mark.parametrize("tensor_type", WEIGHTED_TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("tensor_type", [*WEIGHTED_TYPES, *GRID_TYPES], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("level", available_levels())
 def test_each_expert_has_its_own_importance_however_the_tensor_is_cut(
     level: str, tensor_type: GGMLQuantizationType, libggml_base: Path, monkeypatch: pytest.MonkeyPatch
@@ -130,7 +130,7 @@ def test_a_million_weights_of_each_spread_give_the_bytes_of_ggml(
     assert np.array_equal(out, ggml_bytes(libggml_base, half.astype(np.float32).reshape(-1, 4096), tensor_type))
 
 
-@pytest.mark.parametrize("tensor_type", QUANTIZED_TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("tensor_type", [*QUANTIZED_TYPES, *GRID_TYPES], ids=lambda kind: kind.name)
 def test_every_level_decodes_as_ggml_does(
     tensor_type: GGMLQuantizationType, libggml_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

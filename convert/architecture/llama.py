@@ -50,7 +50,7 @@ LLAMA_ROWS: Final = (
 )
 
 LLAMA: Final = Family(
-    hf_names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
+    hf_names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "LlamaModel"),
     arch=MODEL_ARCH.LLAMA,
     metadata=LLAMA_ROWS,
     tensors=decoder(_block),

@@ -141,6 +141,9 @@ def _windows(h: Hyperparameters) -> Iterator[Value]:
 
 
 WINDOWS: Final = Row(_windows)
+ACTIVATION: Final = ("hidden_act", "hidden_activation", "activation_function", "activation")
+SILU: Final = only(ACTIVATION, ("silu", "swish"))
+GELU: Final = only(ACTIVATION, ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"))
 NO_SCALING: Final = computed(Keys.Rope.SCALING_TYPE, GGUFValueType.STRING, lambda _: RopeScalingType.NONE.value)
 
 

@@ -9,7 +9,10 @@
 #include "kernels.h"
 #include "lanes.h"
 
-#define CODECS(ROW) ROW(q4_0) ROW(q4_1) ROW(q5_0) ROW(q5_1) ROW(q8_0) ROW(q2_k) ROW(q3_k) ROW(q4_k) ROW(q5_k) ROW(q6_k)
+#define CODECS(ROW)                                                                                                    \
+    ROW(q4_0) ROW(q4_1) ROW(q5_0) ROW(q5_1) ROW(q8_0) ROW(q2_k) ROW(q3_k) ROW(q4_k) ROW(q5_k) ROW(q6_k)                \
+    ROW(mxfp4) ROW(nvfp4) ROW(tq1_0) ROW(tq2_0) ROW(q1_0) ROW(q2_0)                                                    \
+    ROW(iq4_nl) ROW(iq4_xs) ROW(iq3_xxs) ROW(iq3_s) ROW(iq2_xxs) ROW(iq2_xs) ROW(iq2_s) ROW(iq1_s) ROW(iq1_m)
 
 #define TINY 1e-15f /* GROUP_MAX_EPS: what is below counts as nothing */
 
