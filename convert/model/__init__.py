@@ -7,6 +7,7 @@
     request           which model is meant: a path, adapters to merge, a tokenizer's splitting
     from_checkpoint   a directory, decoded, merged and mapped by its family
     from_gguf         a file as it is
+    left_out          what of a checkpoint is in none of the tensors, and why
 
 No weight is read here.
 """
@@ -14,14 +15,17 @@ No weight is read here.
 from convert.model.from_checkpoint import Model, gguf_model, open_model
 from convert.model.from_gguf import read_gguf_model
 from convert.model.gguf_model import GGUFModel, float_values, tensor_type
+from convert.model.left_out import LeftOut, left_out
 from convert.model.request import ModelRequest
 
 __all__ = [
     "GGUFModel",
+    "LeftOut",
     "Model",
     "ModelRequest",
     "float_values",
     "gguf_model",
+    "left_out",
     "open_model",
     "read_gguf_model",
     "tensor_type",

@@ -21,7 +21,9 @@ from convert.authorship import write_authorship
 from convert.checkpoint import open_checkpoint
 from convert.checkpoint.packed import model_tensors
 from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
+from convert.checkpoint.views import leaves
 from convert.model.gguf_model import GGUFModel
+from convert.model.left_out import left_out
 from convert.tokenizer import Vocabulary, read_vocabulary, vocabulary_metadata
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from convert.gguf_file import Entry
     from convert.model.request import ModelRequest
 
+NATIVE: Final = "native"
 _NO_SCORE: Final = -1000.0  # what LlamaHfVocab gives every token
 
 
@@ -106,7 +109,13 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         tensors=mapped.tensors,
         alignment=ALIGNMENT,
         through=GGMLQuantizationType.F16,
-        notes=model.notes + mapped.notes + _notes(h, vocabulary),
+        notes=model.notes + _notes(h, vocabulary),
+        definition=NATIVE,
+        left_out=left_out(
+            model.tensors,
+            {leaf.name for _, tensor in mapped.tensors for leaf in leaves(tensor)},
+            lambda name: model.family.left_out(h, name),
+        ),
     )
 
 

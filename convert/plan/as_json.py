@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def plan_as_json(plan: Plan) -> str:
         "n_parameters": plan.n_parameters,
         "source_nbytes": plan.source_nbytes,
         "nbytes": plan.nbytes,
+        "definition": plan.definition,
         "notes": plan.notes,
+        "left_out": [asdict(left_out) for left_out in plan.left_out],
         "outputs": outputs,
     }
     return json.dumps(document, indent=2)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from convert.checkpoint import Tensor
     from convert.gguf_file import TensorInfo
+    from convert.model import LeftOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,15 @@ class Target:
 class Task:
     """Read one tensor once, and write it in every type that any output wants.
 
-    name: in the outputs. type: of the values that the tensor gives.
+    name: in the outputs. type: of the values that the tensor gives. through: quantized targets are made from the values
+    as this type holds them, as the reference's are; None: as read.
     """
 
     name: str
     tensor: Tensor
     type: GGMLQuantizationType
     targets: tuple[Target, ...]
+    through: GGMLQuantizationType | None = None
 
 
 class FileKind(Enum):
@@ -76,8 +79,7 @@ class Plan:
     """The whole work.
 
     source: the checkpoint directory or the GGUF file. source_nbytes: of the tensors that are read.
-    through: quantized tensors are made from the values as this type holds them, as the reference's are; None: as read.
-    notes: what a user should know before the work starts.
+    notes: what a user should know before the work starts. definition, left_out: see GGUFModel.
     """
 
     source: Path
@@ -86,8 +88,9 @@ class Plan:
     source_nbytes: int
     outputs: tuple[Output, ...]
     tasks: tuple[Task, ...]
-    through: GGMLQuantizationType | None = None
     notes: tuple[str, ...] = ()
+    definition: str = ""
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -50,25 +50,37 @@ class FileContent:
 def file_content(model: GGUFModel, wanted: FileType) -> FileContent:
     """Say what a model's file of a type holds."""
     tensors = [TensorToType(name, tensor.shape, tensor_type(tensor)) for name, tensor in model.tensors]
+    if wanted.name in model.converted:
+        return _as_converted(tensors, model, wanted)
     if model.through is None:
         return _as_quantized(tensors, model, wanted)
     if not wanted.is_quantized:
         return _as_converted(tensors, model, wanted)
-    float_type = FILE_TYPES[model.through.name]
-    choices = choose_float_types(tensors, float_type)
+    choices = _float_choices(tensors, model, FILE_TYPES[model.through.name])
     floats = [replace(tensor, type=choice.type) for tensor, choice in zip(tensors, choices, strict=True)]
     return _as_quantized(floats, model, wanted)
 
 
 def _as_converted(tensors: Sequence[TensorToType], model: GGUFModel, wanted: FileType) -> FileContent:
     """Keep the order, and fill in the file type where it stands, as the converter does."""
-    choices = choose_float_types(tensors, wanted)
+    choices = _float_choices(tensors, model, wanted)
     planned = (
         PlannedTensor(tensor.name, tensor.shape, choice) for tensor, choice in zip(tensors, choices, strict=True)
     )
     declared = _file_type_entry(wanted)
     metadata = (declared if entry[0].key == Keys.General.FILE_TYPE else entry for entry in model.metadata)
     return FileContent(tuple(metadata), tuple(planned))
+
+
+def _float_choices(tensors: Sequence[TensorToType], model: GGUFModel, wanted: FileType) -> list[TypeChoice]:
+    """Choose types as the converter does: as its definition of this model has said, or by our rules."""
+    said = model.converted.get(wanted.name)
+    if said is None:
+        return choose_float_types(tensors, wanted)
+    reason = "by llama.cpp's definition"
+    return [
+        TypeChoice(said[tensor.name], None if said[tensor.name] is wanted.type else reason) for tensor in tensors
+    ]
 
 
 def _as_quantized(tensors: Sequence[TensorToType], model: GGUFModel, wanted: FileType) -> FileContent:

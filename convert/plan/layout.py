@@ -38,8 +38,9 @@ def plan(model: GGUFModel, outputs: Mapping[FileType, Path]) -> Plan:
         source_nbytes=model.source_nbytes,
         outputs=planned,
         tasks=_tasks(model, planned),
-        through=model.through,
         notes=model.notes,
+        definition=model.definition,
+        left_out=model.left_out,
     )
 
 
@@ -68,6 +69,7 @@ def _tasks(model: GGUFModel, outputs: Sequence[Output]) -> tuple[Task, ...]:
             tensor,
             tensor_type(tensor),
             tuple(Target(encoded, tuple(places)) for encoded, places in gathered[name].items()),
+            model.through,
         )
         for name, tensor in model.tensors
     )

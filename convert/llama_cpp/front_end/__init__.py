@@ -1,0 +1,9 @@
+"""llama.cpp's conversion package as a front end: every architecture that it knows, in one read, byte for byte.
+
+    MODEL ── prepared ──▶ our reader's tensors ──┐
+                                                 ├──▶ worker: upstream's own code, in a process of its own
+    a source tree ── tree ───────────────────────┘        │ plan: metadata, tensors, what each is made of
+                                                          ▼
+                  GGUFModel ◀── gguf_model ── recognised: views of our reader, which stream
+                                          └── computed: asked for whole, one at a time
+"""

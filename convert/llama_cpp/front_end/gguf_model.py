@@ -1,0 +1,114 @@
+"""What llama.cpp's definitions answer, as a GGUFModel: views of our reader where that is all, else computed tensors."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gguf import GGMLQuantizationType, Keys
+
+from convert.checkpoint import StoredType
+from convert.gguf_file.cursor import Cursor
+from convert.gguf_file.key_values import decode_key_value
+from convert.llama_cpp.front_end.computed import Computed
+from convert.llama_cpp.front_end.memory import Memory, check_memory
+from convert.llama_cpp.front_end.prepared import prepare
+from convert.llama_cpp.front_end.recognised import view_of
+from convert.llama_cpp.front_end.request import Part, Wanted
+from convert.llama_cpp.front_end.session import Session
+from convert.model import GGUFModel, left_out
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from convert.checkpoint import Checkpoint, Tensor
+    from convert.gguf_file import Entry
+    from convert.llama_cpp.front_end.prepared import Prepared
+    from convert.llama_cpp.front_end.session import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Through:
+    """A model through llama.cpp's definitions.
+
+    whole: of every tensor the other process's own values, by name; most of the model's tensors are views instead.
+    """
+
+    model: GGUFModel
+    whole: Mapping[str, Computed]
+    memory: Memory
+
+
+def model_through(wanted: Wanted, checkpoint: Checkpoint | None = None) -> Through:
+    """Have a model planned by llama.cpp's definitions.
+
+    checkpoint: the model's, where it has been opened already.
+    Raises CheckpointError, UnsupportedError or PlanError for the model, ToolchainError for the process.
+    """
+    prepared = prepare(wanted.model, checkpoint)
+    session = Session(wanted)
+    answer = session.plan(prepared)
+    described = answer.header["tensors"]
+    whole = [_computed(index, each, prepared.tensors, session) for index, each in enumerate(described)]
+    memory = Memory.of(described, answer.header["kept_nbytes"])
+    check_memory(memory, wanted.definition.max_nbytes)
+    tensors = [_tensor(each, computed, prepared.tensors) for each, computed in zip(described, whole, strict=True)]
+    is_text = wanted.part is Part.TEXT
+    model = GGUFModel(
+        source=prepared.checkpoint.directory,
+        architecture=answer.header["architecture"],
+        metadata=_metadata(prepared, answer),
+        tensors=tuple((tensor["name"], view) for tensor, view in zip(described, tensors, strict=True)),
+        alignment=answer.header["alignment"],
+        through=GGMLQuantizationType.F16 if is_text else None,
+        notes=(*prepared.notes, *answer.header["notes"], *memory.notes),
+        definition=f"llama.cpp {wanted.definition.commit}",
+        left_out=_left_out(prepared, answer) if is_text else (),
+        converted=_converted(answer.header["types"]),
+    )
+    return Through(model, {computed.name: computed for computed in whole}, memory)
+
+
+def _computed(index: int, described: Mapping[str, Any], tensors: Mapping[str, Tensor], session: Session) -> Computed:
+    dtype = described["dtype"]
+    return Computed(
+        name=described["name"],
+        shape=tuple(described["shape"]),
+        dtype=StoredType(dtype) if dtype in StoredType.__members__ else GGMLQuantizationType[dtype],
+        nbytes=sum(tensors[name].nbytes for name in described["stored"]),
+        index=index,
+        session=session,
+    )
+
+
+def _tensor(described: Mapping[str, Any], computed: Computed, tensors: Mapping[str, Tensor]) -> Tensor:
+    if described["made_of"] is None:
+        return computed
+    view = view_of(described["made_of"], computed.name, tensors)
+    assert view.shape == computed.shape, f"`{view.name}` is {view.shape}, wanted {computed.shape}"  # noqa: S101
+    return view
+
+
+def _metadata(prepared: Prepared, answer: Answer) -> tuple[Entry, ...]:
+    """Decode the entries; a file type that is not the one that was asked for is what the definition insists on."""
+    cursor = Cursor(prepared.checkpoint.directory, io.BytesIO(answer.entries), len(answer.entries))
+    entries = []
+    for _ in range(answer.header["n_entries"]):
+        start = cursor.position
+        entry = decode_key_value(cursor)
+        entries.append((entry, cursor.since(start)))
+    return tuple(entries)
+
+
+def _converted(types: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, GGMLQuantizationType]]:
+    return {
+        kind: {name: GGMLQuantizationType[tensor_type] for name, tensor_type in tensors.items()}
+        for kind, tensors in types.items()
+    }
+
+
+def _left_out(prepared: Prepared, answer: Answer) -> Sequence[Any]:
+    header = answer.header
+    used = {name for tensor in header["tensors"] for name in tensor["stored"]} | set(header["loaded"])
+    return left_out(prepared.tensors, used, other_files=header["other_models"])
