@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from checkpoint_configs import ABSENT
+from family_checkpoints_more import MORE_ROWS
 from family_making import (
     SCORING,
     YARN,
@@ -338,8 +339,9 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
     ),
 )
 
-FAMILY_CHECKPOINTS: Final[Mapping[str, FamilyRow]] = {row.name: row for row in ROWS}
-assert len(FAMILY_CHECKPOINTS) == len(ROWS), "two rows have one name"
+ALL_ROWS: Final = (*ROWS, *MORE_ROWS)
+FAMILY_CHECKPOINTS: Final[Mapping[str, FamilyRow]] = {row.name: row for row in ALL_ROWS}
+assert len(FAMILY_CHECKPOINTS) == len(ALL_ROWS), "two rows have one name"
 
 
 def main() -> None:

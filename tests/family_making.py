@@ -39,6 +39,7 @@ class FamilyRow:
     state_dict: the weights are `model.state_dict()` as `torch.save` leaves it, not what `save_pretrained` writes.
     judge_unchanged: transformers computes the row as it is without `change_weights`, with which it does not load it.
     refused_by_reference: why the reference converter makes no file of it; None where it does.
+    only_ours: the same, of a row that we make a file of; its logits are its judge.
     differs: why the reference's file is wrong, and ours another; None where they are the same.
     only_float: why llama-quantize does not take the reference's file; None where it does.
     not_run: why llama.cpp does not compute of the reference's file what transformers does; None where it does.
@@ -57,6 +58,7 @@ class FamilyRow:
     judge_unchanged: bool = False
     shared: bool = False
     refused_by_reference: str | None = None
+    only_ours: str | None = None
     differs: str | None = None
     only_float: str | None = None
     not_run: str | None = None

@@ -7,6 +7,7 @@ can fail is shown too: on files of checkpoints in which one thing is wrong, such
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import warnings
 from dataclasses import dataclass, replace
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 RUN: Final = [row.name for row in FAMILY_CHECKPOINTS.values() if not (row.not_run or row.refused_by_reference)]
 MOST_NATS: Final = 1e-3
 LEAST_SAME_TOP: Final = 0.99
-NOT_LOADED: Final = ("gemma-3-padded-vocabulary",)  # the reference's files, where ours differ
+# The reference's files where ours differ, and the tensor that llama.cpp misses or finds wrong.
+NOT_LOADED: Final = {"gemma-3-padded-vocabulary": "token_embd.weight", "OLMo-2-narrow": "output.weight"}
 N_CTX: Final = 128  # more than Gemma's window of 24, in the half that is judged
 N_WINDOWS: Final = 4
 
@@ -149,7 +151,7 @@ def test_where_our_file_differs_the_references_computes_something_else(
     (result,) = llama_cpp.convert(reference.source, [(write_family_checkpoint(name, tmp_path), file)])
     assert result.error is None
     if name in NOT_LOADED:
-        with pytest.raises(AssertionError, match=r"token_embd\.weight"):
+        with pytest.raises(AssertionError, match=re.escape(NOT_LOADED[name])):
             judge.measure(file, name)
         return
     nats, _ = judge.measure(file, name)

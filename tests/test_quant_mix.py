@@ -16,40 +16,44 @@ from convert.quant_mix import (
     ggml_n_dims,
 )
 
-UNTIED = ModelFacts("llama", 0, tied_embeddings=False)
-TIED = ModelFacts("llama", 0, tied_embeddings=True)
-EIGHT = ModelFacts("llama", 8, tied_embeddings=False)
-FALCON = ModelFacts("falcon", 0, tied_embeddings=False)
+LLAMA = ModelFacts("llama", n_layers=1)
+EIGHT = ModelFacts("llama", n_layers=1, n_experts=8)
+FALCON = ModelFacts("falcon", n_layers=1)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "wanted", "facts", "chosen"),
     [
-        ("blk.0.ffn_up.weight", (512, 256), "Q4_0", UNTIED, T.Q4_0),
-        ("output.weight", (320, 256), "Q4_0", UNTIED, T.Q6_K),
-        ("output.weight", (320, 256), "Q8_0", UNTIED, T.Q8_0),
-        ("output.weight", (320, 96), "Q5_1", UNTIED, T.Q8_0),
-        ("output.weight", (320, 48), "Q5_1", UNTIED, T.F16),
+        ("blk.0.ffn_up.weight", (512, 256), "Q4_0", LLAMA, T.Q4_0),
+        ("output.weight", (320, 256), "Q4_0", LLAMA, T.Q6_K),
+        ("output.weight", (320, 256), "Q8_0", LLAMA, T.Q8_0),
+        ("output.weight", (320, 96), "Q5_1", LLAMA, T.Q8_0),
+        ("output.weight", (320, 48), "Q5_1", LLAMA, T.F16),
         ("output.weight", (320, 256), "Q4_0", FALCON, T.Q8_0),
-        ("token_embd.weight", (320, 256), "Q4_0", UNTIED, T.Q4_0),
-        ("token_embd.weight", (320, 256), "Q4_0", TIED, T.Q6_K),
+        ("token_embd.weight", (320, 256), "Q4_0", LLAMA, T.Q4_0),
+        ("token_embd.weight", (320, 256), "Q4_0", None, T.Q6_K),
         ("blk.0.attn_v.weight", (64, 256), "Q4_0", EIGHT, T.Q8_0),
         ("blk.0.attn_k.weight", (64, 256), "Q4_0", EIGHT, T.Q8_0),
         ("blk.0.attn_q.weight", (64, 256), "Q4_0", EIGHT, T.Q4_0),
-        ("blk.0.ffn_up.weight", (512, 48), "Q4_0", UNTIED, T.F16),
-        ("blk.0.attn_norm.weight", (256,), "Q4_0", UNTIED, T.F16),
+        ("blk.0.ffn_up.weight", (512, 48), "Q4_0", LLAMA, T.F16),
+        ("blk.0.attn_norm.weight", (256,), "Q4_0", LLAMA, T.F16),
         ("blk.0.ffn_gate_inp.weight", (8, 256), "Q4_0", EIGHT, T.F16),
-        ("blk.0.ffn_up.weight", (512, 256), "F32", UNTIED, T.F32),
-        ("blk.0.ffn_up_exps.weight", (1, 1, 256), "Q4_0", UNTIED, T.F16),
+        ("blk.0.ffn_up.weight", (512, 256), "F32", LLAMA, T.F32),
+        ("blk.0.ffn_up_exps.weight", (1, 1, 256), "Q4_0", LLAMA, T.F16),
     ],
 )
-def test_a_tensor_gets_its_type(name: str, shape: tuple[int, ...], wanted: str, facts: ModelFacts, chosen: T) -> None:
+def test_a_tensor_gets_its_type(
+    name: str, shape: tuple[int, ...], wanted: str, facts: ModelFacts | None, chosen: T
+) -> None:
     assert _choice(name, shape, wanted, facts).type is chosen
 
 
-def _choice(name: str, shape: tuple[int, ...], wanted: str, facts: ModelFacts = UNTIED) -> TypeChoice:
-    (choice,) = choose_types([TensorToType(name, shape, T.F16)], FILE_TYPES[wanted], facts)
-    return choice
+def _choice(name: str, shape: tuple[int, ...], wanted: str, facts: ModelFacts | None = LLAMA) -> TypeChoice:
+    """Choose in a file that has an output matrix, but for facts None: there the embeddings are tied."""
+    tensors = [TensorToType(name, shape, T.F16)]
+    if facts is not None:
+        tensors.append(TensorToType("output.weight", (320, 256), T.F16))
+    return choose_types(tensors, FILE_TYPES[wanted], facts or LLAMA)[0]
 
 
 def test_a_deviation_has_a_reason_and_the_rule_has_none() -> None:

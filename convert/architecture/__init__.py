@@ -17,11 +17,14 @@ from convert.architecture.bloom import BLOOM
 from convert.architecture.deepseek_v3 import DEEPSEEK_V3
 from convert.architecture.family import Facts, Family
 from convert.architecture.gemma3 import GEMMA3
+from convert.architecture.granite import GRANITE, GRANITE_MOE
 from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
 from convert.architecture.llama import LLAMA
 from convert.architecture.mapping import Mapped, map_tensors, plain_names
 from convert.architecture.metadata import metadata_of
+from convert.architecture.olmo import OLMO, OLMO2, OLMOE
 from convert.architecture.qwen3_moe import QWEN3_MOE
+from convert.architecture.smollm3 import SMOLLM3
 from convert.errors import UnsupportedError
 
 __all__ = [
@@ -39,7 +42,19 @@ __all__ = [
     "read_hyperparameters",
 ]
 
-FAMILIES: Final[tuple[Family, ...]] = (LLAMA, QWEN3_MOE, GEMMA3, BLOOM, DEEPSEEK_V3)
+FAMILIES: Final[tuple[Family, ...]] = (
+    LLAMA,
+    QWEN3_MOE,
+    GEMMA3,
+    BLOOM,
+    DEEPSEEK_V3,
+    SMOLLM3,
+    GRANITE,
+    GRANITE_MOE,
+    OLMO,
+    OLMO2,
+    OLMOE,
+)
 
 
 def find_family(name: str) -> Family:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from convert.architecture.family import Rule, as_stored, n_experts
+from convert.architecture.family import Rule, as_stored, n_experts, n_layers
 from convert.architecture.hyperparameters import MAX_VOCABULARY
 from convert.architecture.metadata import head_dim
-from convert.checkpoint.views import Rows, Shifted, interleaved
+from convert.architecture.rope import llama3_rope_factors, rope_of, rope_type
+from convert.architecture.row_order import is_ggufs_own, rotary_rows
+from convert.checkpoint.views import Constant, Rows, Shifted
 from convert.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
@@ -19,6 +21,41 @@ Make = Callable[["Tensor"], "Tensor"]
 
 # The three matrices of a gated feed-forward, in the order in which stacks of experts are written by most families.
 DOWN_GATE_UP = ("down", "gate", "up")
+
+
+def decoder(
+    block: Callable[[Hyperparameters, str], Iterator[Rule | Constant]],
+    *,
+    bias: bool = False,
+    needs_output: bool = False,
+    plus_one: bool = False,
+) -> Callable[[Hyperparameters, int], Iterator[Rule | Constant]]:
+    """Make a family's rules: factors of Llama 3's rotary scaling, embeddings, blocks, the last norm, the output.
+
+    block: yields the rules of one, `blk.0`. bias, plus_one: of the last norm. needs_output: see `output`.
+    """
+
+    def rules(h: Hyperparameters, _n_tokens: int) -> Iterator[Rule | Constant]:
+        if rope_type(h) == "llama3":
+            yield Constant("rope_freqs.weight", llama3_rope_factors(rope_of(h), head_dim(h)).astype("<f4").tobytes())
+        yield from embeddings(h)
+        for layer in range(n_layers(h)):
+            yield from block(h, f"blk.{layer}")
+        yield from norm("output_norm", h.size("hidden_size"), bias=bias, plus_one=plus_one)
+        yield from output(h, needed=needs_output)
+
+    return rules
+
+
+def gated_block(
+    h: Hyperparameters, block: str, *, interleave: bool = False, head_norms: bool = False
+) -> Iterator[Rule]:
+    """Yield Llama's block: norm, attention, norm, gated feed-forward."""
+    hidden = h.size("hidden_size")
+    yield from norm(f"{block}.attn_norm", hidden)
+    yield from attention(h, block, interleave=interleave, head_norms=head_norms)
+    yield from norm(f"{block}.ffn_norm", hidden)
+    yield from feed_forward(hidden, h.size("intermediate_size"), block)
 
 
 def embeddings(h: Hyperparameters) -> Iterator[Rule]:
@@ -41,10 +78,13 @@ def cut_embeddings(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
     yield Rule("token_embd.weight", (None, h.size("hidden_size")), cut)
 
 
-def output(h: Hyperparameters) -> Iterator[Rule]:
-    """Yield the output matrix: not needed where it is the embeddings."""
-    shape = (vocabulary_size(h), h.size("hidden_size"))
-    yield Rule("output.weight", shape, required=not h.flag("tie_word_embeddings"))
+def output(h: Hyperparameters, *, needed: bool = False) -> Iterator[Rule]:
+    """Yield the output matrix: none where it is the embeddings, unless llama.cpp needs one all the same."""
+    shape, is_tied = (vocabulary_size(h), h.size("hidden_size")), h.flag("tie_word_embeddings")
+    if is_tied and needed:
+        yield Rule("output.weight", shape, of="token_embd.weight")
+    else:
+        yield Rule("output.weight", shape, required=not is_tied)
 
 
 def vocabulary_size(h: Hyperparameters) -> int:
@@ -60,7 +100,7 @@ def norm(name: str, n_values: int, *, plus_one: bool = False, bias: bool = False
 
 
 def _plus_one(tensor: Tensor) -> Tensor:
-    return Shifted(tensor, tensor.name, 1.0)
+    return tensor if is_ggufs_own(tensor.name) else Shifted(tensor, tensor.name, 1.0)
 
 
 def linear(name: str, n_out: int, n_in: int, make: Make = as_stored, *, needs_bias: bool = False) -> Iterator[Rule]:
@@ -74,8 +114,8 @@ def attention(
 ) -> Iterator[Rule]:
     """Yield query, key, value and output. block: `blk.0`.
 
-    interleave: rotary halves are brought together, as GGUF's llama wants them. head_norms: queries and keys have one.
-    Raises ConfigError for heads that cannot be.
+    interleave: GGUF's architecture turns neighbouring rows, as llama's does. head_norms: queries and keys have one.
+    Raises ConfigError for heads that cannot be; PlanError, when a rule is applied, for rows in an unknown order.
     """
     hidden, size = h.size("hidden_size"), head_dim(h)
     n_heads = h.size("num_attention_heads")
@@ -83,7 +123,7 @@ def attention(
     check_heads(h, n_heads, n_kv_heads, size)
 
     def rotary(tensor: Tensor) -> Tensor:
-        return interleaved(tensor, size) if interleave else tensor
+        return rotary_rows(tensor, head_dim=size, in_pairs=interleave)
 
     yield from linear(f"{block}.attn_q", n_heads * size, hidden, rotary)
     yield from linear(f"{block}.attn_k", n_kv_heads * size, hidden, rotary)

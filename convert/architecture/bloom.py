@@ -14,6 +14,7 @@ from gguf import MODEL_ARCH, Keys
 from convert.architecture.blocks import linear, norm
 from convert.architecture.family import Facts, Family, Rule, n_layers
 from convert.architecture.metadata import U32, computed, f32, u32
+from convert.architecture.row_order import is_ggufs_own
 from convert.checkpoint.views import Blocks, concatenated
 from convert.errors import ConfigError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
@@ -35,6 +36,8 @@ def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
         raise ConfigError(f"`hidden_size` {hidden} is not a multiple of `n_head` {n_heads} in {h.where}")
 
     def one_after_the_other(tensor: Tensor) -> Tensor:
+        if is_ggufs_own(tensor.name):
+            return tensor
         size = hidden // n_heads
         shape = (hidden, *tensor.shape[1:])
         parts = (Blocks(tensor, tensor.name, shape, 3 * size, part * size, size) for part in range(3))

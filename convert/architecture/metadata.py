@@ -6,7 +6,9 @@ Source: conversion/base.py, TextModel.set_gguf_parameters @ 0c1e570.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH_NAMES, ExpertGatingFuncType, GGUFValueType, Keys
@@ -16,6 +18,7 @@ from convert.architecture.hyperparameters import MAX_EXPERTS
 from convert.architecture.rope import rope_base, rope_base_of_windows, rope_scaling
 from convert.errors import ConfigError, UnsupportedError
 from convert.gguf_file import KeyValue
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,6 +96,49 @@ def computed(key: str, value_type: GGUFValueType, compute: Callable[[Hyperparame
             yield key, value, value_type
 
     return Row(values)
+
+
+def only(keys: tuple[str, ...], values: tuple[object, ...] = ()) -> Row:
+    """Make a row that writes nothing: UnsupportedError where the first present of the keys says another value.
+
+    It is for what llama.cpp computes in one way only. A key that is absent or null says nothing.
+    """
+
+    def check(h: Hyperparameters) -> Iterator[Value]:
+        value = h.get(*keys)
+        if value is not None and value not in values:
+            wanted = " or ".join(f"`{json.dumps(value)}`" for value in values) or "none"
+            raise UnsupportedError(
+                f"`{h.key(*keys)}` in {h.where} is {shown(value)}; llama.cpp's {h.architecture} has {wanted}"
+            )
+        yield from ()
+
+    return Row(check)
+
+
+def changed(rows: tuple[Row, ...], change: Callable[[Hyperparameters], Hyperparameters]) -> tuple[Row, ...]:
+    """Make the same rows, of a config that is changed first."""
+    return tuple(Row(partial(_of_changed, row, change)) for row in rows)
+
+
+def _of_changed(row: Row, change: Callable[[Hyperparameters], Hyperparameters], h: Hyperparameters) -> Iterator[Value]:
+    yield from row.values(change(h))
+
+
+def _windows(h: Hyperparameters) -> Iterator[Value]:
+    """Yield the window, and which layers have it, where `layer_types` says so."""
+    window, kinds = h.optional_size("sliding_window"), h.get("layer_types")
+    if window is not None:
+        yield Keys.Attention.SLIDING_WINDOW, window, U32
+        if isinstance(kinds, list):
+            pattern = tuple(kind == "sliding_attention" for kind in kinds)
+            yield Keys.Attention.SLIDING_WINDOW_PATTERN, pattern, GGUFValueType.ARRAY
+
+
+WINDOWS: Final = Row(_windows)
+_ACTIVATION: Final = ("hidden_act", "hidden_activation", "activation_function", "activation")
+SILU: Final = only(_ACTIVATION, ("silu", "swish"))
+GELU: Final = only(_ACTIVATION, ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"))
 
 
 def head_dim(h: Hyperparameters) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.index import read_weight_map, require_files, require_inside
 from convert.checkpoint.no_weights import missing_path, no_weights
-from convert.errors import CheckpointError
+from convert.errors import CheckpointError, Remedy
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _bare(directory: Path, names: Sequence[str]) -> Parts:
 def _named_file(path: Path) -> Parts:
     weight_format = _FILE_FORMATS.get(path.suffix)
     if path.suffix == ".gguf":
-        raise CheckpointError(f"{shown(path)} is a GGUF, wanted a checkpoint", hint="see `convert quantize --help`")
+        raise CheckpointError(f"{shown(path)} is a GGUF, wanted a checkpoint", remedies=(Remedy.QUANTIZE_GGUF,))
     if weight_format is None:
         wanted = shown_list(list(_FILE_FORMATS))
         raise CheckpointError(f"{shown(path)} is not a model directory, nor a file of weights: {wanted}")

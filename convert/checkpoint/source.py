@@ -120,7 +120,6 @@ class TensorSource:
         return self.n_elements * self.dtype.itemsize
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         if self.is_transposed:
             self._read_columns(first, out.reshape(len(out), -1, self.dtype.itemsize))
         else:
@@ -146,7 +145,6 @@ class StoredBlocks:
     dtype: GGMLQuantizationType
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         files.read_into(self.path, self.offset + first * out.shape[1], out, name=self.name)
 
 

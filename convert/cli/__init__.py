@@ -39,7 +39,8 @@ def main() -> NoReturn:
 
 def _run() -> int:  # noqa: PLR0911 - one way out for each way to end
     try:
-        result = cli.main(prog_name=_program_name(), standalone_mode=False)
+        result = _invoke()
+        sys.stdout.flush()
     except ConvertError as error:
         return _fail(error)
     except click.ClickException as error:
@@ -60,6 +61,17 @@ def _run() -> int:  # noqa: PLR0911 - one way out for each way to end
     except OSError as error:
         return _fail(_unguarded(error))
     return result if isinstance(result, int) else 0
+
+
+def _invoke() -> object:
+    """Do what Click's own `main` does, except that a reader of our stdout who has gone is no failure."""
+    if any(name.endswith("_COMPLETE") for name in os.environ):  # a shell asks for completions
+        return cli.main(prog_name=_program_name(), standalone_mode=False)
+    try:
+        with cli.make_context(_program_name(), sys.argv[1:]) as context:
+            return cli.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
 
 
 def _unguarded(error: OSError) -> ConvertError:

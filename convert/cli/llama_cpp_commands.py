@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.cli.hints import GGUF_WORDS
+from convert.cli.options import dir_option
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
     from rich.progress import Progress
 
-    from convert.llama_cpp import Build
+    from convert.errors import Remedy
+    from convert.llama_cpp import Build, Tree
+    from convert.plan import Plan
 
 _PATH = click.Path(path_type=Path)
-_DIR_HELP = "Where llama.cpp lives; by default vendor/llama.cpp in this project's checkout, else the user's cache."
 _LINE_EVERY_S = 30.0
 
 
@@ -49,10 +53,11 @@ _LINE_EVERY_S = 30.0
     help="pypi: take cuBLAS from the nvidia-cublas wheel.",
 )
 @click.option("--server", is_flag=True, help="Build llama-server too.")
-@click.option("--dir", "directory", type=_PATH, help=_DIR_HELP)
+@click.option("--source-only", is_flag=True, help="Fetch the source and compile nothing: enough to convert by it.")
+@dir_option
 @click.option("-j", "--jobs", type=int, metavar="N", help="Compilers at a time; by default one a usable processor.")
 @click.option("--json", "as_json", is_flag=True, help="Print build.json.")
-def build_llamacpp(as_json: bool, **options: Any) -> None:
+def build_llamacpp(as_json: bool, source_only: bool, **options: Any) -> None:
     """Fetch llama.cpp and build its programs, or find them built.
 
     What follows `--` goes to CMake as it is.
@@ -61,9 +66,15 @@ def build_llamacpp(as_json: bool, **options: Any) -> None:
       convert build-llamacpp
       convert build-llamacpp --backend cuda --cuda-arch 90 --cublas pypi
       convert build-llamacpp -- -DGGML_NATIVE=OFF
+      convert build-llamacpp --source-only
     """  # noqa: D301 - Click's mark for lines to keep
     import json  # noqa: PLC0415
 
+    if source_only:
+        tree = _fetch(options["source"], options["ref"], options["directory"])
+        known = {"commit": tree.commit, "origin": tree.origin, "tree": str(tree.path)}
+        click.echo(json.dumps(known, indent=2) if as_json else f"{tree.path}  ({tree.commit[:10]})", err=not as_json)
+        return
     build = _build(**options)
     if as_json:
         click.echo(json.dumps(build.as_json(), indent=2))
@@ -81,7 +92,7 @@ def build_llamacpp(as_json: bool, **options: Any) -> None:
 @click.option("--server", is_flag=True, help="Start llama-server on 127.0.0.1 instead.")
 @click.option("--port", type=int, default=8080, show_default=True, help="With --server.")
 @click.option("--verbose", is_flag=True, help="Show what llama.cpp says about its work.")
-@click.option("--dir", "directory", type=_PATH, help=_DIR_HELP)
+@dir_option
 def run_gguf(
     gguf: Path, flags: tuple[str, ...], server: bool, port: int, verbose: bool, directory: Path | None, **sampling: Any
 ) -> None:
@@ -93,24 +104,26 @@ def run_gguf(
       convert run quantized/my-finetuned-llama-Q4_0.gguf -p "Once upon a time" -n 100
       convert run quantized/my-finetuned-llama-Q4_0.gguf --server
     """  # noqa: D301 - Click's mark for lines to keep
+    from convert.gguf_file import read_gguf  # noqa: PLC0415
     from convert.llama_cpp.run_model import completion_command, run_attached, server_command  # noqa: PLC0415
 
     if not gguf.is_file():
         raise click.UsageError(f"`{gguf}` is not a file", ctx=click.get_current_context())
+    if not server and sampling["prompt"] is None:
+        raise click.UsageError("what to continue is missing: -p TEXT", ctx=click.get_current_context())
+    read_gguf(gguf)  # what is wrong with it is better said here than among llama.cpp's lines
     if server:
         program = _program("server", directory)
         click.echo(f"serving on http://127.0.0.1:{port}, to this machine alone; Ctrl-C ends it", err=True)
         command = server_command(program, gguf, port=port, flags=flags)
     else:
-        if sampling["prompt"] is None:
-            raise click.UsageError("what to continue is missing: -p TEXT", ctx=click.get_current_context())
         command = completion_command(_program("completion", directory), gguf, **sampling, flags=flags)
     if not run_attached(command, show_stderr=verbose or server):
         raise KeyboardInterrupt
 
 
 @click.command("doctor", short_help="What this machine has, and what to install.")
-@click.option("--dir", "directory", type=_PATH, help=_DIR_HELP)
+@dir_option
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def doctor(as_json: bool, directory: Path | None) -> None:
     """Show what this machine has, what each command would do with it, and what to install for the rest."""
@@ -130,6 +143,28 @@ def _build(**options: Any) -> Build:
 
     with _reporter() as reporter:
         return build(**options, reporter=reporter)
+
+
+def _fetch(source: str, ref: str | None, directory: Path | None) -> Tree:
+    from convert.llama_cpp import fetch_tree  # noqa: PLC0415
+
+    with _reporter() as reporter:
+        return fetch_tree(source, ref, directory=directory, reporter=reporter)
+
+
+def with_source(plan: Callable[[], Plan], directory: Path | None) -> Plan:
+    """Plan; where llama.cpp's source is needed and not here, offer to fetch it, if someone can answer."""
+    from convert.errors import NoSourceError  # noqa: PLC0415
+
+    try:
+        return plan()
+    except NoSourceError as error:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        question = f"{error.message[0].upper()}{error.message[1:]}. Fetch it now, compiling nothing?"
+        click.confirm(question, err=True, abort=True)
+        _fetch("auto", error.ref, directory)
+    return plan()
 
 
 def _program(role: str, directory: Path | None) -> Path:
@@ -156,9 +191,9 @@ class _Telling:
         self._task = bar.add_task("", total=None, visible=False)
         self._shown = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, remedies: Sequence[Remedy] = ()) -> None:
         self._bar.update(self._task, visible=False)
-        self._console.print(text, markup=False)
+        self._console.print("; ".join([text, *map(GGUF_WORDS.__getitem__, remedies)]), markup=False)
 
     def advance(self, what: str, done: float, total: float) -> None:
         if self._console.is_terminal:
@@ -230,22 +265,38 @@ def _gb(nbytes: int) -> str:
 
 
 def quantize_by_llama_cpp(
-    source: Path, outputs: dict[str, Path], *, imatrix: Path | None, jobs: int | None, force: bool, dry_run: bool
+    source: Path,
+    outputs: dict[str, Path],
+    *,
+    imatrix: Path | None,
+    flags: Sequence[str],
+    jobs: int | None,
+    force: bool,
+    dry_run: bool,
+    directory: Path | None,
 ) -> None:
     """Carry out `quantize --with llama.cpp`: hand the types to the built llama-quantize."""
     from convert.errors import ToolchainError  # noqa: PLC0415
     from convert.llama_cpp import find_program  # noqa: PLC0415
-    from convert.llama_cpp.quantize import quantize_with_llama_cpp  # noqa: PLC0415
+    from convert.llama_cpp.quantize import check_quantize, quantize_with_llama_cpp  # noqa: PLC0415
 
-    program = find_program("quantize")
+    program = find_program("quantize", directory)
     if program is None:
         raise ToolchainError("no llama.cpp build was found", hint="run `convert build-llamacpp`")
+    check_quantize(program, source, outputs, imatrix=imatrix, force=force)
     if dry_run:
         for path in outputs.values():
             click.echo(f"{path}, by {program}")
         return
     with _reporter() as telling:
         for path in quantize_with_llama_cpp(
-            program, source, outputs, imatrix=imatrix, jobs=jobs, force=force, reporter=telling
+            program,
+            source,
+            outputs,
+            imatrix=imatrix,
+            flags=flags,
+            jobs=jobs,
+            force=force,
+            reporter=telling,
         ):
             telling.say(f"{path}  {path.stat().st_size} bytes")

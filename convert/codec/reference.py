@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
-from convert.codec import q6_k
-from convert.codec.contract import Codec, F32Array, U8Array, sizes_of
+from convert.codec import q4_k, q6_k
+from convert.codec.contract import Codec, F32Array, U8Array, Weighting, sizes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -140,26 +140,31 @@ def _decode_with_gguf(tensor_type: GGMLQuantizationType, blocks: U8Array) -> F32
     return decoded
 
 
-def _codec(
+def _row(
     tensor_type: GGMLQuantizationType,
-    encode_blocks: Callable[[F32Array], U8Array],
+    encode_blocks: Callable[[F32Array], U8Array] | None,
+    *,
+    weighted: Callable[[F32Array, Weighting], U8Array] | None = None,
     decode_blocks: Callable[[U8Array], F32Array] | None = None,
+    scales: tuple[int, ...] = (),
 ) -> Codec:
     block_size, type_size = sizes_of(tensor_type)
     decode = decode_blocks or partial(_decode_with_gguf, tensor_type)
-    return Codec(tensor_type, block_size, type_size, encode_blocks, decode)
+    return Codec(tensor_type, block_size, type_size, encode_blocks, decode, weighted, scales)
 
 
 _TABLE: Final = (
-    _codec(GGMLQuantizationType.F32, _encode_f32, _decode_f32),
-    _codec(GGMLQuantizationType.F16, _f16_bytes, _decode_f16),
-    _codec(GGMLQuantizationType.BF16, _encode_bf16, _decode_bf16),
-    _codec(GGMLQuantizationType.Q4_0, _encode_q4_0),
-    _codec(GGMLQuantizationType.Q4_1, _encode_q4_1),
-    _codec(GGMLQuantizationType.Q5_0, _encode_q5_0),
-    _codec(GGMLQuantizationType.Q5_1, _encode_q5_1),
-    _codec(GGMLQuantizationType.Q8_0, _encode_q8_0),
-    _codec(GGMLQuantizationType.Q6_K, q6_k.encode_super_blocks),
+    _row(GGMLQuantizationType.F32, _encode_f32, decode_blocks=_decode_f32),
+    _row(GGMLQuantizationType.F16, _f16_bytes, decode_blocks=_decode_f16),
+    _row(GGMLQuantizationType.BF16, _encode_bf16, decode_blocks=_decode_bf16),
+    _row(GGMLQuantizationType.Q4_0, _encode_q4_0, scales=(0,)),
+    _row(GGMLQuantizationType.Q4_1, _encode_q4_1, scales=(0, 2)),
+    _row(GGMLQuantizationType.Q5_0, _encode_q5_0, scales=(0,)),
+    _row(GGMLQuantizationType.Q5_1, _encode_q5_1, scales=(0, 2)),
+    _row(GGMLQuantizationType.Q8_0, _encode_q8_0, scales=(0,)),
+    _row(GGMLQuantizationType.Q4_K, q4_k.encode_q4_k, weighted=q4_k.encode_q4_k_weighted, scales=(0, 2)),
+    _row(GGMLQuantizationType.Q5_K, q4_k.encode_q5_k, weighted=q4_k.encode_q5_k_weighted, scales=(0, 2)),
+    _row(GGMLQuantizationType.Q6_K, q6_k.encode_super_blocks, scales=(208,)),
 )
 
 CODECS: Final[Mapping[GGMLQuantizationType, Codec]] = MappingProxyType({codec.type: codec for codec in _TABLE})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gguf import GGML_QUANT_VERSION, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFValueType, GGUFWriter, Keys
 
-from convert.adapter import merge_adapters, resolve_model
+from convert.adapter import merge_adapters, other_bases, resolve_model
 from convert.architecture import (
     Family,
     Hyperparameters,
@@ -20,8 +20,8 @@ from convert.architecture import (
 from convert.authorship import write_authorship
 from convert.checkpoint import open_checkpoint
 from convert.checkpoint.packed import model_tensors
-from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
 from convert.checkpoint.views import leaves
+from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
 from convert.model.gguf_model import GGUFModel
 from convert.model.left_out import left_out
 from convert.tokenizer import Vocabulary, read_vocabulary, vocabulary_metadata
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from convert.checkpoint import Checkpoint, Tensor
     from convert.gguf_file import Entry
+    from convert.model.left_out import LeftOut
     from convert.model.request import ModelRequest
 
 NATIVE: Final = "native"
@@ -80,7 +81,13 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
         tensors=merged.tensors,
         tokenizer=merged.tokenizer or checkpoint.directory,
         is_plain=unpacked.packing is None and not base.requests,
-        notes=(*base.notes, *checkpoint.notes, *unpacked.notes, *merged.notes),
+        notes=(
+            *base.notes,
+            *other_bases(request.adapters, checkpoint),
+            *checkpoint.notes,
+            *unpacked.notes,
+            *merged.notes,
+        ),
     )
 
 
@@ -111,12 +118,14 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         through=GGMLQuantizationType.F16,
         notes=model.notes + _notes(h, vocabulary),
         definition=NATIVE,
-        left_out=left_out(
-            model.tensors,
-            {leaf.name for _, tensor in mapped.tensors for leaf in leaves(tensor)},
-            lambda name: model.family.left_out(h, name),
-        ),
+        left_out=_left_out(model, mapped.tensors),
     )
+
+
+def _left_out(model: Model, tensors: Sequence[tuple[str, Tensor]]) -> tuple[LeftOut, ...]:
+    used = {leaf.name for _, tensor in tensors for leaf in leaves(tensor)}
+    names = {name for name, tensor in model.tensors.items() if any(leaf.name in used for leaf in leaves(tensor))}
+    return left_out(model.tensors, names, lambda name: model.family.left_out(model.hyperparameters, name))
 
 
 def _metadata(

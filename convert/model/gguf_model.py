@@ -45,7 +45,7 @@ class GGUFModel:
     definition: whose words these are: `native`, or llama.cpp's at a commit; empty for a file as it is.
     left_out: tensors of the checkpoint that are in none of these.
     converted: for each type of file that a converter writes itself, by its name, the types of its tensors, by theirs;
-    empty where our own rules say them.
+    empty where our own rules say them. file_type: what those files declare, where it is not their own type.
     """
 
     source: Path
@@ -58,6 +58,7 @@ class GGUFModel:
     definition: str = ""
     left_out: tuple[LeftOut, ...] = ()
     converted: Mapping[str, Mapping[str, GGMLQuantizationType]] = field(default_factory=dict)
+    file_type: int | None = None
 
     @property
     def values(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,7 +38,16 @@ def plan_as_json(plan: Plan) -> str:
         "nbytes": plan.nbytes,
         "definition": plan.definition,
         "notes": plan.notes,
-        "left_out": [asdict(left_out) for left_out in plan.left_out],
+        "left_out": [
+            {
+                "group": group.group,
+                "reason": group.reason,
+                "other_file": group.other_file,
+                "nbytes": group.nbytes,
+                "tensors": [name for name, _ in group.tensors],
+            }
+            for group in plan.left_out
+        ],
         "outputs": outputs,
     }
     return json.dumps(document, indent=2)

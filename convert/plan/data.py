@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from convert.checkpoint import Tensor
     from convert.gguf_file import TensorInfo
+    from convert.importance import ImportanceEntry
     from convert.model import LeftOut
 
 
@@ -29,14 +30,15 @@ class Target:
 class Task:
     """Read one tensor once, and write it in every type that any output wants.
 
-    name: in the outputs. type: of the values that the tensor gives. through: quantized targets are made from the values
-    as this type holds them, as the reference's are; None: as read.
+    name: in the outputs. type: of the values that the tensor gives. importance: of its columns, where it is known.
+    through: quantized targets are made from the values as this type holds them, as the reference's are; None: as read.
     """
 
     name: str
     tensor: Tensor
     type: GGMLQuantizationType
     targets: tuple[Target, ...]
+    importance: ImportanceEntry | None = None
     through: GGMLQuantizationType | None = None
 
 

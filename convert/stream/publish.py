@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import OutputError
+from convert.errors import OutputError, Remedy
 from convert.plan.data import FileKind
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def check_room(outputs: Sequence[Output]) -> None:
         if free < nbytes:
             raise OutputError(
                 f"the outputs need {nbytes} bytes, `{directory}` has {free} free",
-                hint="choose fewer types with --types, or another directory",
+                remedies=(Remedy.MORE_ROOM,),
             )
 
 

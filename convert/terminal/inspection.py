@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from convert.inspection import Inspection
+    from convert.llama_cpp.front_end import KnownArchitecture
 
 
 def show_inspection(inspection: Inspection, *, with_tensors: bool) -> None:
@@ -28,6 +29,15 @@ def show_inspection(inspection: Inspection, *, with_tensors: bool) -> None:
     if with_tensors:
         console.print(f"\n{len(inspection.tensors)} tensors (shape, type, bytes{_packed_too(inspection)})")
         console.print(_tensor_table(inspection))
+
+
+def show_architectures(known: Iterable[KnownArchitecture]) -> None:
+    """Print every class, whose definition it is, what files can be made, and which of these are tested."""
+    grid = make_grid()
+    grid.add_row("class", "definition", "files", "tested byte for byte")
+    for each in known:
+        grid.add_row(each.name, each.definition, ", ".join(each.files), ", ".join(each.tested) or "-")
+    stdout().print(grid)
 
 
 def _inspection_summary(inspection: Inspection) -> Table:

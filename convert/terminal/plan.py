@@ -12,6 +12,7 @@ from convert.terminal.look import count, escape, make_grid, size, stdout
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from convert.model import LeftOut
     from convert.plan import Output, Plan
 
 
@@ -21,13 +22,24 @@ def show_plan(plan: Plan, console: Console) -> None:
     grid.add_row(
         "source", escape(f"{plan.source}  ({size(plan.source_nbytes)}, {count(plan.n_parameters)} parameters)")
     )
-    grid.add_row("model", escape(plan.architecture))
+    definition = f"  (definition: {plan.definition})" if plan.definition else ""
+    grid.add_row("model", escape(f"{plan.architecture}{definition}"))
     for index, output in enumerate(plan.outputs):
         grid.add_row("outputs" if index == 0 else "", f"{escape(str(output.path))}  [dim]{size(output.nbytes)}[/]")
     grid.add_row("disk", escape(_disk(plan)))
+    for group in plan.left_out:
+        grid.add_row("left out", escape(_left_out(group)))
     for note in plan.notes:
         grid.add_row("note", escape(note))
     console.print(grid)
+
+
+def _left_out(group: LeftOut) -> str:
+    names = [name for name, _ in group.tensors]
+    text = f"{group.group}: {len(names)} tensors, {size(group.nbytes)}, {group.reason} (`{names[0]}` …)"
+    return (
+        text if group.other_file is None else f"{text}; `--{group.other_file} f16` writes them to a file of their own"
+    )
 
 
 def _disk(plan: Plan) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING
 
-from convert.codec import row_nbytes
+from convert.gguf_file import tensor_nbytes
 from convert.model import tensor_type
 
 if TYPE_CHECKING:
@@ -35,6 +34,5 @@ class Computed:
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """See RowSource. Raises ToolchainError if the process fails."""
         del files
-        n_values = prod(self.shape)
-        whole = row_nbytes(tensor_type(self), self.shape[-1]) * (n_values // self.shape[-1]) if self.shape else out.nbytes
+        whole = tensor_nbytes(self.shape, tensor_type(self))
         self.session.read(self.index, whole, first * out.shape[1], out)

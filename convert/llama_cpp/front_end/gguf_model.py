@@ -17,7 +17,7 @@ from convert.llama_cpp.front_end.prepared import prepare
 from convert.llama_cpp.front_end.recognised import view_of
 from convert.llama_cpp.front_end.request import Part, Wanted
 from convert.llama_cpp.front_end.session import Session
-from convert.model import GGUFModel, left_out
+from convert.model import GGUFModel, LeftOut, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,17 +55,19 @@ def model_through(wanted: Wanted, checkpoint: Checkpoint | None = None) -> Throu
     check_memory(memory, wanted.definition.max_nbytes)
     tensors = [_tensor(each, computed, prepared.tensors) for each, computed in zip(described, whole, strict=True)]
     is_text = wanted.part is Part.TEXT
+    metadata = _metadata(prepared, answer)
     model = GGUFModel(
         source=prepared.checkpoint.directory,
         architecture=answer.header["architecture"],
-        metadata=_metadata(prepared, answer),
+        metadata=metadata,
         tensors=tuple((tensor["name"], view) for tensor, view in zip(described, tensors, strict=True)),
         alignment=answer.header["alignment"],
         through=GGMLQuantizationType.F16 if is_text else None,
         notes=(*prepared.notes, *answer.header["notes"], *memory.notes),
         definition=f"llama.cpp {wanted.definition.commit}",
-        left_out=_left_out(prepared, answer) if is_text else (),
+        left_out=_left_out(prepared, answer),
         converted=_converted(answer.header["types"]),
+        file_type=_insisted(metadata, answer.header["file_type"]),
     )
     return Through(model, {computed.name: computed for computed in whole}, memory)
 
@@ -91,7 +93,7 @@ def _tensor(described: Mapping[str, Any], computed: Computed, tensors: Mapping[s
 
 
 def _metadata(prepared: Prepared, answer: Answer) -> tuple[Entry, ...]:
-    """Decode the entries; a file type that is not the one that was asked for is what the definition insists on."""
+    """Decode the entries."""
     cursor = Cursor(prepared.checkpoint.directory, io.BytesIO(answer.entries), len(answer.entries))
     entries = []
     for _ in range(answer.header["n_entries"]):
@@ -101,6 +103,12 @@ def _metadata(prepared: Prepared, answer: Answer) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
+def _insisted(metadata: Sequence[Entry], asked: int) -> int | None:
+    """Return the file type that a definition declares whatever was asked for, as for MXFP4; None where it does not."""
+    declared = next((entry.value for entry, _ in metadata if entry.key == Keys.General.FILE_TYPE), asked)
+    return None if declared == asked else int(declared)
+
+
 def _converted(types: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, GGMLQuantizationType]]:
     return {
         kind: {name: GGMLQuantizationType[tensor_type] for name, tensor_type in tensors.items()}
@@ -108,7 +116,7 @@ def _converted(types: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, GG
     }
 
 
-def _left_out(prepared: Prepared, answer: Answer) -> Sequence[Any]:
+def _left_out(prepared: Prepared, answer: Answer) -> tuple[LeftOut, ...]:
     header = answer.header
     used = {name for tensor in header["tensors"] for name in tensor["stored"]} | set(header["loaded"])
     return left_out(prepared.tensors, used, other_files=header["other_models"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convert.errors import PlanError
+from convert.errors import PlanError, Remedy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,10 +39,11 @@ class Memory:
         """A line for the plan."""
         if self.largest is None:
             return ()
-        return (
+        note = (
             f"memory: llama.cpp's definition computes {self.n_whole} of {self.n_tensors} tensors whole, one at a time,"
-            f" in at most {self.nbytes / 1e6:.1f} MB (`{self.largest}`) beside torch and transformers",
+            f" in at most {self.nbytes / 1e6:.1f} MB (`{self.largest}`) beside torch and transformers"
         )
+        return (note,)
 
 
 def check_memory(memory: Memory, max_nbytes: int | None) -> None:
@@ -50,5 +51,6 @@ def check_memory(memory: Memory, max_nbytes: int | None) -> None:
     if max_nbytes is not None and memory.nbytes > max_nbytes:
         raise PlanError(
             f"llama.cpp's definition needs {memory.nbytes} bytes of memory to compute `{memory.largest}`,"
-            f" {max_nbytes} are allowed"
+            f" {max_nbytes} are allowed",
+            remedies=(Remedy.MORE_MEMORY,),
         )

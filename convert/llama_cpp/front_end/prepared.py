@@ -66,9 +66,8 @@ def prepare(request: ModelRequest, checkpoint: Checkpoint | None = None) -> Prep
     checkpoint = open_checkpoint(base.model) if checkpoint is None else checkpoint
     if _is_repacked(checkpoint) and not base.requests:
         note = "packed weights are kept as they are: llama.cpp's definition has a type of its own for them"
-        return Prepared(
-            checkpoint, checkpoint.tensors, checkpoint.directory, None, True, (*checkpoint.notes, note)  # noqa: FBT003
-        )
+        notes = (*checkpoint.notes, note)
+        return Prepared(checkpoint, checkpoint.tensors, checkpoint.directory, None, is_plain=True, notes=notes)
     unpacked = model_tensors(checkpoint)
     merged = merge_adapters(unpacked.tensors, base.requests)
     is_plain = unpacked.packing is None and not base.requests

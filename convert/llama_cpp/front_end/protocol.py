@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
 _LENGTHS: Final = struct.Struct("<IQ")
 _MAX_HEADER_NBYTES: Final = 1 << 30
 
@@ -52,9 +50,9 @@ def receive_bytes(connection: socket.socket, nbytes: int) -> bytearray:
     return received
 
 
-def receive_into(connection: socket.socket, out: memoryview | NDArray[Any]) -> None:
+def receive_into(connection: socket.socket, out: memoryview) -> None:
     """Fill a contiguous buffer."""
-    view = memoryview(out).cast("B")
+    view = out.cast("B")
     while view.nbytes:
         try:
             count = connection.recv_into(view)

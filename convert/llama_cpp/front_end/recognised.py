@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from convert.checkpoint import StoredType
 from convert.checkpoint.views import AsFloat32, Blocks, Rows, Swapped, Transposed, concatenated, stacked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from convert.checkpoint import Tensor
 
@@ -22,25 +22,20 @@ def view_of(expression: Sequence[Any], name: str, tensors: Mapping[str, Tensor])
     if kind in ("stack", "concatenated"):
         parts = _of_one_type([view_of(part, name, tensors) for part in of])
         return stacked(name, parts) if kind == "stack" else concatenated(name, parts)
-    base = view_of(of, name, tensors)
-    if kind == "shaped":
-        return _shaped(base, tuple(rest[0]))
-    if kind == "rows":
-        first, shape = rest
-        return Rows(base, base.name, tuple(shape), first * (prod(base.shape[1:-1]) if len(base.shape) > 1 else 1))
-    if kind == "blocks":
-        first, n_taken = rest
-        shape = (*base.shape[:-2], n_taken, base.shape[-1])
-        return Blocks(base, base.name, shape, base.shape[-2], first, n_taken)
-    if kind == "transposed":
-        return Transposed(base, base.name)
-    if kind == "swapped":
-        return _swapped(base)
-    raise AssertionError(f"the other process sent `{kind}`")
+    return _OF_ONE[kind](view_of(of, name, tensors), *rest)
 
 
-def _shaped(base: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return base if base.shape == shape else Rows(base, base.name, shape)
+def _shaped(base: Tensor, shape: Sequence[int]) -> Tensor:
+    return base if base.shape == tuple(shape) else Rows(base, base.name, tuple(shape))
+
+
+def _rows(base: Tensor, first: int, shape: Sequence[int]) -> Tensor:
+    return Rows(base, base.name, tuple(shape), first * prod(base.shape[1:-1]))
+
+
+def _blocks(base: Tensor, first: int, n_taken: int, period: int) -> Tensor:
+    shape = (*base.shape[:-2], base.shape[-2] // period * n_taken, base.shape[-1])
+    return Blocks(base, base.name, shape, period, first, n_taken)
 
 
 def _swapped(base: Tensor) -> Tensor:
@@ -54,3 +49,12 @@ def _of_one_type(parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if len({part.dtype for part in parts}) == 1:
         return tuple(parts)
     return tuple(part if part.dtype is StoredType.F32 else AsFloat32(part, part.name) for part in parts)
+
+
+_OF_ONE: Final[Mapping[str, Callable[..., Tensor]]] = {
+    "shaped": _shaped,
+    "rows": _rows,
+    "blocks": _blocks,
+    "transposed": lambda base: Transposed(base, base.name),
+    "swapped": _swapped,
+}

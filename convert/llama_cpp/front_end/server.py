@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import tempfile
@@ -87,8 +88,8 @@ def definitions(tree: Path) -> Definitions:
 def new_log() -> Path:
     """Make an empty file for what a process says; it is removed when all went well."""
     descriptor, name = tempfile.mkstemp(prefix="convert-front-end-", suffix=".log")
-    with open(descriptor, "wb"):
-        return Path(name)
+    os.close(descriptor)
+    return Path(name)
 
 
 def failed(what: str, log: Path, *, first: str | None = None) -> ToolchainError:

@@ -13,7 +13,7 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.errors import CheckpointError, PlanError, UnsupportedError
+from convert.errors import PlanError, Remedy, TokenizerError, UnsupportedError
 from convert.llama_cpp.front_end import protocol
 from convert.llama_cpp.front_end.prepared import prepare
 from convert.llama_cpp.front_end.server import Definitions, definitions, failed, new_log
@@ -78,16 +78,21 @@ def _end(connection: socket.socket, log: Path) -> None:
 
 
 def _reported(error: dict[str, str], log: Path) -> ConvertError:
-    said, log_hint = error["said"], f"the whole log is `{log}`"
-    if error["kind"] == "UnknownArchitectureError":
+    kinds, said = {error["kind"], error["first_kind"]}, error["said"]
+    if "UnknownArchitectureError" in kinds:
         return UnsupportedError(f"llama.cpp's definitions have none for `{said}`")
-    if error["kind"] == "UntrustedCodeError" or "UntrustedCodeError" in error["first"]:
-        return UnsupportedError("the checkpoint brings Python code of its own, which its vocabulary needs")
-    if error["kind"] == "TooMuchMemoryError":
-        return PlanError(said)
-    if error["kind"] in {"TokenizerError", "CheckpointError"}:
-        return CheckpointError(said)
-    return failed(f"llama.cpp's definition failed with {error['kind']}", log, first=error["first"])
+    if "UntrustedCodeError" in kinds:
+        message = (
+            "the checkpoint's vocabulary needs Python code that comes with it, which is not run unless it is trusted"
+        )
+        return UnsupportedError(message, remedies=(Remedy.TRUST_CODE,))
+    if "TooMuchMemoryError" in kinds:
+        return PlanError(said, remedies=(Remedy.MORE_MEMORY,))
+    if error["kind"] == "TokenizerError":  # our own table of pre-tokenizers was asked
+        return TokenizerError(said, remedies=(Remedy.NAME_PRE_TOKENIZER,))
+    first = f"{error['first_kind']}: {error['first']}"
+    last = f"{error['kind']}: {said}"
+    return failed("llama.cpp's definition failed", log, first=first if first == last else f"{first}; then {last}")
 
 
 class Session:
@@ -124,7 +129,7 @@ class Session:
                 request = {"tensor": index, "start": start, "stop": start + out.nbytes}
                 protocol.send(talk.connection, request)
                 talk.checked(protocol.receive(talk.connection)[0])
-                protocol.receive_into(talk.connection, out.reshape(-1))
+                protocol.receive_into(talk.connection, out.reshape(-1).data)
             except protocol.ConnectionLostError as error:
                 raise talk.lost() from error
 

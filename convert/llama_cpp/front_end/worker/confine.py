@@ -1,12 +1,13 @@
 """Confinement: this process and what it forks reach no network, and run no code that came with a checkpoint.
 
-Definitions ask transformers for the vocabulary, some of them with `trust_remote_code=True` (GLM-4, Nemotron-H, Hunyuan);
-transformers would ask the Hub. On Linux the process gets a network of its own, with nothing in it; everywhere Python's
-sockets refuse to connect, which also gives the error a name.
+Definitions ask transformers for the vocabulary, some of them with `trust_remote_code=True` (GLM-4, Nemotron-H,
+Hunyuan); transformers would ask the Hub. On Linux the process gets a network of its own, with nothing in it; everywhere
+Python's sockets refuse to connect, which also gives the error a name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import socket
@@ -51,11 +52,10 @@ def leave_network() -> bool:
 
 def _stay_oneself(user: int, group: int) -> None:
     """Keep one's own ids in the new user namespace: else files seem to be nobody's."""
-    for name, content in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-        try:
-            Path("/proc/self", name).write_text(content)
-        except OSError:
-            return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
 
 
 def _refuse(*_: Any) -> NoReturn:  # noqa: ANN401

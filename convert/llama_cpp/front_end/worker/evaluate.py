@@ -1,4 +1,4 @@
-"""A lazy tensor's values, and what computing them takes: nothing is kept in the graph, so any may be asked for again."""
+"""A lazy tensor's values, and what computing them takes; nothing is kept in the graph: any may be asked for again."""
 
 from __future__ import annotations
 

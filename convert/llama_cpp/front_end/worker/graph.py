@@ -5,7 +5,7 @@ A recognised tensor is an expression in plain lists, which `recognised` in the a
     ["stored", name]                  the tensor as it lies there; casts that keep every value do not count
     ["shaped", of, shape]             the same values, in the same order, in another shape
     ["rows", of, first, shape]        some rows: `first` counts along the first axis
-    ["blocks", of, first, n]          of the last but one axis, n from `first` on
+    ["blocks", of, first, n, period]  of each `period` rows, along the last but one axis, n from `first` on
     ["transposed", of]                the last two axes changed
     ["swapped", of]                   (h, a, b, …) becomes (h, b, a, …)
     ["stack", [of, …]]                along a new first axis
@@ -132,34 +132,58 @@ def _require_axis(args: Sequence[Any], kwargs: dict[str, Any], wanted: int, *, p
 
 
 def _item(node: Any, args: list[Any], _: dict[str, Any]) -> Expression:  # noqa: ANN401
-    of, index = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
-    whole = _shape(of)
-    if not index or len(index) > len(whole) or any(item != slice(None) for item in index[1:]):
+    of, whole = args[0], _shape(args[0])
+    axis, item = _one_cut(args[1] if isinstance(args[1], tuple) else (args[1],), whole)
+    if isinstance(item, int):
+        if axis != 0:
+            raise UnrecognisedError
+        return ["rows", _expression(of), item % whole[0], _shape(node)]
+    first, stop, step = item.indices(whole[axis])
+    if step == 1:
+        return _cut(_expression(of), axis, whole, first, _shape(node))
+    if axis == len(whole) - 2 and whole[axis] % step == 0 and first < step and stop == whole[axis]:
+        return ["blocks", _expression(of), first, 1, step]
+    raise UnrecognisedError
+
+
+def _one_cut(index: tuple[Any, ...], whole: Sequence[int]) -> tuple[int, Any]:
+    """Find the one axis that an index cuts, and how; the others it must leave as they are."""
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index = index[:at] + (slice(None),) * (len(whole) - len(index) + 1) + index[at + 1 :]
+    cuts = [(axis, item) for axis, item in enumerate(index) if item != slice(None)]
+    if len(cuts) != 1 or len(index) > len(whole) or not isinstance(cuts[0][1], (int, slice)):
         raise UnrecognisedError
-    if isinstance(index[0], int):
-        first = index[0] % whole[0]
-    elif isinstance(index[0], slice) and index[0].step in (None, 1):
-        first = index[0].indices(whole[0])[0]
-    else:
-        raise UnrecognisedError
-    return ["rows", _expression(of), first, _shape(node)]
+    return cuts[0]
+
+
+def _cut(of: Expression, axis: int, whole: Sequence[int], first: int, own: list[int]) -> Expression:
+    """Take a run of one axis."""
+    if axis == 0:
+        return ["rows", of, first, own]
+    if axis == len(whole) - 2:
+        return ["blocks", of, first, own[axis], whole[axis]]
+    if axis == len(whole) - 1:
+        return _turned(["blocks", _turned(of), first, own[axis], whole[axis]])
+    raise UnrecognisedError
+
+
+def _turned(of: Expression) -> Expression:
+    """Change the last two axes; twice is not at all."""
+    turned: Expression = of[1] if of[0] == "transposed" else ["transposed", of]
+    return turned
 
 
 def _element(node: Any, args: list[Any], kwargs: dict[str, Any]) -> Expression:  # noqa: ANN401
-    """Cut a chunk, or a piece of a split, out of the first or the last but one axis."""
+    """Cut a chunk, or a piece of a split."""
     (of, sizes, *rest), index = args[0][0], args[1]
     name = _operation(_captured(node._func)["fn"])  # noqa: SLF001
-    axis, whole, own = _axis(of, rest, kwargs), _shape(of), _shape(node)
+    axis, whole = _axis(of, rest, kwargs), _shape(of)
     if isinstance(sizes, int):
-        step = -(-whole[axis] // sizes) if name == "chunk" else sizes
-        first = index * step
+        first = index * (-(-whole[axis] // sizes) if name == "chunk" else sizes)
     else:
         first = [0, *accumulate(int(size) for size in sizes)][index]
-    if axis == 0:
-        return ["rows", _expression(of), first, own]
-    if axis == len(whole) - 2:
-        return ["blocks", _expression(of), first, own[axis]]
-    raise UnrecognisedError
+    return _cut(_expression(of), axis, whole, first, _shape(node))
 
 
 def _axis(of: Any, rest: Sequence[Any], kwargs: dict[str, Any]) -> int:  # noqa: ANN401
@@ -169,13 +193,26 @@ def _axis(of: Any, rest: Sequence[Any], kwargs: dict[str, Any]) -> int:  # noqa:
 
 def _transposed(node: Any, args: list[Any], _: dict[str, Any]) -> Expression:  # noqa: ANN401
     whole = _shape(args[0])
-    axes = sorted(int(axis) % len(whole) for axis in args[1:3]) if len(args) > 1 else [0, 1]
     if len(args) == 1 and len(whole) != 2:  # noqa: PLR2004 - `.T` of a matrix
         raise UnrecognisedError
+    axes = sorted(int(axis) % len(whole) for axis in args[1:3]) if len(args) > 1 else [0, 1]
+    return _exchanged(args[0], whole, axes, _shape(node))
+
+
+def _permuted(node: Any, args: list[Any], _: dict[str, Any]) -> Expression:  # noqa: ANN401
+    whole = _shape(args[0])
+    order = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
+    moved = [place for place, axis in enumerate(order) if int(axis) % len(whole) != place]
+    if len(moved) != 2:  # noqa: PLR2004 - two axes exchanged
+        raise UnrecognisedError
+    return _exchanged(args[0], whole, moved, _shape(node))
+
+
+def _exchanged(of: Any, whole: list[int], axes: list[int], own: list[int]) -> Expression:  # noqa: ANN401
     if axes == [len(whole) - 2, len(whole) - 1]:
-        return ["transposed", _expression(args[0])]
+        return _turned(_expression(of))
     if axes == [1, 2]:
-        return ["shaped", ["swapped", ["shaped", _expression(args[0]), whole]], _shape(node)]
+        return ["shaped", ["swapped", ["shaped", _expression(of), whole]], own]
     raise UnrecognisedError
 
 
@@ -187,4 +224,5 @@ _OPERATIONS: Final[dict[str, Callable[[Any, list[Any], dict[str, Any]], Expressi
     "__getitem__": _item,
     **dict.fromkeys(("chunk element", "split element"), _element),
     **dict.fromkeys(("transpose", "swapaxes", "T", "t"), _transposed),
+    "permute": _permuted,
 }

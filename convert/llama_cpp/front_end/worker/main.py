@@ -102,7 +102,7 @@ class _Conversing:
 
     def run(self) -> None:
         """Plan, then give tensors as they are asked for."""
-        header, nbytes = protocol.receive(self._connection)
+        _, nbytes = protocol.receive(self._connection)
         conversion: Conversion = pickle.loads(protocol.receive_bytes(self._connection, nbytes))  # noqa: S301 - our own
         threading.Thread(target=self._listen, daemon=True).start()
         try:
@@ -120,7 +120,7 @@ class _Conversing:
             answer, payload = planned.answer()
         except Exception as error:  # noqa: BLE001 - told to whoever asked
             traceback.print_exc()
-            protocol.send(self._connection, {"error": failure(error)})
+            protocol.send(self._connection, {"error": failure(error, conversion, self._root)})
             return
         protocol.send(self._connection, answer, payload)
         while True:
@@ -129,7 +129,7 @@ class _Conversing:
                 values = planned.nbytes_of(request["tensor"], request["start"], request["stop"])
             except Exception as error:  # noqa: BLE001
                 traceback.print_exc()
-                protocol.send(self._connection, {"error": failure(error)})
+                protocol.send(self._connection, {"error": failure(error, conversion, self._root)})
                 continue
             protocol.send(self._connection, {}, values)
 

@@ -10,7 +10,7 @@ from convert.llama_cpp.front_end.worker.evaluate import nbytes_kept, nbytes_to_c
 from convert.llama_cpp.front_end.worker.graph import recognise, stored_names
 from convert.llama_cpp.front_end.worker.source_tensor import Loaded
 from convert.llama_cpp.front_end.worker.staged import stage
-from convert.llama_cpp.front_end.worker.upstream import Captured, capture
+from convert.llama_cpp.front_end.worker.upstream import capture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ class Planned:
         if self._current is None or self._current[0] != index:
             self._current = None
             values: NDArray[np.generic] = values_of(_base(self._infos[index][1].tensor))
-            self._current = index, memoryview(values.reshape(-1).view("u1"))
+            self._current = index, values.reshape(-1).view("u1").data
         return self._current[1][start:stop]
 
 
@@ -123,16 +123,18 @@ def _float_name(dtype: Any) -> str:  # noqa: ANN401
     return {"float32": "F32", "float16": "F16"}[str(dtype)]
 
 
-def failure(error: BaseException) -> dict[str, str]:
+def failure(error: BaseException, conversion: Conversion, root: Path) -> dict[str, str]:
     """Describe an error by the first of those that it followed from: the last is often a fallback's."""
     first = error
     while (before := first.__cause__ or (None if first.__suppress_context__ else first.__context__)) is not None:
         first = before
-    return {"kind": type(error).__name__, "said": _one_line(error), "first": f"{type(first).__name__}: {_one_line(first)}"}
+    staged, shown = str(root / conversion.directory.name), str(conversion.directory)
+    said, began = (_one_line(each).replace(staged, shown) for each in (error, first))
+    return {"kind": type(error).__name__, "said": said, "first_kind": type(first).__name__, "first": began}
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
+    return " ".join(str(error).split())[:1000]
 
 
 def _torch() -> Any:  # noqa: ANN401

@@ -10,11 +10,12 @@ Source: convert_hf_to_gguf.py, main; conversion/base.py, ModelBase @ 0c1e570.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
+import re
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -27,10 +28,12 @@ from convert.tokenizer.pre_tokenizer import name_pre_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from convert.llama_cpp.front_end.request import Conversion
 
 _FILE_TYPES: Final = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
+_MTP: Final = re.compile(r"(^|\.)mtp\.")
 _DENSE: Final = ".Dense"  # sentence-transformers' modules.json
 
 
@@ -64,10 +67,8 @@ def capture(conversion: Conversion, staged: Path, file_type: str, loaded: Loaded
     if only_tensors:
         _stop_before_metadata(base, captured)
     model = _model(conversion, staged, captured)
-    try:
+    with contextlib.suppress(_EnoughError):
         model.write()
-    except _EnoughError:
-        pass
     return captured
 
 
@@ -83,7 +84,7 @@ def _model(conversion: Conversion, staged: Path, captured: Captured) -> Any:  # 
         raise UnknownArchitectureError(architecture) from error
     captured.architecture = architecture
     captured.other_models = _other_models(package, base, hparams, model_class)
-    _choose_layers(model_class, conversion, hparams)
+    _choose_layers(model_class, conversion, captured)
     out = staged.parent / "out" / f"{staged.name}.gguf"
     has_dense = {"sentence_transformers_dense_modules": True} if _has_dense(staged) else {}
     accepted = inspect.signature(base.ModelBase.__init__).parameters
@@ -97,15 +98,18 @@ def _other_models(package: Any, base: Any, hparams: Any, model_class: Any) -> li
     return ["mmproj"] * has_mmproj + ["mtp"] * bool(getattr(model_class, "supports_mtp_export", False))
 
 
-def _choose_layers(model_class: Any, conversion: Conversion, hparams: Mapping[str, Any]) -> None:  # noqa: ANN401
+def _choose_layers(model_class: Any, conversion: Conversion, captured: Captured) -> None:  # noqa: ANN401
     """Say whether the layers that predict further tokens are wanted alone; or not at all, where they are not there.
 
-    Parity: a fine-tune saved without them makes upstream fail in an assertion; what its `--no-mtp` makes is right.
+    Parity: Qwen3.5 saved without them makes upstream fail in an assertion; what its `--no-mtp` makes is right.
     """
     if conversion.part is Part.MTP:
         if not getattr(model_class, "supports_mtp_export", False):
-            raise UnknownArchitectureError(f"{model_class.__name__} for layers that predict further tokens")
+            raise UnknownArchitectureError(f"{captured.architecture}'s layers that predict further tokens")
         model_class.mtp_only = True
+    elif hasattr(model_class, "opt_num_mtp_layers") and not any(_MTP.search(name) for name in conversion.tensors):
+        model_class.no_mtp = True
+        captured.notes.append("the layers that predict further tokens are not in the checkpoint")
 
 
 def _has_dense(staged: Path) -> bool:

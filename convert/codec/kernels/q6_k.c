@@ -10,29 +10,20 @@
  *
  * Source: ggml-quants.c, make_qx_quants (nmax 32, rmse_type 1) and quantize_row_q6_K_ref @ 0c1e570.
  */
-#ifndef CONVERT_Q6_K_H
-#define CONVERT_Q6_K_H
-
-#include "lanes.h"
+#include "codecs.h"
 
 #define SUPER 256
 #define SUB 16
 #define Q6_K_NBYTES 210
 #define TINY 1e-15f            /* GROUP_MAX_EPS */
-#define ROUNDER 12582912.0f    /* 1.5 * 2^23: adding it leaves the nearest integer, ties to even, in the last bits */
 
-/* columns[i][j] = x[16 * j + i], in 4 x 4 tiles. */
-INLINE void corner_turn(const float *x, float columns[SUB][SUB]) {
-    for (int j = 0; j < SUB; j += 4) {
-        for (int i = 0; i < SUB; i += 4) {
-            f32x4 a = load_f32x4(x + SUB * j + i), b = load_f32x4(x + SUB * (j + 1) + i);
-            f32x4 c = load_f32x4(x + SUB * (j + 2) + i), d = load_f32x4(x + SUB * (j + 3) + i);
-            f32x4 ab_lo = SHUFFLE4(a, b, 0, 4, 1, 5), ab_hi = SHUFFLE4(a, b, 2, 6, 3, 7);
-            f32x4 cd_lo = SHUFFLE4(c, d, 0, 4, 1, 5), cd_hi = SHUFFLE4(c, d, 2, 6, 3, 7);
-            store_f32x4(&columns[i][j], SHUFFLE4(ab_lo, cd_lo, 0, 1, 4, 5));
-            store_f32x4(&columns[i + 1][j], SHUFFLE4(ab_lo, cd_lo, 2, 3, 6, 7));
-            store_f32x4(&columns[i + 2][j], SHUFFLE4(ab_hi, cd_hi, 0, 1, 4, 5));
-            store_f32x4(&columns[i + 3][j], SHUFFLE4(ab_hi, cd_hi, 2, 3, 6, 7));
+/* columns[i][j] = x[16 * j + i]. */
+INLINE void turn_super_block(const float *x, float columns[SUB][SUB]) {
+    f32v tile[LANES];
+    for (int j = 0; j < SUB; j += LANES) {
+        for (int i = 0; i < SUB; i += LANES) {
+            corner_turn(x + SUB * j + i, SUB, tile);
+            for (int k = 0; k < LANES; k++) store_f32(&columns[i + k][j], tile[k]);
         }
     }
 }
@@ -193,7 +184,7 @@ INLINE void store_super_scales(const float scale[SUB], float largest, uint8_t *o
 static void encode_super_block(const float *x, uint8_t *out) {
     float columns[SUB][SUB] __attribute__((aligned(64)));
     float scale[SUB], inverse[SUB], divisor[SUB];
-    corner_turn(x, columns);
+    turn_super_block(x, columns);
     for (int j = 0; j < SUB; j += LANES) search_scales(&columns[0][j], scale + j, inverse + j);
     float largest = largest_scale(scale);
     if (__builtin_fabsf(largest) < TINY) {
@@ -211,8 +202,8 @@ static void encode_super_block(const float *x, uint8_t *out) {
     }
 }
 
-static void encode_q6_k(const float *x, int n_super_blocks, uint8_t *out) {
-    for (int k = 0; k < n_super_blocks; k++) encode_super_block(x + k * SUPER, out + k * Q6_K_NBYTES);
+static void encode_q6_k(chunk *c, uint8_t *out) {
+    for (int k = 0; k < c->n / SUPER; k++) encode_super_block(c->x + k * SUPER, out + k * Q6_K_NBYTES);
 }
 
-#endif
+const codec LEVEL(q6_k) = {TYPE_Q6_K, SUPER, Q6_K_NBYTES, .encode = encode_q6_k};

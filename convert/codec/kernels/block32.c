@@ -14,22 +14,10 @@
  * Source of the arithmetic: ggml-quants.c, quantize_row_{q4_0,q4_1,q5_0,q5_1,q8_0}_ref @ 0c1e570, as x86-64 runs it:
  * a conversion to integer that does not fit (a scale so small that its inverse is infinite) has the low byte 0.
  */
-#ifndef CONVERT_BLOCK32_H
-#define CONVERT_BLOCK32_H
+#include "codecs.h"
 
 #include <float.h>
 #include <stddef.h>
-
-#include "lanes.h"
-
-#define CHUNK 4096
-#define CHUNK_BLOCKS (CHUNK / BLOCK)
-
-typedef struct {
-    float lowest[CHUNK_BLOCKS];  /* a zero has the sign of the block's first zero */
-    float highest[CHUNK_BLOCKS]; /* never -0 where `lowest` is a zero */
-    float peak[CHUNK_BLOCKS];    /* the first weight of largest magnitude, with its sign; +0 in a block of zeros */
-} measures;
 
 /* What one type stores and multiplies with, block by block. */
 typedef struct {
@@ -66,8 +54,7 @@ static __attribute__((noinline)) void settle_ties(const float *x, measures *m, i
     }
 }
 
-/* x: n_blocks * 32 weights; room for a multiple of LANES blocks must be readable. */
-static void measure_blocks(const float *x, int n_blocks, measures *m) {
+void LEVEL(measure_blocks)(const float *x, int n_blocks, measures *m) {
     for (int first = 0; first < n_blocks; first += LANES) {
         f32v low[LANES], high[LANES];
         for (int k = 0; k < LANES; k++) {
@@ -156,9 +143,11 @@ INLINE bytes32 quantize_rounded(const float *x, float inverse) {
     return truncate_to_bytes(v);
 }
 
-static void encode_q4_0(const float *x, const measures *m, int n_blocks, uint8_t *out) {
+static void encode_q4_0(chunk *c, uint8_t *out) {
+    const float *x = c->x;
+    int n_blocks = c->n / BLOCK;
     scales s;
-    scale_by_peak(&s, m, n_blocks, -0.125f);
+    scale_by_peak(&s, &c->measured, n_blocks, -0.125f);
     for (int k = 0; k < n_blocks; k++) {
         bytes32 q = quantize_symmetric(x + k * BLOCK, s.inverse[k], 8.5f);
         q.lo = minimum_u8(q.lo, 15);
@@ -169,11 +158,13 @@ static void encode_q4_0(const float *x, const measures *m, int n_blocks, uint8_t
     if (s.any_degenerate) zero_degenerate_quants(&s, n_blocks, out + 2, 18, 16);
 }
 
-static void encode_q4_1(const float *x, const measures *m, int n_blocks, uint8_t *out) {
+static void encode_q4_1(chunk *c, uint8_t *out) {
+    const float *x = c->x;
+    int n_blocks = c->n / BLOCK;
     scales s;
-    scale_by_range(&s, m, n_blocks, 15);
+    scale_by_range(&s, &c->measured, n_blocks, 15);
     for (int k = 0; k < n_blocks; k++) {
-        bytes32 q = quantize_affine(x + k * BLOCK, s.inverse[k], m->lowest[k]);
+        bytes32 q = quantize_affine(x + k * BLOCK, s.inverse[k], c->measured.lowest[k]);
         memcpy(out + k * 20, &s.scale[k], 2);
         memcpy(out + k * 20 + 2, &s.minimum[k], 2);
         store_u8x16(out + k * 20 + 4, pack_nibbles(q)); /* 15 * (1 + 2^-21) + 0.5 < 16: no clamp is needed */
@@ -187,9 +178,11 @@ INLINE void store_five_bits(uint8_t *out, bytes32 q) {
     store_u8x16(out + 4, pack_nibbles(q));
 }
 
-static void encode_q5_0(const float *x, const measures *m, int n_blocks, uint8_t *out) {
+static void encode_q5_0(chunk *c, uint8_t *out) {
+    const float *x = c->x;
+    int n_blocks = c->n / BLOCK;
     scales s;
-    scale_by_peak(&s, m, n_blocks, -0.0625f);
+    scale_by_peak(&s, &c->measured, n_blocks, -0.0625f);
     for (int k = 0; k < n_blocks; k++) {
         bytes32 q = quantize_symmetric(x + k * BLOCK, s.inverse[k], 16.5f);
         q.lo = minimum_u8(q.lo, 31);
@@ -200,11 +193,13 @@ static void encode_q5_0(const float *x, const measures *m, int n_blocks, uint8_t
     if (s.any_degenerate) zero_degenerate_quants(&s, n_blocks, out + 2, 22, 20);
 }
 
-static void encode_q5_1(const float *x, const measures *m, int n_blocks, uint8_t *out) {
+static void encode_q5_1(chunk *c, uint8_t *out) {
+    const float *x = c->x;
+    int n_blocks = c->n / BLOCK;
     scales s;
-    scale_by_range(&s, m, n_blocks, 31);
+    scale_by_range(&s, &c->measured, n_blocks, 31);
     for (int k = 0; k < n_blocks; k++) {
-        bytes32 q = quantize_affine(x + k * BLOCK, s.inverse[k], m->lowest[k]);
+        bytes32 q = quantize_affine(x + k * BLOCK, s.inverse[k], c->measured.lowest[k]);
         memcpy(out + k * 24, &s.scale[k], 2);
         memcpy(out + k * 24 + 2, &s.minimum[k], 2);
         store_five_bits(out + k * 24 + 4, q);
@@ -212,9 +207,11 @@ static void encode_q5_1(const float *x, const measures *m, int n_blocks, uint8_t
     if (s.any_degenerate) zero_degenerate_quants(&s, n_blocks, out + 4, 24, 20);
 }
 
-static void encode_q8_0(const float *x, const measures *m, int n_blocks, uint8_t *out) {
+static void encode_q8_0(chunk *c, uint8_t *out) {
+    const float *x = c->x;
+    int n_blocks = c->n / BLOCK;
     scales s;
-    scale_by_magnitude(&s, m, n_blocks);
+    scale_by_magnitude(&s, &c->measured, n_blocks);
     for (int k = 0; k < n_blocks; k++) {
         bytes32 q = quantize_rounded(x + k * BLOCK, s.inverse[k]);
         memcpy(out + k * 34, &s.scale[k], 2);
@@ -224,4 +221,8 @@ static void encode_q8_0(const float *x, const measures *m, int n_blocks, uint8_t
     if (s.any_degenerate) zero_degenerate_quants(&s, n_blocks, out + 2, 34, 32);
 }
 
-#endif
+const codec LEVEL(q4_0) = {TYPE_Q4_0, BLOCK, 18, .wants_measures = 1, .encode = encode_q4_0};
+const codec LEVEL(q4_1) = {TYPE_Q4_1, BLOCK, 20, .wants_measures = 1, .encode = encode_q4_1};
+const codec LEVEL(q5_0) = {TYPE_Q5_0, BLOCK, 22, .wants_measures = 1, .encode = encode_q5_0};
+const codec LEVEL(q5_1) = {TYPE_Q5_1, BLOCK, 24, .wants_measures = 1, .encode = encode_q5_1};
+const codec LEVEL(q8_0) = {TYPE_Q8_0, BLOCK, 34, .wants_measures = 1, .encode = encode_q8_0};

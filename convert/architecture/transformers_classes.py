@@ -1,0 +1,206 @@
+"""What single config classes of transformers derive from other keys, by `model_type`.
+
+Source: transformers 5.23, the classes' own __post_init__. `values`: what the class declares; `extra`: the other keys.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Values = dict[str, Any]
+
+
+def _fill_head_dim(values: Values, _extra: Values) -> None:
+    if values["head_dim"] is None:
+        values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
+    _fill_kv_heads(values, _extra)
+
+
+def _fill_kv_heads(values: Values, _extra: Values) -> None:
+    if values["num_key_value_heads"] is None:
+        values["num_key_value_heads"] = values["num_attention_heads"]
+
+
+def _of_ministral(values: Values, _extra: Values) -> None:
+    if values["layer_types"] is None:
+        kind = "full_attention" if values["sliding_window"] is None else "sliding_attention"
+        values["layer_types"] = [kind] * values["num_hidden_layers"]
+
+
+def _of_qwen3_moe(values: Values, _extra: Values) -> None:
+    if not values["use_sliding_window"]:
+        values["sliding_window"] = None
+    values["mlp_only_layers"] = values["mlp_only_layers"] or []
+
+
+def _of_gemma3_text(values: Values, extra: Values) -> None:
+    if values["use_bidirectional_attention"]:
+        values["sliding_window"] = values["sliding_window"] // 2 + 1
+    if values["layer_types"] is None:
+        every = extra.get("sliding_window_pattern", 6)
+        kinds = ("full_attention", "sliding_attention")
+        values["layer_types"] = [kinds[bool((i + 1) % every)] for i in range(values["num_hidden_layers"])]
+
+
+def _of_bloom(values: Values, extra: Values) -> None:
+    n_embed = extra.pop("n_embed", None)
+    if n_embed is not None and type(n_embed) is not int:
+        raise TypeError(n_embed)
+    values["hidden_size"] = values["hidden_size"] if n_embed is None else n_embed
+
+
+def _of_deepseek_v3(values: Values, extra: Values) -> None:
+    _fill_kv_heads(values, extra)
+    values["qk_head_dim"] = values["qk_nope_head_dim"] + values["qk_rope_head_dim"]
+    values["head_dim"] = values["qk_rope_head_dim"]
+
+
+def _with_rotary_part(part: float) -> Callable[[Values, Values], None]:
+    def default(_values: Values, extra: Values) -> None:
+        extra.setdefault("partial_rotary_factor", part)
+
+    return default
+
+
+def _of_smollm3(values: Values, extra: Values) -> None:
+    _fill_kv_heads(values, extra)
+    n_layers, every = values["num_hidden_layers"], values["no_rope_layer_interval"]
+    if values["no_rope_layers"] is None:
+        values["no_rope_layers"] = [int((layer + 1) % every != 0) for layer in range(n_layers)]
+    if values["layer_types"] is None:
+        has_windows = values["use_sliding_window"] and values["sliding_window"] is not None
+        kinds = ("full_attention", "sliding_attention")
+        has_rope = values["no_rope_layers"]
+        values["layer_types"] = [kinds[bool(has_windows and not has_rope[layer])] for layer in range(n_layers)]
+
+
+def _windows_but_every(values: Values, every: int) -> None:
+    """Name the kinds of layers where the config does not: every nth has full attention."""
+    if values["layer_types"] is None:
+        kinds = ("full_attention", "sliding_attention")
+        values["layer_types"] = [kinds[bool((i + 1) % every)] for i in range(values["num_hidden_layers"])]
+
+
+def _of_olmo3(values: Values, extra: Values) -> None:
+    _fill_kv_heads(values, extra)
+    _windows_but_every(values, 4)
+
+
+def _of_cohere2(values: Values, extra: Values) -> None:
+    _fill_kv_heads(values, extra)
+    values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
+    if values["layer_types"] is None:
+        _windows_but_every(values, extra.pop("sliding_window_pattern", 4))
+
+
+def _of_exaone4(values: Values, _extra: Values) -> None:
+    if values["sliding_window"] is None:
+        values["sliding_window_pattern"] = 0
+    _windows_but_every(values, values["sliding_window_pattern"])
+
+
+def _of_falcon(values: Values, extra: Values) -> None:
+    _of_bloom(values, extra)
+    values["hidden_size"] // values["num_attention_heads"]  # its property head_dim is looked at
+    if values["num_kv_heads"] is None:
+        values["num_kv_heads"] = values["num_attention_heads"]
+    if values["ffn_hidden_size"] is None:
+        values["ffn_hidden_size"] = values["hidden_size"] * 4
+
+
+def _of_gpt_bigcode(values: Values, _extra: Values) -> None:
+    values["num_key_value_heads"] = 1 if values["multi_query"] else values["n_head"]
+
+
+def _of_glm4(values: Values, extra: Values) -> None:
+    extra.setdefault("partial_rotary_factor", 0.5)
+    if values["eos_token_id"] is None:
+        values["eos_token_id"] = [151329, 151336, 151338]
+
+
+def _of_ernie4_5_moe(values: Values, _extra: Values) -> None:
+    if values["moe_layer_end_index"] == -1:
+        values["moe_layer_end_index"] = values["num_hidden_layers"] - 1
+
+
+def _of_nemotron(values: Values, extra: Values) -> None:
+    if values["head_dim"] is None:
+        values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
+    extra.setdefault("partial_rotary_factor", 0.5)
+
+
+def _of_apertus(values: Values, extra: Values) -> None:
+    _fill_kv_heads(values, extra)
+    if values["rope_parameters"] is None:
+        values["rope_parameters"] = dict(_ROPE_OF_APERTUS)
+
+
+_ROPE_OF_APERTUS: Final = {
+    "rope_type": "llama3",
+    "rope_theta": 12000000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 8192,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
+
+
+def _of_lfm2(values: Values, extra: Values) -> None:
+    if values["layer_types"] is None:
+        n_layers, full = values["num_hidden_layers"], values["full_attn_idxs"]
+        values["full_attn_idxs"] = list(range(n_layers)) if full is None else full
+        kinds = ("conv", "full_attention")
+        values["layer_types"] = [kinds[layer in values["full_attn_idxs"]] for layer in range(n_layers)]
+    _of_lfm2_moe(values, extra)
+    values["intermediate_size"] = extra.pop("block_ff_dim", values["intermediate_size"])
+
+
+def _of_lfm2_moe(values: Values, extra: Values) -> None:
+    values["tie_word_embeddings"] = extra.pop("tie_embedding", values["tie_word_embeddings"])
+
+
+def _of_glm4_moe_lite(values: Values, _extra: Values) -> None:
+    if values["mlp_layer_types"] is None:
+        values["mlp_layer_types"] = ["dense"] + ["sparse"] * (values["num_hidden_layers"] - 1)
+    values["qk_head_dim"] = values["qk_nope_head_dim"] + values["qk_rope_head_dim"]
+
+
+POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
+    "apertus": _of_apertus,
+    "arcee": _fill_head_dim,
+    "bloom": _of_bloom,
+    "cohere": _fill_kv_heads,
+    "cohere2": _of_cohere2,
+    "deepseek_v2": _of_deepseek_v3,
+    "deepseek_v3": _of_deepseek_v3,
+    "ernie4_5": _fill_head_dim,
+    "ernie4_5_moe": _of_ernie4_5_moe,
+    "exaone4": _of_exaone4,
+    "falcon": _of_falcon,
+    "gemma3_text": _of_gemma3_text,
+    "glm4": _of_glm4,
+    "glm4_moe": _with_rotary_part(0.5),
+    "glm4_moe_lite": _of_glm4_moe_lite,
+    "gpt_bigcode": _of_gpt_bigcode,
+    "granite": _fill_kv_heads,
+    "granitemoe": _fill_kv_heads,
+    "granitemoeshared": _fill_kv_heads,
+    "hunyuan_v1_dense": _fill_kv_heads,
+    "lfm2": _of_lfm2,
+    "lfm2_moe": _of_lfm2_moe,
+    "llama": _fill_head_dim,
+    "ministral": _of_ministral,
+    "mistral": _fill_head_dim,
+    "nemotron": _of_nemotron,
+    "olmo": _fill_kv_heads,
+    "olmo2": _fill_kv_heads,
+    "olmo3": _of_olmo3,
+    "olmoe": _fill_kv_heads,
+    "qwen3_moe": _of_qwen3_moe,
+    "seed_oss": _fill_head_dim,
+    "smollm3": _of_smollm3,
+    "stablelm": _with_rotary_part(0.25),
+}

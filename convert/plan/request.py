@@ -1,0 +1,92 @@
+"""Which files are wanted, as a value: where, of which types, called what."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from convert.checkpoint.index import cached_name
+from convert.errors import Remedy, UsageError
+from convert.quant_mix import FILE_TYPES, NO_OPTIONS, FileType, QuantizeOptions, find_file_types, in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PathLike = str | os.PathLike[str]
+
+DEFAULT_TYPES: Final = "f16,q4_0,q4_1,q5_0,q5_1,q8_0"
+_TYPE_SUFFIX: Final = re.compile(r"[-._](f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """GGUF files to make: `OUTDIR/NAME-TYPE.gguf` for each type.
+
+    types: such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case. name: the files' base name, by default the model's.
+    discard_f16: leave the F16 file out. options: of the quantized files, as `quantize_options` reads them.
+    mmproj, mtp: the type of a file of what is not text, and of one of the layers that predict further tokens.
+    """
+
+    outdir: PathLike
+    types: str | Iterable[str | FileType] = DEFAULT_TYPES
+    name: str | None = None
+    discard_f16: bool = False
+    options: QuantizeOptions = NO_OPTIONS
+    mmproj: str | FileType | None = None
+    mtp: str | FileType | None = None
+
+    def paths(self, own_name: str) -> dict[FileType, Path]:
+        """Give each type its path. own_name: the model's.
+
+        Raises UsageError for a type that is not known, none at all, or a name that is no file's.
+        """
+        types = [kind for kind in parse_types(self.types) if not (self.discard_f16 and kind is FILE_TYPES["F16"])]
+        if not types:
+            raise _no_types()
+        return {kind: self.path(own_name, kind.name) for kind in types}
+
+    def path(self, own_name: str, kind: str, prefix: str = "") -> Path:
+        """Name the file of one type. prefix: what kind of file it is, as upstream's names begin."""
+        name = own_name if self.name is None else self.name
+        if not name or name in (".", "..") or "/" in name or "\0" in name:
+            raise UsageError(f"`{name}` cannot be the base name of files", remedies=(Remedy.GIVE_NAME,))
+        return Path(self.outdir) / f"{prefix}{name}-{kind}.gguf"
+
+
+def directory_name(directory: Path) -> str:
+    """Name a model after its directory, or after its repository where that is a snapshot in the Hub's cache."""
+    return (cached_name(directory) or "").rpartition("/")[2] or directory.name
+
+
+def gguf_name(path: PathLike) -> str:
+    """Name a model after its GGUF file, without the float type that such names end with."""
+    return _TYPE_SUFFIX.sub("", Path(path).stem)
+
+
+def parse_types(text: str | Iterable[str | FileType]) -> tuple[FileType, ...]:
+    """Read types such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case, without repeats; also `all` and `standard`.
+
+    Raises UsageError that says what is nearest, or lists the known types.
+    """
+    names = text.split(",") if isinstance(text, str) else text
+    found = ((name,) if isinstance(name, FileType) else find_file_types(name) for name in names)
+    types = tuple(dict.fromkeys(chain.from_iterable(found)))
+    if not types:
+        raise _no_types()
+    return types
+
+
+def parse_type(kind: str | FileType) -> FileType:
+    """Read one type. Raises UsageError for none that is known, or a name of several."""
+    found = parse_types([kind])
+    if len(found) != 1:
+        raise UsageError(f"`{kind}` is {len(found)} types, and one file is to be made")
+    return found[0]
+
+
+def _no_types() -> UsageError:
+    return UsageError("no output type is left", hint=f"known are {in_words(FILE_TYPES.values())}")
