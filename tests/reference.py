@@ -115,7 +115,7 @@ def convert(source: Path, jobs: Sequence[tuple[Path, Path]], *, outtype: str = "
         capture_output=True,
         text=True,
         check=False,
-        env=_environment(),
+        env=environment(),
     )
     answers = [json.loads(line) for line in finished.stdout.splitlines() if line.startswith('{"reference_error"')]
     if finished.returncode or len(answers) != len(jobs):
@@ -168,7 +168,8 @@ for model, out in request["jobs"]:
 """
 
 
-def _environment() -> Mapping[str, str]:
+def environment() -> Mapping[str, str]:
+    """Give the environment of the converter."""
     # The converter must use its own gguf-py, and find nothing on the network.
     kept = {name: value for name, value in os.environ.items() if name not in {"NO_LOCAL_GGUF", "PYTHONPATH"}}
     return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

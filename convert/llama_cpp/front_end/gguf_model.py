@@ -17,7 +17,7 @@ from convert.llama_cpp.front_end.prepared import prepare
 from convert.llama_cpp.front_end.recognised import view_of
 from convert.llama_cpp.front_end.request import Part, Wanted
 from convert.llama_cpp.front_end.session import Session
-from convert.model import GGUFModel, LeftOut, left_out
+from convert.model import GGUFModel, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,10 +33,12 @@ class Through:
     """A model through llama.cpp's definitions.
 
     whole: of every tensor the other process's own values, by name; most of the model's tensors are views instead.
+    used: the checkpoint's tensors that these are made from, or that the definition has read for its metadata.
     """
 
     model: GGUFModel
     whole: Mapping[str, Computed]
+    used: frozenset[str]
     memory: Memory
 
 
@@ -55,6 +57,7 @@ def model_through(wanted: Wanted, checkpoint: Checkpoint | None = None) -> Throu
     check_memory(memory, wanted.definition.max_nbytes)
     tensors = [_tensor(each, computed, prepared.tensors) for each, computed in zip(described, whole, strict=True)]
     is_text = wanted.part is Part.TEXT
+    used = frozenset(name for each in described for name in each["stored"]).union(answer.header["loaded"])
     metadata = _metadata(prepared, answer)
     model = GGUFModel(
         source=prepared.checkpoint.directory,
@@ -65,11 +68,11 @@ def model_through(wanted: Wanted, checkpoint: Checkpoint | None = None) -> Throu
         through=GGMLQuantizationType.F16 if is_text else None,
         notes=(*prepared.notes, *answer.header["notes"], *memory.notes),
         definition=f"llama.cpp {wanted.definition.commit}",
-        left_out=_left_out(prepared, answer),
+        left_out=left_out(prepared.tensors, used, other_files=answer.header["other_models"]),
         converted=_converted(answer.header["types"]),
         file_type=_insisted(metadata, answer.header["file_type"]),
     )
-    return Through(model, {computed.name: computed for computed in whole}, memory)
+    return Through(model, {computed.name: computed for computed in whole}, used, memory)
 
 
 def _computed(index: int, described: Mapping[str, Any], tensors: Mapping[str, Tensor], session: Session) -> Computed:
@@ -114,9 +117,3 @@ def _converted(types: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, GG
         kind: {name: GGMLQuantizationType[tensor_type] for name, tensor_type in tensors.items()}
         for kind, tensors in types.items()
     }
-
-
-def _left_out(prepared: Prepared, answer: Answer) -> tuple[LeftOut, ...]:
-    header = answer.header
-    used = {name for tensor in header["tensors"] for name in tensor["stored"]} | set(header["loaded"])
-    return left_out(prepared.tensors, used, other_files=header["other_models"])

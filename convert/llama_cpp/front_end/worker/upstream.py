@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _FILE_TYPES: Final = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
 _MTP: Final = re.compile(r"(^|\.)mtp\.")
+_NO_BPE: Final = "default"  # llama.cpp splits by the name for BPE alone: src/llama-vocab.cpp, load @ 0c1e570
 _DENSE: Final = ".Dense"  # sentence-transformers' modules.json
 
 
@@ -170,9 +171,16 @@ def _name_pre_tokenizers(base: Any, conversion: Conversion, staged: Path, captur
         try:
             return str(known_by_hash(self, tokenizer))
         except NotImplementedError:
+            if _kind_of(tokenizer) != "BPE":
+                return _NO_BPE
             files = TokenizerFiles(staged)
             name = name_pre_tokenizer(files, read_fast_tokenizer(files), asked=None)
             captured.notes.append(f"llama.cpp does not know the pre-tokenizer; by what it declares it is `{name}`")
             return name
 
     base.TextModel.get_vocab_base_pre = get_vocab_base_pre
+
+
+def _kind_of(tokenizer: Any) -> str:  # noqa: ANN401
+    """Name the model of transformers' tokenizer: BPE, WordPiece, Unigram …"""
+    return type(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)).__name__
