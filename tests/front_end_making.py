@@ -54,7 +54,7 @@ _MOST_PARAMETERS: Final = 3_000_000
 class FrontEndRow:
     """One checkpoint. config: what the config class is given beside what is made small; a dict for a part of it.
 
-    tokenizer: writes its files. files: written beside them, by name. saved_config: keys put into config.json afterwards.
+    tokenizer: writes its files. files: written beside them, by name. saved_config: put into config.json afterwards.
     renamed: (old, new) in the saved tensors' names. types: of files that are compared beside F16.
     only_float: why llama-quantize does not take the reference's file; None where it does.
     """

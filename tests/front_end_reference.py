@@ -65,7 +65,8 @@ def get_vocab_base_pre(self, tokenizer):
 TextModel.get_vocab_base_pre = get_vocab_base_pre
 
 def one(job):
-    sys.argv = ["convert_hf_to_gguf.py", job["model"], "--outtype", job["outtype"], "--outfile", job["out"], *job["flags"]]
+    asked = ["--outtype", job["outtype"], "--outfile", job["out"], *job["flags"]]
+    sys.argv = ["convert_hf_to_gguf.py", job["model"], *asked]
     try:
         convert_hf_to_gguf.main()
     except SystemExit as stop:

@@ -126,7 +126,7 @@ def convert(source: Path, jobs: Sequence[tuple[Path, Path]], *, outtype: str = "
 def quantize(reference: Reference, source: Path, outfile: Path, quant_type: str) -> None:
     """Run llama-quantize: `source` and `outfile` are GGUF files, `quant_type` a name such as `Q4_0`."""
     command = [str(reference.quantize), str(source), str(outfile), quant_type]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if finished.returncode:
         raise ToolchainError(f"llama-quantize ended with {finished.returncode}: {finished.stderr[-2000:]}")
 

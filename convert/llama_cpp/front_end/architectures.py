@@ -93,8 +93,18 @@ YoutuVLForConditionalGeneration
 """
 # Through this front end, by sha256 against the reference.
 _TESTED_TEXT: Final = """
+AfmoeForCausalLM ApertusForCausalLM ArceeForCausalLM BertForSequenceClassification BertModel BloomForCausalLM
+CohereForCausalLM DistilBertModel Exaone4ForCausalLM GPTBigCodeForCausalLM Gemma2ForCausalLM
+Gemma3ForConditionalGeneration GptOssForCausalLM GraniteForCausalLM GraniteMoeForCausalLM
+GraniteMoeHybridForCausalLM HunYuanDenseV1ForCausalLM JambaForCausalLM Lfm2ForCausalLM Llama4ForCausalLM
+LlavaForConditionalGeneration MambaForCausalLM Ministral3ForCausalLM ModernBertModel NemotronHForCausalLM
+Olmo2ForCausalLM OlmoeForCausalLM Phi3ForCausalLM PhiForCausalLM Qwen2MoeForCausalLM Qwen2VLForConditionalGeneration
+Qwen3VLMoeForConditionalGeneration RobertaModel SeedOssForCausalLM SmolLM3ForCausalLM StableLmForCausalLM
+Starcoder2ForCausalLM T5EncoderModel T5ForConditionalGeneration XLMRobertaModel
 """
 _TESTED_MMPROJ: Final = """
+Gemma3ForConditionalGeneration LlavaForConditionalGeneration Qwen2VLForConditionalGeneration
+Qwen3VLMoeForConditionalGeneration
 """
 
 TEXT_CLASSES: Final = frozenset(_TEXT.split())

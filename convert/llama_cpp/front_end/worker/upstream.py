@@ -182,5 +182,5 @@ def _name_pre_tokenizers(base: Any, conversion: Conversion, staged: Path, captur
 
 
 def _kind_of(tokenizer: Any) -> str:  # noqa: ANN401
-    """Name the model of transformers' tokenizer: BPE, WordPiece, Unigram …"""
+    """Name the model of transformers' tokenizer: BPE, WordPiece or Unigram."""
     return type(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)).__name__
