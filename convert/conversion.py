@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from convert.errors import Remedy, UsageError
 from convert.llama_cpp.front_end import Part, open_gguf_model, open_other_model
 from convert.model import ModelRequest, as_request, read_gguf_model
-from convert.plan import OutputRequest, Plan, directory_name, gguf_name, joined, parse_type, plan
+from convert.plan import OutputRequest, Plan, directory_name, gguf_name, joined, parse_type, plan, require_file
 from convert.quant_mix import NO_OPTIONS, FileType, QuantizeOptions
 from convert.stream import Progress, Report, Writing, carry_out
 
@@ -56,7 +56,9 @@ def plan_one(
     options: QuantizeOptions = NO_OPTIONS,
 ) -> Plan:
     """Plan one GGUF file of a checkpoint, at the path given; errors as for `plan_all`."""
-    return plan(open_gguf_model(as_request(model)), {parse_type(type): Path(out)}, options)
+    request, kind = as_request(model), parse_type(type)
+    path = require_file(out, such_as=f"{directory_name(request.directory)}-{kind.name}.gguf")
+    return plan(open_gguf_model(request), {kind: path}, options)
 
 
 def plan_quantize(source: PathLike, outputs: PathLike | OutputRequest) -> Plan:

@@ -36,6 +36,7 @@ class Remedy(Enum):
     FORCE = "replace what is there"
     OTHER_PLACE = "write elsewhere"
     MORE_ROOM = "free the disk, or write less to it"
+    NAME_DIRECTORY = "name a directory; what the files in it are called is another matter"
     GIVE_NAME = "say how the files are to be called"
     LARGER_SHARDS = "larger files of weights"
     WITHOUT_THROUGH = "leave out the way through a packed type"
@@ -69,6 +70,7 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.FORCE: "force=True replaces",
         Remedy.OTHER_PLACE: "choose another path",
         Remedy.MORE_ROOM: "make room, or choose another directory",
+        Remedy.NAME_DIRECTORY: "name a directory: files are called NAME-TYPE.gguf; `convert_one` writes to any path",
         Remedy.GIVE_NAME: "give one as `name`",
         Remedy.LARGER_SHARDS: "give a larger `max_shard_size`",
         Remedy.WITHOUT_THROUGH: "without `through` it is dequantized to what it holds",

@@ -128,6 +128,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
     files = {} if model is None else dict(_files(model))
     memory = None if unpacked is None else _measure(checkpoint, unpacked, files)
     decoded = {} if unpacked is None else _decoded(checkpoint, unpacked)
+    missing = () if checkpoint.lacking is None else (checkpoint.lacking.message,)
     tensors = tuple(
         InspectedTensor(source.name, source.shape, source.dtype.value, source.nbytes, decoded.get(source.name))
         for source in checkpoint.tensors.values()
@@ -144,7 +145,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
         problem=problem,
         packing=None if unpacked is None else unpacked.packing,
         decoded=() if unpacked is None else _decoded_tensors(unpacked, tensors),
-        notes=checkpoint.notes + reasons + (() if unpacked is None else unpacked.notes),
+        notes=checkpoint.notes + missing + reasons + (() if unpacked is None else unpacked.notes),
         memory=memory,
     )
 

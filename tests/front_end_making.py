@@ -121,7 +121,7 @@ def _config(config_class: Any, given: Mapping[str, Any]) -> Any:  # noqa: ANN401
 
 def _part(part: str, part_class: Any, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401
     known = part_class().to_dict()
-    small = _SMALL | (_SMALL_VISION if "vision" in part else {})
+    small = {**_SMALL, **(_SMALL_VISION if "vision" in part else {})}
     return {key: value for key, value in small.items() if key in known} | dict(given)
 
 

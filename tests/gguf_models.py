@@ -20,7 +20,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class SmallModel:
-    """A model: its architecture and numbers, and the lengths of its rows (`down`: of ffn_down's)."""
+    """A model: its architecture and numbers, and the lengths of its rows (`down`: of ffn_down's).
+
+    only: of each layer's tensors; by default all.
+    """
 
     arch: str = "llama"
     n_layers: int = 4
@@ -31,6 +34,7 @@ class SmallModel:
     cols: int = 256
     down: int = 256
     rows: int = 2
+    only: tuple[str, ...] = ()
     more: Mapping[str, Shape] = field(default_factory=dict)
 
     def shapes(self) -> Iterator[tuple[str, Shape]]:
@@ -41,7 +45,8 @@ class SmallModel:
             yield "output.weight", (8, self.cols)
         for layer in range(self.n_layers):
             for name, shape in self._block().items():
-                yield f"blk.{layer}.{name}.weight", shape
+                if name in (self.only or name):
+                    yield f"blk.{layer}.{name}.weight", shape
         yield from self.more.items()
 
     def _block(self) -> dict[str, Shape]:
@@ -60,10 +65,10 @@ SMALL_MODELS: Final[Mapping[str, SmallModel]] = {
     "gqa4": SmallModel(n_heads=8, n_kv_heads=2, n_layers=9),
     "gqa2-tied": SmallModel(n_heads=8, n_kv_heads=4, tied=True),
     "one-layer": SmallModel(n_layers=1),
-    "80-layers": SmallModel(n_layers=80, n_heads=8, n_kv_heads=1),
-    "80-layers-mha": SmallModel(n_layers=80),
-    "qwen2-80": SmallModel("qwen2", n_layers=80, n_heads=8, n_kv_heads=4),
-    "jais2-68": SmallModel("jais2", n_layers=68),
+    "80-layers": SmallModel(n_layers=80, n_heads=8, n_kv_heads=1, only=("attn_v", "ffn_down")),
+    "80-layers-mha": SmallModel(n_layers=80, only=("attn_v", "ffn_up")),
+    "qwen2-80": SmallModel("qwen2", n_layers=80, n_heads=8, n_kv_heads=4, only=("attn_v",)),
+    "jais2-68": SmallModel("jais2", n_layers=68, only=("attn_v",)),
     "eight-experts": SmallModel(n_experts=8, n_heads=8, n_kv_heads=2, n_layers=9),
     "eight-experts-mha": SmallModel(n_experts=8, n_layers=16),
     "four-experts": SmallModel("qwen2moe", n_experts=4, n_layers=11),

@@ -104,8 +104,12 @@ def test_a_spelling_whose_order_of_rows_nobody_knows_is_an_error() -> None:
         _map(LLAMA, shapes)
 
 
-QWEN = LLAMA | {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe"}
-QWEN |= {"num_experts": 2, "num_experts_per_tok": 2}
+QWEN = LLAMA | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "num_experts": 2,
+    "num_experts_per_tok": 2,
+}
 
 
 def test_metas_order_is_refused_where_gguf_wants_halves_and_ggufs_own_is_not() -> None:

@@ -143,7 +143,7 @@ def test_the_families_goldens_are_for_the_rows_there_are(tiny_llama: Path) -> No
 @pytest.mark.parametrize("name", _rows(REFUSED + ONLY_OURS))
 def test_live_what_the_table_calls_refused_is_refused_by_the_reference(name: str, theirs: Mapping[str, Hashes]) -> None:
     row = FAMILY_CHECKPOINTS[name]
-    assert theirs[name] == {"error": row.refused_by_reference or row.only_ours}
+    assert theirs[name]["error"].startswith(row.refused_by_reference or row.only_ours or "said")
 
 
 @pytest.mark.parametrize("name", _rows([name for name in COMPARED if FAMILY_CHECKPOINTS[name].only_float]))

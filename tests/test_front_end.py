@@ -67,7 +67,7 @@ def through(models: Path, reference_source: Path) -> Plan:
 def theirs(models: Path, reference_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[Any, str | Path]:
     """Return the reference's files by (name, type) and, of what is not text, (name, "mmproj", type); or its errors."""
     out = tmp_path_factory.mktemp("theirs")
-    keys = [(name, kind) for name in NAMES for kind in ("F16", *_float_types(name))]
+    keys: list[tuple[str, ...]] = [(name, kind) for name in NAMES for kind in ("F16", *_float_types(name))]
     keys += [(name, "mmproj", kind) for name in WITH_MMPROJ for kind in MMPROJ_TYPES]
     jobs = [
         Job(str(models / key[0]), str(out / ("-".join(key) + ".gguf")), key[-1].lower(), ("--mmproj",) * (len(key) > 2))

@@ -53,7 +53,7 @@ def test_the_command_lists_them_as_a_table_and_as_json() -> None:
     assert table.exit_code == 0
     assert re.search(r"^LlamaForCausalLM +native +text +text$", table.output, re.MULTILINE)
     listed = json.loads(CliRunner().invoke(cli, ["inspect", "--architectures", "--json"]).output)
-    assert {"name": "GPTBigCodeForCausalLM", "definition": "llama.cpp", "files": ["text"], "tested": ["text"]} in listed
+    assert {"name": "AfmoeForCausalLM", "definition": "llama.cpp", "files": ["text"], "tested": ["text"]} in listed
     assert len(listed) == len(known_architectures())
 
 

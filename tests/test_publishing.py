@@ -196,12 +196,6 @@ def test_a_short_write_is_continued(model: Path, tmp_path: Path, monkeypatch: py
     assert hashes(tmp_path / "bits") == hashes(tmp_path / "whole")
 
 
-def test_an_output_directory_that_is_a_file_is_an_error(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file")
-    with pytest.raises(OutputError, match="cannot be written"):
-        convert.convert_all(model, tmp_path / "out")
-
-
 def test_a_checkpoint_that_shrinks_during_the_work_is_an_error(model: Path, tmp_path: Path) -> None:
     plan = convert.plan_all(model, tmp_path / "out")
     os.truncate(model / "model.safetensors", 100_000)

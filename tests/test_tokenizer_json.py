@@ -169,6 +169,8 @@ CONFIGS = {
     "templates_of_numbers": {"chat_template": [1]},
     "template_without_text": {"chat_template": [{"name": 3, "template": "x"}]},
     "bos_a_number": {"bos_token": 3},
+    "adding_a_word": {"add_bos_token": "true"},
+    "adding_a_number": {"add_eos_token": 1},
 }
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, Protocol
 
 from convert.architecture.family import Rule, as_stored, n_experts, n_layers
 from convert.architecture.hyperparameters import MAX_VOCABULARY
 from convert.architecture.metadata import head_dim
 from convert.architecture.rope import llama3_rope_factors, rope_of, rope_type
 from convert.architecture.row_order import is_ggufs_own, rotary_rows
-from convert.checkpoint.views import Constant, Rows, Shifted
+from convert.checkpoint.views import Blocks, Constant, Rows, Shifted, concatenated
 from convert.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from convert.checkpoint import Tensor
 
 Make = Callable[["Tensor"], "Tensor"]
+
+
+class Matrix(Protocol):
+    """Yields the rules of a layer's matrix and of its bias, as `linear` does."""
+
+    def __call__(
+        self, name: str, n_out: int, n_in: int, make: Make = ..., *, needs_bias: bool = False
+    ) -> Iterator[Rule]:
+        """Yield them."""
+
 
 # The three matrices of a gated feed-forward, in the order in which stacks of experts are written by most families.
 DOWN_GATE_UP = ("down", "gate", "up")
@@ -152,6 +163,54 @@ def feed_forward(hidden: int, inner: int, block: str, *, suffix: str = "") -> It
     yield from linear(f"{block}.ffn_gate{suffix}", inner, hidden)
     yield from linear(f"{block}.ffn_up{suffix}", inner, hidden)
     yield from linear(f"{block}.ffn_down{suffix}", hidden, inner)
+
+
+def ungated(
+    hidden: int, inner: int, block: str, matrix: Matrix = linear, *, needs_bias: bool = False
+) -> Iterator[Rule]:
+    """Yield a feed-forward without gate: up and down."""
+    yield from matrix(f"{block}.ffn_up", inner, hidden, needs_bias=needs_bias)
+    yield from matrix(f"{block}.ffn_down", hidden, inner, needs_bias=needs_bias)
+
+
+def one_after_the_other(n_groups: int, sizes: tuple[int, ...]) -> Make:
+    """Make the view that puts what is stored group by group one after the other: all queries, all keys, all values.
+
+    sizes: rows of each in a group.
+    """
+
+    def make(tensor: Tensor) -> Tensor:
+        if is_ggufs_own(tensor.name):
+            return tensor
+        period, first_rows = sum(sizes), accumulate(sizes, initial=0)
+        parts = (
+            Blocks(tensor, tensor.name, (n_groups * size, *tensor.shape[1:]), period, first, size)
+            for size, first in zip(sizes, first_rows, strict=False)
+        )
+        return concatenated(tensor.name, tuple(parts))
+
+    return make
+
+
+def fused_block(
+    block: str,
+    hidden: int,
+    inner: int,
+    *,
+    matrix: Matrix = linear,
+    make: Make = as_stored,
+    n_qkv: int | None = None,
+    bias: bool = True,
+) -> Iterator[Rule]:
+    """Yield a block of GPT-2's kind: norms, queries, keys and values in one matrix, a feed-forward without gate.
+
+    make, n_qkv: that matrix' view and rows. bias: all have one.
+    """
+    yield from norm(f"{block}.attn_norm", hidden, bias=bias)
+    yield from matrix(f"{block}.attn_qkv", n_qkv or 3 * hidden, hidden, make, needs_bias=bias)
+    yield from matrix(f"{block}.attn_output", hidden, hidden, needs_bias=bias)
+    yield from norm(f"{block}.ffn_norm", hidden, bias=bias)
+    yield from ungated(hidden, inner, block, matrix, needs_bias=bias)
 
 
 def experts(h: Hyperparameters, inner: int, block: str, order: tuple[str, ...] = DOWN_GATE_UP) -> Iterator[Rule]:

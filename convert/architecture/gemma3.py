@@ -52,8 +52,8 @@ def _period(h: Hyperparameters) -> int:
 
     Raises UnsupportedError for layers in another order: GGUF's key holds one number.
     """
-    kinds = h.get("layer_types")
-    if not isinstance(kinds, list):
+    kinds = h.texts("layer_types")
+    if kinds is None:
         return h.optional_size("sliding_window_pattern") or _USUAL_PERIOD
     period = kinds.index("full_attention") + 1 if "full_attention" in kinds else max(len(kinds) + 1, _USUAL_PERIOD)
     if any((kind == "full_attention") != ((index + 1) % period == 0) for index, kind in enumerate(kinds)):

@@ -86,13 +86,13 @@ def all_types(
 
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
 @click.argument("model", type=PATH)
-@click.argument("out", type=PATH, metavar="OUT.gguf")
+@click.argument("out", type=click.Path(path_type=str), metavar="OUT.gguf")
 @click.option("--type", "kind", default="f16", show_default=True, help="One type, as for `all --types`.")
 @dir_option
 @checkpoint_options
 @quantize_options.quantizing
 @writing_options
-def one_type(model: Path, out: Path, kind: str, directory: Path | None, **run: Any) -> None:
+def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: Any) -> None:
     """Convert the checkpoint MODEL to the file OUT.gguf."""
     from convert.conversion import plan_one  # noqa: PLC0415
 
@@ -205,6 +205,6 @@ def _carry_out(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> N
     show_plan(plan, look.stderr())
     with look.warnings_shown():
         kernel_level()
-    with look.byte_progress(plan.nbytes) as progress:
+    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
         report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
     show_report(report)

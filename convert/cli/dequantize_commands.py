@@ -82,7 +82,7 @@ def dequantize(
     repository = _prepare(plan, push_to_hub, private=private) if push_to_hub else None
     with look.warnings_shown():
         kernel_level()
-    with look.byte_progress(plan.nbytes) as progress:
+    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
         report = carry_out_dequantize(plan, Writing(force, jobs, allow_nonfinite), progress=progress)
     show_report(report)
     if repository is not None:

@@ -17,6 +17,9 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.FORCE: "--force replaces",
     Remedy.OTHER_PLACE: "choose another directory or --name",
     Remedy.MORE_ROOM: "choose fewer types with --types, or another directory",
+    Remedy.NAME_DIRECTORY: (
+        "name a directory: its files are called NAME-TYPE.gguf (--name); `convert gguf MODEL OUT.gguf` writes one file"
+    ),
     Remedy.GIVE_NAME: "give one with --name",
     Remedy.LARGER_SHARDS: "give --max-shard-size",
     Remedy.WITHOUT_THROUGH: "without --through it is dequantized to what it holds",
@@ -49,6 +52,7 @@ _DEQUANTIZE: Final[Mapping[Remedy, str]] = {
     **GGUF_WORDS,
     Remedy.WIDER_FLOAT: "keep the range with --dtype bf16",
     Remedy.OTHER_PLACE: "choose another directory",
+    Remedy.NAME_DIRECTORY: "name a directory",
     Remedy.MORE_ROOM: "make room, or choose another directory",
 }
 ALL_WORDS: Final = (GGUF_WORDS, _DEQUANTIZE)

@@ -56,3 +56,14 @@ def f16_bytes(values: F32Array) -> U8Array:
 def through_f16(values: F32Array) -> F32Array:
     """Round to float16 and back."""
     return values.astype(np.float16).astype(np.float32)
+
+
+def nibbles(quants_of_block: U8Array) -> U8Array:
+    """Byte j: the low four bits of quant j, then those of quant j + 16."""
+    halves = quants_of_block.reshape(-1, 2, 16) & 15
+    return (halves[:, 0] | halves[:, 1] << 4).astype(np.uint8)
+
+
+def fifth_bits(quants_of_block: U8Array) -> U8Array:
+    """Bit j of 32: bit 4 of quant j."""
+    return np.packbits(quants_of_block >> 4, axis=1, bitorder="little")

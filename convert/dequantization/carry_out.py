@@ -46,7 +46,6 @@ def carry_out_dequantize(
     """
     started = time.monotonic()
     to_make = check_outputs(plan, force=writing.force)
-    remove_abandoned(plan.outdir, [output.path for output in plan.outputs])
     writing = replace(writing, jobs=writing.jobs or min(usable_processors(), MAX_JOBS))
     written: dict[Path, WrittenOutput] = {}
     for part in _existing_first(plan, to_make):
@@ -62,6 +61,7 @@ def check_outputs(plan: DequantizePlan, *, force: bool) -> list[dict[int, Output
     """
     _refuse_foreign(plan)
     to_make = [outputs_to_make(part, force=force) for part in plan.plans]
+    remove_abandoned([plan.outdir])
     check_room([output for part in to_make for output in part.values()])
     return to_make
 
@@ -76,8 +76,6 @@ def _existing_first(plan: DequantizePlan, to_make: list[dict[int, Output]]) -> l
 def _refuse_foreign(plan: DequantizePlan) -> None:
     """Refuse a directory with other files in it: they might be loaded, or uploaded, as if they were this model's."""
     if not plan.outdir.is_dir():
-        if plan.outdir.exists():
-            raise OutputError(f"{shown(plan.outdir)} is a file, wanted a directory", hint="choose another one")
         return
     planned = {output.path for output in plan.outputs} | {output.path.parent for output in plan.outputs}
     others = sorted(path.name for path in plan.outdir.iterdir() if path not in planned and path.name[0] != ".")

@@ -32,7 +32,7 @@ from convert.dequantization.through import Through, quantized_weights, refuse_tr
 from convert.dequantization.wide_float import NarrowedDouble
 from convert.errors import CheckpointError, Remedy, UsageError
 from convert.model import ModelRequest, PathLike, absolute, as_request
-from convert.plan import FileKind, Output, Plan
+from convert.plan import FileKind, Output, Plan, require_directory
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class _Opened:
 def _open_tensors(
     checkpoint: Checkpoint, wanted: StoredType | None, through: Through | None, requests: Sequence[MergeRequest]
 ) -> _Opened:
+    checkpoint.require_whole()
     unpacked = model_tensors(checkpoint)
     tensors = {name: _floating(tensor) for name, tensor in unpacked.tensors.items()}
     decoded = [name for name, tensor in unpacked.tensors.items() if tensor is not checkpoint.tensors.get(name)]
@@ -214,6 +215,7 @@ def _check_through(checkpoint: Checkpoint, unpacked: ModelTensors, through: Thro
 
 
 def _check_outdir(source: Path, outdir: Path) -> None:
+    require_directory(outdir)
     target, model = Path(os.path.realpath(outdir)), Path(os.path.realpath(source))
     if target == model or target.is_relative_to(model):
         where = "is the model's own directory" if target == model else f"is inside the model's directory `{model}`"

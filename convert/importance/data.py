@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,24 +59,18 @@ class ImportanceEntry:
 class Importance:
     """A file's importance of a model's weights.
 
-    file: the path as it was given. datasets: what it was made from. n_chunks: of text, and chunk_size: tokens in each;
-    0 where the file does not say.
+    file: the path as it was given. entries: by tensor. n_entries: as many as are used of the file, in whatever model.
+    datasets: what it was made from. n_chunks: of text, and chunk_size: tokens in each; 0 where the file does not say.
     """
 
     file: str
     entries: Mapping[str, ImportanceEntry]
+    n_entries: int
     datasets: tuple[str, ...] = ()
     n_chunks: int = 0
     chunk_size: int = 0
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _again, (self.file, dict(self.entries), self.datasets, self.n_chunks, self.chunk_size)
-
     def renamed(self, old_names: Mapping[str, str]) -> Importance:
         """Give tensors that have another name now, by their new names, the entries they had."""
         entries = {new: self.entries[old] for new, old in old_names.items() if old in self.entries}
-        return replace(self, entries=MappingProxyType(entries))
-
-
-def _again(file: str, entries: dict[str, ImportanceEntry], datasets: tuple[str, ...], *numbers: int) -> Importance:
-    return Importance(file, MappingProxyType(entries), datasets, *numbers)
+        return replace(self, entries=entries)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
@@ -61,7 +61,7 @@ def read_importance(
     }
     for entry in kept.values():
         _check_finite(entry)
-    return Importance(read.file, MappingProxyType(kept), read.datasets, read.n_chunks, read.chunk_size)
+    return replace(read, entries=kept, n_entries=len(kept))
 
 
 def _check_finite(entry: ImportanceEntry) -> None:
@@ -86,7 +86,7 @@ def _of_gguf(file: GGUFFile, given: str) -> Importance:
         raise _broken(file.path, "it has no entries")
     datasets, n_chunks, chunk_size = (file.metadata[key] for key in (_DATASETS, _N_CHUNKS, _CHUNK_SIZE))
     texts = tuple(_text(item) for item in datasets) if isinstance(datasets, tuple) else ()
-    return Importance(given, entries, texts, int(n_chunks), int(chunk_size))
+    return Importance(given, entries, len(entries), texts, int(n_chunks), int(chunk_size))
 
 
 def _entry(file: GGUFFile, name: str, sums: TensorInfo | None, counts: TensorInfo | None) -> ImportanceEntry:
@@ -109,10 +109,10 @@ def _of_legacy(path: Path, file: BinaryIO, given: str) -> Importance:
         raise reader.broken("it has no entries")
     entries = {entry.name: entry for entry in reader.entries(n_entries)}
     if reader.at_end:
-        return Importance(given, entries)
+        return Importance(given, entries, len(entries))
     n_chunks = reader.number("the number of chunks")
     dataset = reader.text("the dataset") if not reader.at_end else ""
-    return Importance(given, entries, (dataset,) if dataset else (), n_chunks)
+    return Importance(given, entries, len(entries), (dataset,) if dataset else (), n_chunks)
 
 
 class _LegacyFile:

@@ -17,7 +17,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.errors import Remedy, ToolchainError
+from convert.file_system import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,17 +103,15 @@ def locked(place: Home, reporter: Reporter) -> Iterator[None]:
     """Hold the lock of a home; waits, and says so, while another process holds it."""
     try:
         place.path.mkdir(parents=True, exist_ok=True)
-        lock = (place.path / "lock").open("w")
+        opened = (place.path / "lock").open("w")
     except OSError as error:
         raise ToolchainError(
             f"cannot build in `{place.path}`: {error.strerror}", remedies=(Remedy.BUILD_ELSEWHERE,)
         ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with opened:
+        if not lock(opened.fileno(), place.path / "lock"):
             reporter.say(f"another process works in {place.path}; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(opened.fileno(), place.path / "lock", wait=True)
         yield
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from gguf import GGML_QUANT_VERSION, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFValueType, GGUFWriter, Keys
@@ -11,7 +12,10 @@ from convert.adapter import merge_adapters, other_bases, resolve_model
 from convert.architecture import (
     Family,
     Hyperparameters,
+    Mapped,
+    check_keys,
     find_family,
+    have_place,
     map_tensors,
     metadata_of,
     plain_names,
@@ -21,6 +25,7 @@ from convert.authorship import write_authorship
 from convert.checkpoint import open_checkpoint
 from convert.checkpoint.packed import model_tensors
 from convert.checkpoint.views import leaves
+from convert.errors import PlanError
 from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
 from convert.model.gguf_model import GGUFModel
 from convert.model.left_out import left_out
@@ -43,11 +48,12 @@ _NO_SCORE: Final = -1000.0  # what LlamaHfVocab gives every token
 class Model:
     """A model's directory, opened.
 
-    directory: of the checkpoint. tokenizer: the directory of the tokenizer's files, an adapter's where it has resized
-    the vocabulary. is_plain: the tensors are the checkpoint's own, neither decoded nor merged.
+    checkpoint: as it was opened. directory: of the checkpoint. tokenizer: the directory of the tokenizer's files, an
+    adapter's where it has resized the vocabulary. is_plain: the tensors are the checkpoint's own, as stored.
     notes: a line each, for the plan to show.
     """
 
+    checkpoint: Checkpoint
     directory: Path
     config: Mapping[str, Any]
     hyperparameters: Hyperparameters
@@ -74,6 +80,7 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
     if merged.vocab_size is not None:
         h = h.replaced(vocab_size=merged.vocab_size)
     return Model(
+        checkpoint=checkpoint,
         directory=checkpoint.directory,
         config=checkpoint.require_config(),
         hyperparameters=h,
@@ -108,7 +115,8 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         pre_tokenizer=request.pre_tokenizer,
         model_config=model.config,
     )
-    mapped = map_tensors(model.family, h, model.tensors, n_tokens=len(vocabulary.tokens))
+    mapped = _mapped(model, n_tokens=len(vocabulary.tokens))
+    unused = check_keys(model.family.arch, h)
     return GGUFModel(
         source=model.directory,
         architecture=h.architecture,
@@ -116,7 +124,7 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         tensors=mapped.tensors,
         alignment=ALIGNMENT,
         through=GGMLQuantizationType.F16,
-        notes=model.notes + _notes(h, vocabulary),
+        notes=model.notes + mapped.notes + unused + _notes(h, vocabulary),
         definition=NATIVE,
         left_out=_left_out(model, mapped.tensors),
     )
@@ -126,6 +134,35 @@ def _left_out(model: Model, tensors: Sequence[tuple[str, Tensor]]) -> tuple[Left
     used = {leaf.name for _, tensor in tensors for leaf in leaves(tensor)}
     names = {name for name, tensor in model.tensors.items() if any(leaf.name in used for leaf in leaves(tensor))}
     return left_out(model.tensors, names, lambda name: model.family.left_out(model.hyperparameters, name))
+
+
+def _mapped(model: Model, *, n_tokens: int) -> Mapped:
+    """Map a model's tensors. Where something of the checkpoint is missing, the model must not have needed it.
+
+    What is left out of it is told by `_left_out`, with names and bytes.
+    """
+    checkpoint, family, h = model.checkpoint, model.family, model.hyperparameters
+    try:
+        mapped = map_tensors(family, h, model.tensors, n_tokens=n_tokens)
+    except PlanError:
+        checkpoint.require_whole()
+        raise
+    if checkpoint.lacking is None:
+        return replace(mapped, notes=())
+    if have_place(family, h, checkpoint.absent, n_tokens=n_tokens) or not _biases_are_alike(mapped):
+        raise checkpoint.lacking
+    return replace(mapped, notes=(f"{checkpoint.lacking.message}; the model has all that it needs",))
+
+
+def _biases_are_alike(mapped: Mapped) -> bool:
+    """Whether each block has the same biases: a model can run without, so that none of them is missed."""
+    biases: dict[str, set[str]] = defaultdict(set)
+    for name, _ in mapped.tensors:
+        _, _, rest = name.partition(".")
+        block, _, part = rest.partition(".")
+        biases[block] |= {part} if name.startswith("blk.") and name.endswith(".bias") else set()
+    found = [parts for block, parts in biases.items() if block.isdigit()]
+    return all(parts == found[0] for parts in found)
 
 
 def _metadata(

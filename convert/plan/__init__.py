@@ -15,7 +15,15 @@ A plan is frozen data that pickles. `stream` carries it out and decides nothing;
 from convert.plan.data import FileKind, FileLayout, Output, Plan, Target, Task
 from convert.plan.joined import joined
 from convert.plan.layout import lay_out, plan
-from convert.plan.request import OutputRequest, directory_name, gguf_name, parse_type, parse_types
+from convert.plan.request import (
+    OutputRequest,
+    directory_name,
+    gguf_name,
+    parse_type,
+    parse_types,
+    require_directory,
+    require_file,
+)
 
 __all__ = [
     "FileKind",
@@ -32,4 +40,6 @@ __all__ = [
     "parse_type",
     "parse_types",
     "plan",
+    "require_directory",
+    "require_file",
 ]

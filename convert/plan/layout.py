@@ -37,8 +37,8 @@ def plan(model: GGUFModel, outputs: Mapping[FileType, Path], options: QuantizeOp
     _check_distinct((name for name, _ in model.tensors), "tensor")
     model, options = prune(model, options)
     planned = tuple(_output(model, wanted, path, options) for wanted, path in outputs.items())
-    _check_encodable(model, planned, options)
     check_importance(model, dict(zip(outputs, planned, strict=True)), options)
+    _check_encodable(model, planned, options)
     tasks = _tasks(model, planned, options)
     return Plan(
         source=model.source,

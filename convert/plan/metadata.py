@@ -73,7 +73,7 @@ def _of_importance(importance: Importance) -> Iterator[KeyValue]:
     yield _string("quantize.imatrix.file", importance.file)
     if importance.datasets:
         yield _string("quantize.imatrix.dataset", importance.datasets[0])
-    yield _uint32("quantize.imatrix.entries_count", len(importance.entries))
+    yield _uint32("quantize.imatrix.entries_count", importance.n_entries)
     if importance.n_chunks > 0:
         yield _uint32("quantize.imatrix.chunks_count", importance.n_chunks)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.index import cached_name
-from convert.errors import Remedy, UsageError
+from convert.errors import OutputError, Remedy, UsageError
 from convert.quant_mix import FILE_TYPES, NO_OPTIONS, FileType, QuantizeOptions, find_file_types, in_words
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 DEFAULT_TYPES: Final = "f16,q4_0,q4_1,q5_0,q5_1,q8_0"
+_FILE_SUFFIXES: Final = frozenset({".gguf", ".safetensors", ".bin", ".pt", ".pth"})
 _TYPE_SUFFIX: Final = re.compile(r"[-._](f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)
 
 
@@ -42,11 +44,13 @@ class OutputRequest:
     def paths(self, own_name: str) -> dict[FileType, Path]:
         """Give each type its path. own_name: the model's.
 
-        Raises UsageError for a type that is not known, none at all, or a name that is no file's.
+        Raises UsageError for a type that is not known, none at all, or a name that is no file's; OutputError for what
+        is no directory.
         """
         types = [kind for kind in parse_types(self.types) if not (self.discard_f16 and kind is FILE_TYPES["F16"])]
         if not types:
             raise _no_types()
+        require_directory(self.outdir)
         return {kind: self.path(own_name, kind.name) for kind in types}
 
     def path(self, own_name: str, kind: str, prefix: str = "") -> Path:
@@ -63,8 +67,34 @@ def directory_name(directory: Path) -> str:
 
 
 def gguf_name(path: PathLike) -> str:
-    """Name a model after its GGUF file, without the float type that such names end with."""
-    return _TYPE_SUFFIX.sub("", Path(path).stem)
+    """Name a model after its GGUF file, without the float type that such names end with.
+
+    Only `.gguf` is a suffix: other dots belong to the name, as in `Llama-3.2-1B`.
+    """
+    return _TYPE_SUFFIX.sub("", re.sub(r"\.gguf$", "", Path(path).name, flags=re.IGNORECASE))
+
+
+def require_directory(path: PathLike) -> None:
+    """Raise OutputError for what cannot be a directory of outputs: it or one above is a file, or called like one."""
+    place = Path(path).absolute()
+    nearest = next((parent for parent in (place, *place.parents) if os.path.lexists(parent)), place)
+    if not nearest.is_dir():
+        fault = f"{shown(nearest)} is {'a file' if nearest.exists() else 'a link that leads nowhere'}"
+    elif not place.is_dir() and place.suffix.lower() in _FILE_SUFFIXES:
+        fault = f"{shown(place)} is called like a file"
+    else:
+        return
+    raise OutputError(f"{fault}, wanted a directory", remedies=(Remedy.NAME_DIRECTORY,))
+
+
+def require_file(path: PathLike, *, such_as: str) -> Path:
+    """Give the path of a file to write. Raises OutputError for a directory, or what is written like one (`out/`)."""
+    if Path(path).is_dir() or os.fspath(path).endswith(os.sep):
+        raise OutputError(
+            f"{shown(os.fspath(path))} is a directory, wanted a file",
+            hint=f"name one, such as {shown(Path(path) / such_as)}",
+        )
+    return Path(path)
 
 
 def parse_types(text: str | Iterable[str | FileType]) -> tuple[FileType, ...]:

@@ -59,7 +59,7 @@ class QuantizeOptions:
     @property
     def has_importance(self) -> bool:
         """Whether there is importance for anything at all."""
-        return self.importance is not None and bool(self.importance.entries)
+        return self.importance is not None and self.importance.n_entries > 0
 
     @property
     def changes_content(self) -> bool:

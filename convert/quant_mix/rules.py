@@ -47,16 +47,18 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """A condition, and how a reason calls it."""
+    """A condition, and how a reason calls it; without words where the reason is plain without."""
 
     words: str
     holds: Callable[[Spot], bool]
 
     def __and__(self, other: When) -> When:
-        return When(f"{self.words}, {other.words}", lambda spot: self.holds(spot) and other.holds(spot))
+        words = ", ".join(filter(None, (self.words, other.words)))
+        return When(words, lambda spot: self.holds(spot) and other.holds(spot))
 
     def __or__(self, other: When) -> When:
-        return When(f"{self.words} or {other.words}", lambda spot: self.holds(spot) or other.holds(spot))
+        words = " or ".join(filter(None, (self.words, other.words)))
+        return When(words, lambda spot: self.holds(spot) or other.holds(spot))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ def has_more_bits(index: int, of: int) -> bool:
     return index < of // 8 or index >= 7 * of // 8 or (index - of // 8) % 3 == 2  # noqa: PLR2004
 
 
-_MORE: Final = When("first, last and every third layer", lambda spot: has_more_bits(spot.index, spot.of))
+_MORE: Final = When(
+    "first and last eighth of the layers, every third between", lambda spot: has_more_bits(spot.index, spot.of)
+)
 _FIRST_EIGHTH: Final = When("first eighth of the layers", lambda spot: spot.index < spot.of // 8)
 _FIRST_SIXTEENTH: Final = When("first sixteenth of the layers", lambda spot: spot.index < spot.of // 16)
 _BETWEEN: Final = When(
@@ -90,13 +94,13 @@ _SHARED: Final = When("four query heads or more to a key", lambda spot: spot.fac
 _FOUR_EXPERTS: Final = When("four experts or more", lambda spot: spot.facts.n_experts >= 4)  # noqa: PLR2004
 _EIGHT_EXPERTS: Final = When("eight experts", lambda spot: spot.facts.n_experts == 8)  # noqa: PLR2004
 _FALCON: Final = When("Falcon", lambda spot: spot.facts.arch == "falcon")
-_NOT_FALCON: Final = When("not Falcon", lambda spot: spot.facts.arch != "falcon")
+_NOT_FALCON: Final = When("", lambda spot: spot.facts.arch != "falcon")
 _WITH_IMPORTANCE: Final = When("with an importance matrix", lambda spot: spot.has_importance)
 _WITHOUT_IMPORTANCE: Final = When("without an importance matrix", lambda spot: not spot.has_importance)
 _ODD_ROWS: Final = When(
     "rows that are not whole blocks", lambda spot: spot.n_cols % GGML_QUANT_SIZES[spot.wanted.type][0] != 0
 )
-_OTHER_THAN_Q8_0: Final = When("wider than the rest", lambda spot: spot.wanted.type is not _Type.Q8_0)
+_OTHER_THAN_Q8_0: Final = When("", lambda spot: spot.wanted.type is not _Type.Q8_0)
 _STACKED: Final = When(
     "experts",
     lambda spot: (

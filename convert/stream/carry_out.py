@@ -24,7 +24,9 @@ from convert.stream.publish import (
     open_partial,
     output_states,
     remove_empty,
+    settle,
 )
+from convert.stream.siblings import remove_abandoned
 from convert.stream.slices import Slice, cut
 from convert.stream.workers import Workers
 
@@ -85,6 +87,7 @@ def carry_out(
     """
     started = time.monotonic()
     to_make = outputs_to_make(plan, force=writing.force)
+    remove_abandoned({output.path.parent for output in plan.outputs})
     check_room(list(to_make.values()))
     workers = writing.jobs or usable_processors()
     plan = with_statistics(plan, jobs=workers)
@@ -180,6 +183,7 @@ class _Work:
     def _publish_files(self) -> None:
         for file in self._files.values():
             file.publish()
+        settle(dict.fromkeys(file.final.parent for file in self._files.values()))
 
     def _abandon(self) -> None:
         self._workers.stop.set()

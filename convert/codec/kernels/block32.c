@@ -14,7 +14,7 @@
  * Source of the arithmetic: ggml-quants.c, quantize_row_{q4_0,q4_1,q5_0,q5_1,q8_0}_ref @ 0c1e570, as x86-64 runs it:
  * a conversion to integer that does not fit (a scale so small that its inverse is infinite) has the low byte 0.
  */
-#include "codecs.h"
+#include "block32.h"
 
 #include <float.h>
 #include <stddef.h>
@@ -116,8 +116,6 @@ static __attribute__((noinline)) void zero_degenerate_quants(const scales *s, in
     }
 }
 
-INLINE u8x16 pack_nibbles(bytes32 q) { return (q.lo & 15) | (q.hi << 4); }
-
 /* trunc(x * inverse + offset) of one block. */
 INLINE bytes32 quantize_symmetric(const float *x, float inverse, float offset) {
     f32v v[BLOCK_VECTORS];
@@ -172,12 +170,6 @@ static void encode_q4_1(chunk *c, uint8_t *out) {
     if (s.any_degenerate) zero_degenerate_quants(&s, n_blocks, out + 4, 20, 16);
 }
 
-INLINE void store_five_bits(uint8_t *out, bytes32 q) {
-    uint32_t fifth = gather_bit(q, 4);
-    memcpy(out, &fifth, 4);
-    store_u8x16(out + 4, pack_nibbles(q));
-}
-
 static void encode_q5_0(chunk *c, uint8_t *out) {
     const float *x = c->x;
     int n_blocks = c->n / BLOCK;
@@ -221,8 +213,14 @@ static void encode_q8_0(chunk *c, uint8_t *out) {
     if (s.any_degenerate) zero_degenerate_quants(&s, n_blocks, out + 2, 34, 32);
 }
 
-const codec LEVEL(q4_0) = {TYPE_Q4_0, BLOCK, 18, .wants_measures = 1, .encode = encode_q4_0};
-const codec LEVEL(q4_1) = {TYPE_Q4_1, BLOCK, 20, .wants_measures = 1, .encode = encode_q4_1};
-const codec LEVEL(q5_0) = {TYPE_Q5_0, BLOCK, 22, .wants_measures = 1, .encode = encode_q5_0};
-const codec LEVEL(q5_1) = {TYPE_Q5_1, BLOCK, 24, .wants_measures = 1, .encode = encode_q5_1};
+#define WITH_IMPORTANCE(name) .wants_row_power = 1, .encode_weighted = LEVEL(encode_##name##_weighted)
+
+const codec LEVEL(q4_0) = {
+    TYPE_Q4_0, BLOCK, 18, .wants_measures = 1, .encode = encode_q4_0, WITH_IMPORTANCE(q4_0)};
+const codec LEVEL(q4_1) = {
+    TYPE_Q4_1, BLOCK, 20, .wants_measures = 1, .encode = encode_q4_1, WITH_IMPORTANCE(q4_1)};
+const codec LEVEL(q5_0) = {
+    TYPE_Q5_0, BLOCK, 22, .wants_measures = 1, .encode = encode_q5_0, WITH_IMPORTANCE(q5_0)};
+const codec LEVEL(q5_1) = {
+    TYPE_Q5_1, BLOCK, 24, .wants_measures = 1, .encode = encode_q5_1, WITH_IMPORTANCE(q5_1)};
 const codec LEVEL(q8_0) = {TYPE_Q8_0, BLOCK, 34, .wants_measures = 1, .encode = encode_q8_0};

@@ -9,7 +9,9 @@
 #include "kernels.h"
 #include "lanes.h"
 
-#define CODECS(ROW) ROW(q4_0) ROW(q4_1) ROW(q5_0) ROW(q5_1) ROW(q8_0) ROW(q4_k) ROW(q5_k) ROW(q6_k)
+#define CODECS(ROW) ROW(q4_0) ROW(q4_1) ROW(q5_0) ROW(q5_1) ROW(q8_0) ROW(q2_k) ROW(q3_k) ROW(q4_k) ROW(q5_k) ROW(q6_k)
+
+#define TINY 1e-15f /* GROUP_MAX_EPS: what is below counts as nothing */
 
 #define CHUNK 4096 /* a multiple of every block; the weights stay in the first-level cache */
 #define CHUNK_BLOCKS (CHUNK / BLOCK)
@@ -24,7 +26,7 @@ typedef struct {
 typedef struct {
     float x[CHUNK];                /* n weights, then zeros */
     float importance[CHUNK];       /* of each weight's column, then zeros; only for `encode_weighted` */
-    float row_power[CHUNK_BLOCKS]; /* mean square of the row that a block of 32 is in; only where the codec wants it */
+    float row_power[CHUNK_BLOCKS]; /* of the row that a block of 32 is in, the mean square; only where it is wanted */
     measures measured;             /* only where the codec wants it */
     int n;                         /* a multiple of the codec's block */
     int n_refused;                 /* to be raised by a codec, for each block on which ggml's encoder aborts */

@@ -213,8 +213,8 @@ void LEVEL(encode)(encode_request *request) {
             measure_rows(request, need, first, (int)((end - first) / request->n_cols), &c, power);
         for (int64_t at = first; at < end; at += CHUNK) {
             c.n = end - at < CHUNK ? (int)(end - at) : CHUNK;
-            for (int k = 0; need.row_power && k < c.n / BLOCK; k++)
-                c.row_power[k] = power[(at - first + k * BLOCK) / request->n_cols];
+            for (int k = 0; need.row_power && k < CHUNK_BLOCKS; k++)
+                c.row_power[k] = k < c.n / BLOCK ? power[(at - first + k * BLOCK) / request->n_cols] : 0;
             encode_chunk(request, need, at, &c);
         }
     }

@@ -6,9 +6,7 @@
 #ifndef CONVERT_POSITIVE_H
 #define CONVERT_POSITIVE_H
 
-#include "lanes.h"
-
-#define TINY 1e-15f /* GROUP_MAX_EPS */
+#include "codecs.h"
 
 /* Parity: quants are kept as a byte, without a lower limit. */
 #define AS_BYTE(q) ((q) & 255)
@@ -39,8 +37,7 @@ INLINE f32v choose_inverse(const f32v *x, const f32v *w, int n, int highest, f32
 }
 
 /* One round over the values: each takes the quant that is best given the others. Returns the lanes that changed. */
-INLINE i32v improve_quants(const f32v *x, const f32v *w, i32v *q, int n, int highest, f32v *sum_x, f32v *sum_q,
-                           i32v live) {
+INLINE i32v improve_quants(const f32v *x, const f32v *w, i32v *q, int n, int highest, f32v *sum_x, f32v *sum_q) {
     const f32v zero = splat(0);
     i32v changed = {0};
     for (int i = 0; i < n; i++) {
@@ -49,7 +46,7 @@ INLINE i32v improve_quants(const f32v *x, const f32v *w, i32v *q, int n, int hig
         f32v new = minimum(float_of(nearest_wrapping(x[i] * rest_q / rest_x)), splat((float)highest));
         f32v with_x = rest_x + wx * new, with_q = rest_q + w[i] * new * new;
         i32v better = (i32v)(with_x * with_x * *sum_q > *sum_x * *sum_x * with_q) & (i32v)(new != old) &
-                      (i32v)(rest_x > zero) & (i32v)(rest_q > zero) & live;
+                      (i32v)(rest_x > zero) & (i32v)(rest_q > zero);
         q[i] = choose_i32(better, AS_BYTE(__builtin_convertvector(new, i32v)), q[i]);
         *sum_x = choose(better, with_x, *sum_x);
         *sum_q = choose(better, with_q, *sum_q);
@@ -67,13 +64,13 @@ INLINE f32v fit_positive(const f32v *x, const f32v *w, i32v *q, int n, int highe
     f32v inverse = choose_inverse(x, w, n, highest, peak);
     for (int i = 0; i < n; i++) {
         f32v capped = capped_quants(x[i], inverse, highest);
-        q[i] = AS_BYTE(__builtin_convertvector(capped, i32v)) & live;
+        q[i] = AS_BYTE(__builtin_convertvector(capped, i32v));
         sum_x = sum_x + w[i] * x[i] * capped; /* Parity: of the quant before it becomes a byte */
         sum_q = sum_q + w[i] * capped * capped;
     }
-    i32v moving = live;
-    for (int round = 0; round < 5 && any_lane(moving); round++)
-        moving = improve_quants(x, w, q, n, highest, &sum_x, &sum_q, moving);
+    for (int round = 0; round < 5; round++)
+        if (!any_lane(improve_quants(x, w, q, n, highest, &sum_x, &sum_q) & live)) break;
+    for (int i = 0; i < n; i++) q[i] &= live;
     return choose(live & (i32v)(sum_q > zero), sum_x / sum_q, zero);
 }
 

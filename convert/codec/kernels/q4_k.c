@@ -12,12 +12,9 @@
  *
  * Source: ggml-quants.c, quantize_row_q{4,5}_K_ref and _impl @ 0c1e570.
  */
-#include "affine.h"
-#include "positive.h"
-#include "super_block.h"
-
-#define N_SUBS 8
 #define SUB 32
+#include "affine_super_block.h"
+
 #define HIGHEST_SCALE 63
 
 static const affine_search q4_plain = {.n = SUB, .highest = 15, .n_steps = 20, .first = -1.0f, .step = 0.1f};
@@ -25,37 +22,12 @@ static const affine_search q5_plain = {.n = SUB, .highest = 31, .n_steps = 15, .
 static const affine_search q4_weighted = {.n = SUB, .highest = 15, .n_steps = 36, .first = -0.9f, .step = 0.05f};
 static const affine_search q5_weighted = {.n = SUB, .highest = 31, .n_steps = 36, .first = -0.9f, .step = 0.05f};
 
-/* LANES super-blocks on their way; [j][k]: sub-block j of lane k. */
-typedef struct {
-    float x[N_SUBS][SUB][LANES], w[N_SUBS][SUB][LANES], q[N_GROUPS][SUB][LANES];
-    f32v scale[N_SUBS], minimum[N_SUBS], sum_w[N_SUBS]; /* minimum: as it is stored, negated */
-    float inverse[N_SUBS][LANES], grid[N_SUBS][LANES];
-    int32_t scales[N_SUBS][LANES], minimums[N_SUBS][LANES];
-    uint16_t d_half[LANES], dmin_half[LANES];
-    float d[LANES], dmin[LANES];
-} __attribute__((aligned(64))) lanes_of_super_blocks;
-
 INLINE void weigh_by_size(lanes_of_super_blocks *s) {
     for (int j = 0; j < N_SUBS; j++) {
         f32v sum = {0};
         for (int i = 0; i < SUB; i++) sum = sum + load_f32(s->x[j][i]) * load_f32(s->x[j][i]);
         f32v rms = root(sum / splat(SUB));
         for (int i = 0; i < SUB; i++) store_f32(s->w[j][i], rms + magnitude(load_f32(s->x[j][i])));
-    }
-}
-
-INLINE void search_sub_blocks(lanes_of_super_blocks *s, const affine_search *search) {
-    for (int j = 0; j < N_SUBS; j += N_GROUPS) {
-        affine_group g[N_GROUPS];
-        for (int i = 0; i < N_GROUPS; i++) g[i].x = s->x[j + i][0], g[i].w = s->w[j + i][0], g[i].q = s->q[i][0];
-        search_affine(g, search);
-        for (int i = 0; i < N_GROUPS; i++) {
-            s->scale[j + i] = g[i].scale;
-            s->minimum[j + i] = -g[i].minimum;
-            s->sum_w[j + i] = g[i].sum_w;
-            store_f32(s->inverse[j + i], g[i].best_inverse);
-            store_f32(s->grid[j + i], g[i].best_grid);
-        }
     }
 }
 
@@ -93,12 +65,13 @@ static void store_scales(const lanes_of_super_blocks *s, int k, uint8_t *packed,
     }
 }
 
-INLINE bytes32 final_quants(const lanes_of_super_blocks *s, const float *x, int j, int k, uint8_t scale,
-                            uint8_t minimum, int highest) {
+/* Sub-block j of lane k. */
+INLINE bytes32 quantize(const lanes_of_super_blocks *s, const float *x, int j, int k, uint8_t scale, uint8_t minimum,
+                        int highest) {
     float d = s->d[k] * (float)scale, dmin = s->dmin[k] * (float)minimum;
     f32v v[BLOCK_VECTORS];
     for (int i = 0; i < BLOCK_VECTORS; i++)
-        v[i] = affine_final_quants(load_f32(x + j * SUB + i * LANES), d, dmin, s->inverse[j][k], s->grid[j][k], highest);
+        v[i] = final_quants(s, x + j * SUB + i * LANES, j, k, d, dmin, highest);
     return truncate_to_bytes(v);
 }
 
@@ -110,8 +83,8 @@ INLINE void store_super_block(const lanes_of_super_blocks *s, const float *x, in
     memcpy(out + 2, s->dmin_half + k, 2);
     store_scales(s, k, out + 4, scale, minimum);
     for (int j = 0; j < N_SUBS; j += 2) {
-        bytes32 a = final_quants(s, x, j, k, scale[j], minimum[j], highest);
-        bytes32 b = final_quants(s, x, j + 1, k, scale[j + 1], minimum[j + 1], highest);
+        bytes32 a = quantize(s, x, j, k, scale[j], minimum[j], highest);
+        bytes32 b = quantize(s, x, j + 1, k, scale[j + 1], minimum[j + 1], highest);
         if (highest == 31) {
             fifth.lo |= (a.lo >> 4 | b.lo >> 4 << 1) << j;
             fifth.hi |= (a.hi >> 4 | b.hi >> 4 << 1) << j;
@@ -130,12 +103,8 @@ INLINE void encode_chunk(chunk *c, const affine_search *search, int weighted, in
     for (int first = 0; first < c->n / SUPER; first += LANES) {
         const float *x = c->x + first * SUPER;
         turn_super_blocks(x, s.x[0][0]);
-        if (weighted) {
-            turn_super_blocks(c->importance + first * SUPER, s.w[0][0]);
-            weigh_by_importance(s.x[0][0], s.w[0][0], 2);
-        } else {
-            weigh_by_size(&s);
-        }
+        if (weighted) weigh_by_importance(s.x[0][0], c->importance + first * SUPER, s.w[0][0], 2);
+        else weigh_by_size(&s);
         search_sub_blocks(&s, search);
         if (weighted) {
             fit_scales(s.scale, s.sum_w, search->highest == 31, s.scales, s.d_half, s.d);

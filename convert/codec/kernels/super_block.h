@@ -17,11 +17,13 @@ INLINE void turn_super_blocks(const float *x, float *columns) {
     }
 }
 
-/* w: importance on entry; then importance * sqrt(sigma2 + x * x), sigma2 = factor * the super-block's mean square. */
-INLINE void weigh_by_importance(const float *x, float *w, float factor) {
+/* w: columns of importance * sqrt(sigma2 + x * x), sigma2 = factor * the super-block's mean square.
+ * x: columns. importance: as weights lie in the chunk. */
+INLINE void weigh_by_importance(const float *x, const float *importance, float *w, float factor) {
     f32v sum = {0};
     for (int i = 0; i < SUPER * LANES; i += LANES) sum = sum + load_f32(x + i) * load_f32(x + i);
     f32v sigma2 = splat(factor) * sum / splat(SUPER);
+    turn_super_blocks(importance, w);
     for (int i = 0; i < SUPER * LANES; i += LANES) {
         f32v v = load_f32(x + i);
         store_f32(w + i, load_f32(w + i) * root(sigma2 + v * v));
@@ -39,19 +41,6 @@ INLINE f32v largest_or_zero(const f32v *x, int n) {
     f32v largest = splat(0);
     for (int j = 0; j < n; j++) largest = select_gt(x[j], largest, x[j], largest);
     return largest;
-}
-
-/* Quants 0..highest of LANES weights, for a sub-block that decodes as scale * q - minimum; where the scale came out as
- * zero, the quants are those that the search found. */
-INLINE f32v affine_final_quants(f32v x, float scale, float minimum_, float inverse, float grid, int highest) {
-    f32v q;
-    if (scale != 0) /* NaN too */
-        q = float_of(nearest_wrapping((x + splat(minimum_)) / splat(scale)));
-    else if (inverse != 0)
-        q = float_of(nearest_wrapping(splat(inverse) * (x - splat(grid))));
-    else
-        q = splat(0);
-    return maximum(minimum(q, splat((float)highest)), splat(0));
 }
 
 #endif

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.adapter import merge_adapters, resolve_model
+from convert.adapter import merge_adapters, other_bases, resolve_model
 from convert.checkpoint import open_checkpoint
 from convert.checkpoint.packed import model_tensors, read_quantization
 from convert.llama_cpp.front_end.request import Conversion, Part
@@ -64,6 +64,7 @@ def prepare(request: ModelRequest, checkpoint: Checkpoint | None = None) -> Prep
     """
     base = resolve_model(request.path, request.adapters)
     checkpoint = open_checkpoint(base.model) if checkpoint is None else checkpoint
+    checkpoint.require_whole()
     if _is_repacked(checkpoint) and not base.requests:
         note = "packed weights are kept as they are: llama.cpp's definition has a type of its own for them"
         notes = (*checkpoint.notes, note)
@@ -77,7 +78,7 @@ def prepare(request: ModelRequest, checkpoint: Checkpoint | None = None) -> Prep
         merged.tokenizer or checkpoint.directory,
         None if is_plain else _config(checkpoint.require_config(), merged.vocab_size, unties=merged.unties),
         is_plain,
-        (*base.notes, *checkpoint.notes, *unpacked.notes, *merged.notes),
+        (*base.notes, *other_bases(request.adapters, checkpoint), *checkpoint.notes, *unpacked.notes, *merged.notes),
     )
 
 
