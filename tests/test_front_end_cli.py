@@ -35,8 +35,8 @@ def test_the_plan_says_whose_definition_at_which_commit_and_what_is_left_out(vis
     lines = result.stdout.splitlines()
     assert lines[1].split() == ["model", "Qwen2VLForConditionalGeneration", "(definition:", "llama.cpp", f"{COMMIT})"]
     (left_out,) = (line for line in lines if line.startswith("left out"))
-    assert "vision: 47 tensors" in left_out
-    assert "`--mmproj f16` writes them to another file" in left_out
+    assert "vision: 43 tensors" in left_out
+    assert "`--mmproj f16` writes them to a file of their own" in left_out
 
 
 def test_one_command_writes_the_text_model_and_what_is_not_text(vision: Path, tmp_path: Path) -> None:

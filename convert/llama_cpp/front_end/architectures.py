@@ -130,7 +130,11 @@ class KnownArchitecture:
 def known_architectures() -> tuple[KnownArchitecture, ...]:
     """List every class, by name."""
     native = {name for family in FAMILIES for name in family.hf_names}
-    return tuple(_known(name, native) for name in sorted(native | TEXT_CLASSES | MMPROJ_CLASSES, key=str.lower))
+    return tuple(_known(name, native) for name in sorted(native | TEXT_CLASSES | MMPROJ_CLASSES, key=_order))
+
+
+def _order(name: str) -> tuple[str, str]:
+    return name.lower(), name
 
 
 def _known(name: str, native: set[str]) -> KnownArchitecture:
