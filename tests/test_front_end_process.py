@@ -140,9 +140,9 @@ def test_nothing_is_left_behind(bloom: Path, tmp_path: Path) -> None:
     before = _leftovers()
     model = open_gguf_model(model_request(bloom, definition=LLAMA_CPP))
     written(model, tmp_path / "out.gguf")
-    assert _leftovers() != before  # its staged directory, while the model is held
+    assert _leftovers() - before  # its staged directory, while the model is held
     del model
-    assert _within(5, lambda: _leftovers() == before)
+    assert _within(10, lambda: _leftovers() <= before)
 
 
 def _leftovers() -> set[str]:
@@ -254,7 +254,7 @@ def test_what_has_no_other_part_is_refused_by_name(bloom: Path) -> None:
 
 
 def test_packages_that_are_missing_are_named_with_pip_s_command(
-    monkeypatch: pytest.MonkeyPatch, reference_source: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, reference_source: Path
 ) -> None:
     from convert.llama_cpp.front_end import protocol, server
 
@@ -263,7 +263,7 @@ def test_packages_that_are_missing_are_named_with_pip_s_command(
         protocol.send(theirs, {"missing": ["torch", "yaml"]})
         monkeypatch.setattr(server, "Server", lambda *_, **__: SimpleNamespace(socket=ours))
         with pytest.raises(ToolchainError, match=r"need `torch`, `yaml`, which `.*` does not have") as caught:
-            server.Definitions(reference_source).connect(tmp_path / "log")
+            server.Definitions(reference_source).wait_until_ready()
     assert caught.value.hint == f"`{sys.executable} -m pip install torch pyyaml`"
 
 

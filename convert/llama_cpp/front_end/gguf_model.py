@@ -66,7 +66,7 @@ def model_through(wanted: Wanted, checkpoint: Checkpoint | None = None) -> Throu
         tensors=tuple((tensor["name"], view) for tensor, view in zip(described, tensors, strict=True)),
         alignment=answer.header["alignment"],
         through=GGMLQuantizationType.F16 if is_text else None,
-        notes=(*prepared.notes, *answer.header["notes"], *memory.notes),
+        notes=(*prepared.notes, *answer.header["notes"], *_not_written(answer), *memory.notes),
         definition=f"llama.cpp {wanted.definition.commit}",
         left_out=left_out(prepared.tensors, used, other_files=answer.header["other_models"]),
         converted=_converted(answer.header["types"]),
@@ -104,6 +104,12 @@ def _metadata(prepared: Prepared, answer: Answer) -> tuple[Entry, ...]:
         entry = decode_key_value(cursor)
         entries.append((entry, cursor.since(start)))
     return tuple(entries)
+
+
+def _not_written(answer: Answer) -> tuple[str, ...]:
+    """Tell of files that a definition would write beside its own: adapters that are part of a checkpoint."""
+    others = answer.header["other_files"]
+    return (f"llama.cpp's definition would write {len(others)} adapters beside it, which are left out",) * bool(others)
 
 
 def _insisted(metadata: Sequence[Entry], asked: int) -> int | None:

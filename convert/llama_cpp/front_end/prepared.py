@@ -47,7 +47,7 @@ class Prepared:
             tokenizer=self.tokenizer,
             config=self.config,
             links_weights=self.is_plain,
-            tensors=self.tensors,
+            tensors=dict(self.tensors),
             part=wanted.part,
             float_types=TEXT_TYPES if wanted.part is Part.TEXT else OTHER_TYPES,
             definition=wanted.definition,

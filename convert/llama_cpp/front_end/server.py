@@ -47,19 +47,22 @@ class Definitions:
         self._is_ready = False
 
     def connect(self, log: Path) -> socket.socket:
-        """Fork a process for one model; what it says goes to `log`.
+        """Fork a process for one model, once this one is ready; what it says goes to `log`."""
+        ours, theirs = socket.socketpair()
+        with theirs, log.open("ab") as written, self._lock:
+            socket.send_fds(self._server.socket, [b"+"], [theirs.fileno(), written.fileno()])
+        return ours
+
+    def wait_until_ready(self) -> None:
+        """Wait until all is imported.
 
         Raises ToolchainError where packages are missing, or the process does not start.
         """
         with self._lock:
             if not self._is_ready:
-                self._wait_until_ready()
-            ours, theirs = socket.socketpair()
-            with theirs, log.open("ab") as written:
-                socket.send_fds(self._server.socket, [b"+"], [theirs.fileno(), written.fileno()])
-            return ours
+                self._hear_that_it_is_ready()
 
-    def _wait_until_ready(self) -> None:
+    def _hear_that_it_is_ready(self) -> None:
         try:
             answer, _ = protocol.receive(self._server.socket)
         except protocol.ConnectionLostError as error:

@@ -43,11 +43,11 @@ class _Talk:
 
     def __init__(self, wanted: Wanted, prepared: Prepared) -> None:
         self._definitions: Definitions = definitions(wanted.definition.tree)
+        self._definitions.wait_until_ready()
         self.log = new_log()
         self.connection = self._definitions.connect(self.log)
         self.end = weakref.finalize(self, _end, self.connection, self.log)
-        conversion = prepared.conversion(wanted)
-        self.answer = self._plan(pickle.dumps(conversion))
+        self.answer = self._plan(pickle.dumps(prepared.conversion(wanted)))
 
     def _plan(self, request: bytes) -> Answer:
         try:
@@ -61,9 +61,14 @@ class _Talk:
         """Return the header; raise what it reports."""
         if (error := header.get("error")) is None:
             return header
+        if (reason := _reason(error)) is not None:
+            self.end()
+            raise reason
         self.end.detach()  # the log stays
         self.connection.close()
-        raise _reported(error, self.log)
+        first, last = f"{error['first_kind']}: {error['first']}", f"{error['kind']}: {error['said']}"
+        said = first if first == last else f"{first}; then {last}"
+        raise failed("llama.cpp's definition failed", self.log, first=said)
 
     def lost(self) -> ConvertError:
         """Make the error for a process that has ended without a word."""
@@ -77,7 +82,8 @@ def _end(connection: socket.socket, log: Path) -> None:
     log.unlink(missing_ok=True)
 
 
-def _reported(error: dict[str, str], log: Path) -> ConvertError:
+def _reason(error: dict[str, str]) -> ConvertError | None:
+    """Make the error for what we know the reason of; None for what only upstream's log explains."""
     kinds, said = {error["kind"], error["first_kind"]}, error["said"]
     if "UnknownArchitectureError" in kinds:
         return UnsupportedError(f"llama.cpp's definitions have none for `{said}`")
@@ -90,9 +96,7 @@ def _reported(error: dict[str, str], log: Path) -> ConvertError:
         return PlanError(said, remedies=(Remedy.MORE_MEMORY,))
     if error["kind"] == "TokenizerError":  # our own table of pre-tokenizers was asked
         return TokenizerError(said, remedies=(Remedy.NAME_PRE_TOKENIZER,))
-    first = f"{error['first_kind']}: {error['first']}"
-    last = f"{error['kind']}: {said}"
-    return failed("llama.cpp's definition failed", log, first=first if first == last else f"{first}; then {last}")
+    return None
 
 
 class Session:
