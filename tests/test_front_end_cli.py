@@ -6,11 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from front_end_checkpoints import write_front_end_checkpoint
 
+from convert.cli import llama_cpp_commands
+from convert.errors import NoSourceError
 from convert.llama_cpp.pin import COMMIT
 
 if TYPE_CHECKING:
@@ -104,3 +107,24 @@ def test_the_source_alone_can_be_fetched(reference_source: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["commit"] == COMMIT
     assert json.loads(result.stdout)["tree"] == str(reference_source)
+
+
+def test_on_a_terminal_one_question_offers_to_fetch_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    fetched: list[tuple[object, ...]] = []
+    planned = iter((NoSourceError("`X`: the source is not here", ref="b9999"), "the plan"))
+
+    def plan() -> Any:  # noqa: ANN401 - the second time it is one
+        answer = next(planned)
+        if isinstance(answer, NoSourceError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("click.confirm", lambda question, **_: asked.append(question))
+    monkeypatch.setattr(llama_cpp_commands, "_fetch", lambda *arguments: fetched.append(arguments))
+    answer: object = llama_cpp_commands.with_source(plan, None)
+    assert answer == "the plan"
+    assert asked == ["`X`: the source is not here. Fetch it now, compiling nothing?"]
+    assert fetched == [("auto", "b9999", None)]
