@@ -9,7 +9,7 @@ blocks: rules that families share. rope: what configs say of rotary embedding. A
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH_NAMES
 
@@ -23,17 +23,21 @@ from convert.architecture.gemma3 import GEMMA3
 from convert.architecture.gpt2 import GPT2, STARCODER
 from convert.architecture.gpt_neox import GPT_NEOX
 from convert.architecture.granite import GRANITE, GRANITE_MOE
-from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
+from convert.architecture.hyperparameters import Fields, Hyperparameters, architectures, read_hyperparameters
 from convert.architecture.llama import LLAMA
 from convert.architecture.mapping import Mapped, have_place, map_tensors, plain_names
 from convert.architecture.metadata import metadata_of
 from convert.architecture.mpt import MPT
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
+from convert.architecture.own_names import OwnNames, own_names
 from convert.architecture.qwen3_moe import QWEN3_MOE
 from convert.architecture.smollm3 import SMOLLM3
 from convert.architecture.stablelm import STABLELM
 from convert.architecture.starcoder2 import STARCODER2
 from convert.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "FAMILIES",
@@ -42,12 +46,16 @@ __all__ = [
     "Fields",
     "Hyperparameters",
     "Mapped",
+    "OwnNames",
     "check_keys",
     "facts_of",
+    "family_of",
     "find_family",
     "have_place",
+    "is_known",
     "map_tensors",
     "metadata_of",
+    "own_names",
     "plain_names",
     "read_hyperparameters",
 ]
@@ -76,6 +84,18 @@ FAMILIES: Final[tuple[Family, ...]] = (
 )
 
 
+def family_of(config: Mapping[str, Any], *, where: str) -> Family:
+    """Find the family of a config, before anything else of it is read.
+
+    Raises UnsupportedError for a class that no family has, also where its text model alone would be of one.
+    """
+    text, outer = architectures(config, where)
+    if outer is not None and outer != text and not any(outer in family.hf_names for family in FAMILIES):
+        hint = f"its text model is a `{text}`: save that alone" if any(text in f.hf_names for f in FAMILIES) else None
+        raise UnsupportedError(f"unsupported architecture `{outer}`", hint=hint)
+    return find_family(text)
+
+
 def find_family(name: str) -> Family:
     """Return the row for a name from `config.json`'s `architectures`.
 
@@ -91,6 +111,11 @@ def find_family(name: str) -> Family:
 def facts_of(arch: str) -> Facts:
     """Return what is known of the family that GGUF calls `arch`; nothing of another."""
     return next((family.facts for family in FAMILIES if MODEL_ARCH_NAMES[family.arch] == arch), Facts())
+
+
+def is_known(arch: str) -> bool:
+    """Whether GGUF's `arch` is a family's here, so that it is known what its files have."""
+    return any(MODEL_ARCH_NAMES[family.arch] == arch for family in FAMILIES)
 
 
 _names = [name for row in FAMILIES for name in row.hf_names]

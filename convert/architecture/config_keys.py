@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES
 
 from convert.architecture.family import n_layers
-from convert.architecture.metadata import head_dim
+from convert.architecture.metadata import ACTIVATION, GELU, SILU, head_dim
 from convert.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -31,22 +31,8 @@ if TYPE_CHECKING:
 
 _HINT: Final = "if the model was trained without it, take the key out of config.json"
 
-# --- Activations: what ACT2FN of transformers calls those that a graph computes; ggml has one GELU for all
-
-_SILU: Final = frozenset({"silu", "swish", "swiglu"})
-_GELU: Final = frozenset({"gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate"})
-_OTHERS: Final[Mapping[MODEL_ARCH, frozenset[str]]] = {
-    **dict.fromkeys(
-        (
-            MODEL_ARCH.BLOOM, MODEL_ARCH.CODESHELL, MODEL_ARCH.FALCON, MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2,
-            MODEL_ARCH.GEMMA3, MODEL_ARCH.GPT2, MODEL_ARCH.GPTNEOX, MODEL_ARCH.MPT, MODEL_ARCH.PHI2,
-            MODEL_ARCH.STARCODER, MODEL_ARCH.STARCODER2,
-        ),
-        _GELU,
-    ),
-    **dict.fromkeys((MODEL_ARCH.ARCEE, MODEL_ARCH.NEMOTRON, MODEL_ARCH.PLM), frozenset({"relu2"})),
-}  # fmt: skip
-_ACTIVATION: Final = ("hidden_activation", "hidden_act", "activation_function", "activation")
+# Families say by a row which activation is computed (`SILU`, `GELU`); those that do not, compute this, or else SiLU.
+_GELU_ARCHS: Final = frozenset({MODEL_ARCH.BLOOM, MODEL_ARCH.GEMMA3})
 
 # --- Keys that change the result, and the values at which they do not
 
@@ -127,13 +113,14 @@ def check_keys(arch: MODEL_ARCH, h: Hyperparameters) -> tuple[str, ...]:
 
     Returns notes. Raises UnsupportedError for a key by which transformers computes what this architecture does not.
     """
-    _check_activation(arch, h)
+    if not h.asked.intersection(ACTIVATION):
+        list((GELU if arch in _GELU_ARCHS else SILU).values(h))
     neutral = {**_NEUTRAL, **_OF_ARCH.get(arch, {})}
     asked = frozenset(h.asked | h.rope.asked)
     unknown = []
     for key in neutral.keys() | h.values.keys():
         value = h.values.get(key)
-        if key in asked or key in _ACTIVATION:
+        if key in asked or key in ACTIVATION:
             continue
         if key in neutral:
             if value not in neutral[key]:
@@ -153,17 +140,6 @@ def _no_place(arch: MODEL_ARCH, h: Hyperparameters, key: str) -> UnsupportedErro
     value = f"is {h.values[key]!r:.60}" if key in h.values else "is not said"
     said = f"`{key}` in {h.where} {value}, for which GGUF's {MODEL_ARCH_NAMES[arch]} has no place"
     return UnsupportedError(said, hint=_HINT)
-
-
-def _check_activation(arch: MODEL_ARCH, h: Hyperparameters) -> None:
-    name = h.text(*_ACTIVATION)
-    computed = _OTHERS.get(arch, _SILU)
-    if name is not None and name.lower() not in computed:
-        raise UnsupportedError(
-            f"`{h.key(*_ACTIVATION)}` in {h.where} is {name!r:.60}, GGUF's {MODEL_ARCH_NAMES[arch]} always computes "
-            f"{' or '.join(sorted(computed)[:2])}",
-            hint="no file of this architecture can hold such a model",
-        )
 
 
 def _is_as_heads_have_it(h: Hyperparameters, key: str) -> bool:

@@ -10,7 +10,7 @@ from gguf import GGML_QUANT_SIZES, quants
 
 from convert.checkpoint import SourceFiles
 from convert.checkpoint.statistics import measured
-from convert.codec import CODECS, FLOAT_TYPES
+from convert.codec import CODECS, FLOAT_TYPES, decode_rows
 from convert.errors import UnsupportedError, UsageError
 from convert.model import GGUFModel, ModelRequest, float_values, gguf_model, read_gguf_model, tensor_type
 from convert.quant_mix import ggml_n_dims
@@ -179,6 +179,6 @@ def _own_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _decode(blocks: U8Array, tensor_type: GGMLQuantizationType) -> F32Array:
     if tensor_type in CODECS:
-        return CODECS[tensor_type].decode(blocks)
+        return decode_rows(blocks, tensor_type)
     decoded: F32Array = quants.dequantize(blocks, tensor_type)
     return decoded

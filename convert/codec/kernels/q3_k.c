@@ -266,5 +266,20 @@ static void encode_q3_k_weighted(chunk *c, uint8_t *out) {
     }
 }
 
+static void decode_q3_k(const uint8_t *b, float *x) {
+    const float d = load_half(b + 108);
+    const uint8_t *scales = b + 96;
+    for (int j = 0; j < N_SUBS; j++) {
+        const uint8_t *q = b + 32 + j / 8 * 32 + j % 2 * 16, *high = b + j % 2 * 16; /* a run is two sub-blocks */
+        int six = (scales[j % 8] >> (j / 8 * 4) & 15) | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4;
+        float scale = d * (float)(six - SCALE_LIMIT);
+        for (int i = 0; i < SUB; i++) {
+            int quant = (q[i] >> (j % 8 / 2 * 2) & 3) | (high[i] >> (j / 2) & 1) << 2;
+            x[j * SUB + i] = scale * (float)(quant - LIMIT);
+        }
+    }
+}
+
 const codec LEVEL(q3_k) = {
-    TYPE_Q3_K, SUPER, Q3_K_NBYTES, .encode = encode_q3_k, .encode_weighted = encode_q3_k_weighted};
+    TYPE_Q3_K, SUPER, Q3_K_NBYTES, .encode = encode_q3_k, .encode_weighted = encode_q3_k_weighted,
+    .decode = decode_q3_k};

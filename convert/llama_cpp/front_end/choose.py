@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convert.adapter import resolve_model
-from convert.architecture import FAMILIES
+from convert.architecture import family_of
 from convert.checkpoint import open_checkpoint
 from convert.errors import Remedy, UnsupportedError
 from convert.llama_cpp.front_end.architectures import MMPROJ_CLASSES, TEXT_CLASSES
@@ -18,8 +18,6 @@ from convert.shown import shown
 if TYPE_CHECKING:
     from convert.checkpoint import Checkpoint
     from convert.model import ModelRequest
-
-_NATIVE = frozenset(name for family in FAMILIES for name in family.hf_names)
 
 
 def open_gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> GGUFModel:
@@ -49,7 +47,13 @@ def open_other_model(request: ModelRequest, part: Part) -> GGUFModel:
 
 def _is_native(checkpoint: Checkpoint) -> bool:
     """Whether we have a family for it; a checkpoint without config.json is ours to complain about."""
-    return checkpoint.config is None or bool(_NATIVE.intersection(_names(checkpoint)[:1]))
+    if checkpoint.config is None:
+        return True
+    try:
+        family_of(checkpoint.require_config(), where=str(checkpoint.directory / "config.json"))
+    except UnsupportedError:
+        return False
+    return True
 
 
 def _names(checkpoint: Checkpoint) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from convert.adapter import merge_adapters, other_bases, resolve_model
 from convert.checkpoint import open_checkpoint
-from convert.checkpoint.packed import model_tensors, read_quantization
+from convert.checkpoint.packed import as_floats, model_tensors, read_quantization
 from convert.llama_cpp.front_end.request import Conversion, Part
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def prepare(request: ModelRequest, checkpoint: Checkpoint | None = None) -> Prep
         notes = (*checkpoint.notes, note)
         return Prepared(checkpoint, checkpoint.tensors, checkpoint.directory, None, is_plain=True, notes=notes)
     unpacked = model_tensors(checkpoint)
-    merged = merge_adapters(unpacked.tensors, base.requests)
+    floats, casts = as_floats(unpacked.tensors)
+    merged = merge_adapters(floats, base.requests)
     is_plain = unpacked.packing is None and not base.requests
     return Prepared(
         checkpoint,
@@ -78,7 +79,14 @@ def prepare(request: ModelRequest, checkpoint: Checkpoint | None = None) -> Prep
         merged.tokenizer or checkpoint.directory,
         None if is_plain else _config(checkpoint.require_config(), merged.vocab_size, unties=merged.unties),
         is_plain,
-        (*base.notes, *other_bases(request.adapters, checkpoint), *checkpoint.notes, *unpacked.notes, *merged.notes),
+        (
+            *base.notes,
+            *other_bases(request.adapters, checkpoint),
+            *checkpoint.notes,
+            *unpacked.notes,
+            *casts,
+            *merged.notes,
+        ),
     )
 
 
