@@ -277,6 +277,8 @@ def _by_type(tensors: Iterable[InspectedTensor]) -> dict[str, int]:
 def _shown(key: str, value: object) -> object:
     if key == "general.file_type" and isinstance(value, int) and value in LlamaFileType._value2member_map_:
         return f"{value} ({LlamaFileType(value).name})"
+    if key == "general.file_type" and (names := [row.name for row in FILE_TYPES.values() if row.declared == value]):
+        return f"{value} ({names[0]})"  # one that the package lacks
     if isinstance(value, tuple):
         items = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in value[:_SHOWN_ITEMS]]
         return items if len(value) <= _SHOWN_ITEMS else [*items, f"… {len(value)} items"]
