@@ -161,7 +161,7 @@ def test_a_build_runs_exactly_these_command_lines(
     targets = [program.names[0] for program in PROGRAMS if program.role != "server"]
     programs = {name: tmp_path / "bin" / name for name in targets}
     tree = Tree(tmp_path / "tree", COMMIT, "a test", changes=True)
-    choice = backend_room.Choice(backend, "a test", CUDA if backend is Backend.CUDA else None, "90")
+    choice = backend_room.BackendChoice(backend, "a test", CUDA if backend is Backend.CUDA else None, "90")
     monkeypatch.setattr(build_room, "find_toolchain", lambda: TOOLS)
     monkeypatch.setattr(build_room, "choose_backend", lambda *_, **__: choice)
     monkeypatch.setattr(build_room, "hip_compiler", lambda: None)
@@ -250,5 +250,5 @@ def test_the_options_tell_builds_apart_and_the_processor_is_one(monkeypatch: pyt
     assert name != build_room.build_name(COMMIT, Backend.CPU, {"a": 2})
     assert build_room.processor().startswith(platform.machine())
     monkeypatch.setenv("CC", "clang")
-    request = build_room.Request("auto", None, backend_room.Choice(Backend.CPU, ""), False, False, (), 1)  # noqa: FBT003
+    request = build_room.BuildRequest("auto", None, backend_room.BackendChoice(Backend.CPU, ""), False, False, (), 1)  # noqa: FBT003
     assert request.options_json()["compilers"]["CC"] == "clang"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from convert.checkpoint.index import absent_tensors, compare, merge
 from convert.checkpoint.json_file import read_json
-from convert.checkpoint.parts import Parts, WeightFormat, choose_parts
+from convert.checkpoint.parts import ChosenFiles, WeightFormat, choose_parts
 from convert.checkpoint.safetensors_file import read_safetensors
 from convert.checkpoint.source import (
     Checkpoint,
@@ -90,7 +90,7 @@ def _refuse_placeholders(directory: Path, sources: Mapping[str, TensorSource]) -
 
 
 def _held_against_index(
-    parts: Parts, sources: Mapping[str, TensorSource], config: Mapping[str, Any] | ConfigError | None
+    parts: ChosenFiles, sources: Mapping[str, TensorSource], config: Mapping[str, Any] | ConfigError | None
 ) -> tuple[tuple[str, ...], CheckpointError | None, tuple[str, ...]]:
     """Return the tensors that the index names and no file has, what is wrong if the model needs them, and notes."""
     if parts.index is None or parts.weight_map is None:
@@ -117,7 +117,7 @@ def _config(directory: Path) -> dict[str, Any] | ConfigError | None:
         return ConfigError(error.message, hint=error.hint)  # for whoever needs it to complain about
 
 
-def _read(parts: Parts) -> tuple[list[tuple[TensorSource, ...]], tuple[str, ...]]:
+def _read(parts: ChosenFiles) -> tuple[list[tuple[TensorSource, ...]], tuple[str, ...]]:
     if parts.weight_format is WeightFormat.SAFETENSORS:
         return [read_safetensors(path) for path in parts.paths], ()
     files = [read_torch_file(path) for path in parts.paths]

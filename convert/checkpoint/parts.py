@@ -36,7 +36,7 @@ class WeightFormat(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ChosenFiles:
     """The files that hold a model, in the order to read them, and the index that named them, if one did.
 
     lacking: what is wrong if the files that are there do not hold the whole model.
@@ -63,7 +63,7 @@ _EXLLAMA: Final = frozenset({"output"})  # what it calls its shards, which are n
 _HQQ_PICKLE: Final = "qmodel.pt"  # hqq 0.2.8, models/base.py: no state dict, a dict of each layer's
 
 
-def choose_parts(path: Path) -> Parts:
+def choose_parts(path: Path) -> ChosenFiles:
     """Choose the files to read: of a model directory, of a repository in the Hub's cache, or the one file named.
 
     Raises CheckpointError if there is nothing to read, or if several state dicts could be meant.
@@ -74,7 +74,7 @@ def choose_parts(path: Path) -> Parts:
         raise CheckpointError(f"{shown(path)} cannot be read: {error.strerror}") from error
 
 
-def _choose_parts(path: Path) -> Parts:
+def _choose_parts(path: Path) -> ChosenFiles:
     if not path.exists():
         raise missing_path(path)
     if not path.is_dir():
@@ -94,7 +94,7 @@ def _snapshot_of(repository: Path) -> Path | None:
     return next(iter(named or (found if len(found) == 1 else ())), None)
 
 
-def _choose(directory: Path, names: Sequence[str]) -> Parts:
+def _choose(directory: Path, names: Sequence[str]) -> ChosenFiles:
     # An index of which no file is there is a leftover, unless there is nothing else.
     choices = [parts for parts in _choices(directory, names) if parts is not None]
     for parts in choices:
@@ -106,17 +106,17 @@ def _choose(directory: Path, names: Sequence[str]) -> Parts:
     return _bare(directory, names)
 
 
-def _choices(directory: Path, names: Sequence[str]) -> Iterator[Parts | None]:
+def _choices(directory: Path, names: Sequence[str]) -> Iterator[ChosenFiles | None]:
     yield _of_stem(directory, names, "model", ".safetensors")
     yield _of_stem(directory, names, "pytorch_model", ".bin")
     yield _of_another_stem(directory, names)
 
 
-def _of_stem(directory: Path, names: Sequence[str], stem: str, suffix: str) -> Parts | None:
+def _of_stem(directory: Path, names: Sequence[str], stem: str, suffix: str) -> ChosenFiles | None:
     found, whole, index = _matching(names, stem, suffix), f"{stem}{suffix}", directory / f"{stem}{suffix}.index.json"
     weight_map = read_weight_map(index, suffix=suffix) if index.is_file() else None
     if whole in found and (weight_map is None or whole not in weight_map.values()):
-        return Parts(directory, _FILE_FORMATS[suffix], (directory / whole,), notes=_notes(names, [whole], index))
+        return ChosenFiles(directory, _FILE_FORMATS[suffix], (directory / whole,), notes=_notes(names, [whole], index))
     if weight_map is None:
         return None if not found else _parts(directory, names, found, suffix, _missing_numbers(directory, found))
     named = sorted(set(weight_map.values()))
@@ -128,12 +128,12 @@ def _of_stem(directory: Path, names: Sequence[str], stem: str, suffix: str) -> P
 
 def _parts(
     directory: Path, names: Sequence[str], taken: Sequence[str], suffix: str, lacking: CheckpointError | None
-) -> Parts:
+) -> ChosenFiles:
     paths = tuple(directory / name for name in taken)
-    return Parts(directory, _FILE_FORMATS[suffix], paths, notes=_notes(names, taken), lacking=lacking)
+    return ChosenFiles(directory, _FILE_FORMATS[suffix], paths, notes=_notes(names, taken), lacking=lacking)
 
 
-def _of_another_stem(directory: Path, names: Sequence[str]) -> Parts | None:
+def _of_another_stem(directory: Path, names: Sequence[str]) -> ChosenFiles | None:
     """Take shards that have one name, or the one file of weights beside AutoGPTQ's config, whatever it is called."""
     for suffix in (".safetensors", ".bin"):
         found = [name for name in _matching(names, "", suffix) if not _is_beside_weights(name)]
@@ -156,7 +156,7 @@ def _is_beside_weights(name: str) -> bool:
     return TRAINER_FILE.fullmatch(name) is not None or name.startswith("adapter_")
 
 
-def _bare(directory: Path, names: Sequence[str]) -> Parts:
+def _bare(directory: Path, names: Sequence[str]) -> ChosenFiles:
     found = [name for name in names if name.endswith(BARE_SUFFIXES) and not TRAINER_FILE.fullmatch(name)]
     found = [name for name in found if name != _HQQ_PICKLE]
     if not found:
@@ -168,10 +168,10 @@ def _bare(directory: Path, names: Sequence[str]) -> Parts:
             f"{shown(directory)} has several files that may be the model: {shown_list(found)}",
             hint="name the file instead of the directory",
         )
-    return Parts(directory, WeightFormat.TORCH, (directory / found[0],), notes=_notes(names, found))
+    return ChosenFiles(directory, WeightFormat.TORCH, (directory / found[0],), notes=_notes(names, found))
 
 
-def _named_file(path: Path) -> Parts:
+def _named_file(path: Path) -> ChosenFiles:
     weight_format = _FILE_FORMATS.get(path.suffix)
     if path.suffix == ".gguf":
         raise CheckpointError(f"{shown(path)} is a GGUF, wanted a checkpoint", remedies=(Remedy.QUANTIZE_GGUF,))
@@ -183,7 +183,7 @@ def _named_file(path: Path) -> Parts:
             f"{shown(path)} is one of {int(shard['count'])} shards", hint=f"name the directory: {shown(path.parent)}"
         )
     note = f"reads {shown(path.name)} alone, since it was named"
-    return Parts(path.parent, weight_format, (path,), notes=(note,))
+    return ChosenFiles(path.parent, weight_format, (path,), notes=(note,))
 
 
 def _notes(names: Sequence[str], taken: Sequence[str], index: Path | None = None) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def all_types(
         raise click.UsageError("--text goes with --imatrix auto", ctx=click.get_current_context())
     wanted = replace(wanted, options=quantize_options.read(asked), mmproj=mmproj, mtp=mtp)
     plan = with_source(lambda: plan_all(request, wanted), directory)
-    _carry_out(plan, **run)
+    _show_and_write(plan, **run)
     if verifies and not run["dry_run"]:
         others = (mmproj is not None) + (mtp is not None)
         paths = [output.path for output in plan.outputs[: len(plan.outputs) - others]]
@@ -106,7 +106,7 @@ def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: An
     from convert.conversion import plan_one  # noqa: PLC0415
 
     request, options = request_of(model, run, directory), quantize_options.taken_from(run)
-    _carry_out(with_source(lambda: plan_one(request, out, type=kind, options=options), directory), **run)
+    _show_and_write(with_source(lambda: plan_one(request, out, type=kind, options=options), directory), **run)
 
 
 @cli.command("quantize", short_help="An f32, f16 or bf16 GGUF file to other types.")
@@ -150,7 +150,7 @@ def quantize(
         flags = quantize_options.as_flags(asked)
         quantize_by_llama_cpp(source, outputs, imatrix=imatrix, flags=flags, directory=directory, **options)
         return
-    _carry_out(plan_quantize(source, replace(wanted, options=quantize_options.read(asked))), **run)
+    _show_and_write(plan_quantize(source, replace(wanted, options=quantize_options.read(asked))), **run)
 
 
 @cli.command("inspect", short_help="What a checkpoint directory or a GGUF file holds.")
@@ -195,7 +195,7 @@ def _list_architectures(*, as_json: bool) -> None:
         show_architectures(known)
 
 
-def _carry_out(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> None:
+def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> None:
     from convert import stream  # noqa: PLC0415
     from convert.codec import kernel_level  # noqa: PLC0415
     from convert.plan.as_json import plan_as_json  # noqa: PLC0415

@@ -32,7 +32,7 @@ class Backend(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BackendChoice:
     """A backend that can be built here, and why this one; `cuda_arch` as CMake wants it, for CUDA only.
 
     unused: a GPU that is here and could be used, with what `remedies` say.
@@ -52,7 +52,7 @@ def choose_backend(
     cuda_arch: str | None,
     cublas_from_pypi: bool,
     find_cuda: Callable[[], Cuda] = cuda_parts.find_cuda,
-) -> Choice:
+) -> BackendChoice:
     """Decide the backend. asked: `auto` or a `Backend`'s value; cuda_arch: compute capabilities, if given.
 
     Raises ToolchainError, naming the missing part and how to get it, where the backend asked for cannot be built;
@@ -68,7 +68,7 @@ def choose_backend(
     arch = cuda_parts.arch_list(cuda_arch) if cuda_arch else cuda_parts.archs_of(cuda.gpus)
     trouble = _cuda_trouble(cuda, arch, elsewhere=bool(cuda_arch), cublas_from_pypi=cublas_from_pypi)
     if trouble is None:
-        return Choice(Backend.CUDA, _why_cuda(cuda, arch), cuda, arch)
+        return BackendChoice(Backend.CUDA, _why_cuda(cuda, arch), cuda, arch)
     part, fact = trouble
     if asked == "cuda":
         raise ToolchainError(
@@ -77,7 +77,7 @@ def choose_backend(
             remedies=cuda_parts.REMEDIES.get(part, ()),
         )
     unused = cuda.gpus[0].name if cuda.gpus else ""
-    return Choice(Backend.CPU, f"no CUDA: {fact}", unused=unused, remedies=cuda_parts.REMEDIES.get(part, ()))
+    return BackendChoice(Backend.CPU, f"no CUDA: {fact}", unused=unused, remedies=cuda_parts.REMEDIES.get(part, ()))
 
 
 def _cuda_trouble(cuda: Cuda, arch: str, *, elsewhere: bool, cublas_from_pypi: bool) -> tuple[str, str] | None:
@@ -104,14 +104,14 @@ def _why_cuda(cuda: Cuda, arch: str) -> str:
     return f"CUDA {version} at {cuda.root}, architecture {arch}" + (f", {seen}" if seen else "")
 
 
-def _without_cuda(backend: Backend, reason: str = "asked for") -> Choice:
+def _without_cuda(backend: Backend, reason: str = "asked for") -> BackendChoice:
     if backend is Backend.METAL and sys.platform != "darwin":
         raise ToolchainError("a Metal build is possible on macOS only", remedies=(Remedy.BACKEND_CPU,))
     if backend is Backend.VULKAN and shutil.which("glslc") is None:
         raise missing_tools("a Vulkan build needs", ["glslc"])
     if backend is Backend.HIP and hip_compiler() is None:
         raise missing_tools("a HIP build needs", ["hipcc"])
-    return Choice(backend, reason)
+    return BackendChoice(backend, reason)
 
 
 def hip_compiler() -> Path | None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from convert.errors import Remedy, ToolchainError, UsageError
 from convert.llama_cpp import configure, source, where
-from convert.llama_cpp.backend import Backend, Choice, choose_backend, hip_compiler
+from convert.llama_cpp.backend import Backend, BackendChoice, choose_backend, hip_compiler
 from convert.llama_cpp.build_json import NAME, Build, read_build, write_build
 from convert.llama_cpp.cuda import fetch_cublas
 from convert.llama_cpp.programs import choose_targets, judge, put_aliases
@@ -42,12 +42,12 @@ _CONFIGURE_TIMEOUT_S: Final = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BuildRequest:
     """What is asked for; see `build_llamacpp`."""
 
     source: str
     ref: str | None
-    choice: Choice
+    choice: BackendChoice
     cublas_from_pypi: bool
     server: bool
     cmake_args: tuple[str, ...]
@@ -98,7 +98,7 @@ def build_llamacpp(
         telling.say(f"the GPU {choice.unused} is not used: {choice.reason}", choice.remedies)
     if os.environ.get("CMAKE_ARGS"):
         telling.say(f"CMAKE_ARGS is not read: {os.environ['CMAKE_ARGS']}")
-    request = Request(
+    request = BuildRequest(
         source,
         ref,
         choice,
@@ -155,22 +155,22 @@ def build_name(commit: str, backend: Backend, options: dict[str, Any]) -> str:
     return f"{commit[:15]}-{backend.value}-{digest[:8]}"
 
 
-def _directory(request: Request, place: Home, commit: str) -> Path:
+def _directory(request: BuildRequest, place: Home, commit: str) -> Path:
     return place.builds / build_name(commit, request.choice.backend, request.options_json())
 
 
-def _find(request: Request, place: Home) -> Build | None:
+def _find(request: BuildRequest, place: Home) -> Build | None:
     """Find the build, where the commit is known without asking anyone."""
     commit = source.known_commit(request.source, request.ref)
     return None if commit is None else _finished(request, _directory(request, place, commit))
 
 
-def _finished(request: Request, directory: Path) -> Build | None:
+def _finished(request: BuildRequest, directory: Path) -> Build | None:
     build = read_build(directory)
     return None if build is None or (request.server and "server" not in build.programs) else build
 
 
-def _build(request: Request, place: Home, tools: Toolchain, telling: Reporter) -> Build:
+def _build(request: BuildRequest, place: Home, tools: Toolchain, telling: Reporter) -> Build:
     began = time.monotonic()
     tree = source.fetch(request.source, request.ref, place, telling)
     directory = _directory(request, place, tree.commit)
@@ -197,7 +197,7 @@ def _build(request: Request, place: Home, tools: Toolchain, telling: Reporter) -
 
 
 def _as_build(
-    request: Request,
+    request: BuildRequest,
     tree: Tree,
     configured: configure.Configured,
     programs: dict[str, Path],
@@ -224,7 +224,9 @@ def _as_build(
     )
 
 
-def _cmake_options(request: Request, tree: Tree, place: Home, tools: Toolchain, telling: Reporter) -> configure.Options:
+def _cmake_options(
+    request: BuildRequest, tree: Tree, place: Home, tools: Toolchain, telling: Reporter
+) -> configure.Options:
     choice = request.choice
     cuda = choice.cuda
     wheel = fetch_cublas(place, cuda, telling) if cuda is not None and request.cublas_from_pypi else None

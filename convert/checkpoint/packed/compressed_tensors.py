@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from convert.checkpoint.packed.compressed_tensors_config import CompressionConfig, Scheme
     from convert.checkpoint.packed.compressed_tensors_module import Module
     from convert.checkpoint.packed.quantization_config import Quantization
-    from convert.checkpoint.packed.scaled import Blocks, Codes, Factors
+    from convert.checkpoint.packed.scaled import BlockShape, Codes, Factors
     from convert.checkpoint.source import Tensor, TensorSource
 
 
@@ -116,13 +116,13 @@ def _codes(module: Module, scheme: Scheme) -> Codes:
     return ByteCodes(module.main)
 
 
-def _scales(module: Module, blocks: Blocks) -> Factors:
+def _scales(module: Module, blocks: BlockShape) -> Factors:
     grid = factor_grid(module.scale, module.shape, blocks)
     divisor = module.parts.get("weight_global_scale")
     return grid if divisor is None else replace(grid, divisor=read_one_float32(divisor))
 
 
-def _zeros(module: Module, scheme: Scheme, blocks: Blocks) -> Factors | None:
+def _zeros(module: Module, scheme: Scheme, blocks: BlockShape) -> Factors | None:
     if module.zeros is None:
         return None
     if module.has_packed_zeros:
@@ -130,7 +130,7 @@ def _zeros(module: Module, scheme: Scheme, blocks: Blocks) -> Factors | None:
     return factor_grid(module.zeros, module.shape, blocks)
 
 
-def _group_of(module: Module, blocks: Blocks) -> NDArray[np.intp] | None:
+def _group_of(module: Module, blocks: BlockShape) -> NDArray[np.intp] | None:
     """Read the group of each column; None where it was not used. Every group has as many columns."""
     source, n_cols = module.parts["weight_g_idx"], module.shape[1]
     if source.dtype is not StoredType.I32 or source.shape != (n_cols,):

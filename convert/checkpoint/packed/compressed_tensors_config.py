@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from convert.checkpoint.packed.fp8 import checked_blocks
 from convert.checkpoint.packed.module_names import read_names
 from convert.checkpoint.packed.options import read_flag, read_integer, read_name, read_section
-from convert.checkpoint.packed.scaled import Blocks, each_row, whole
+from convert.checkpoint.packed.scaled import BlockShape, each_row, whole
 from convert.errors import ConfigError, UnsupportedError
 from convert.shown import shown
 
@@ -73,15 +73,15 @@ class Scheme:
     kind: str
     symmetric: bool
     strategy: str
-    size: Blocks | None
+    size: BlockShape | None
     by_activation: bool
     targets: frozenset[str]
 
-    def blocks(self, shape: Shape) -> Blocks:
+    def blocks(self, shape: Shape) -> BlockShape:
         """Return how many rows and columns of a weight share a scale."""
         if self.size is None:
             return whole(shape) if self.strategy == "tensor" else each_row(shape)
-        return Blocks(self.size.rows, self.size.cols)
+        return BlockShape(self.size.rows, self.size.cols)
 
     def __str__(self) -> str:
         size = "" if self.size is None else f" of {self.size.cols}"
@@ -168,12 +168,12 @@ class _Arguments:
 
     bits: int
     kind: str
-    size: Blocks | None
+    size: BlockShape | None
     weights: Mapping[str, Any]
     group: Mapping[str, Any]
 
 
-def _strategy(weights: Mapping[str, Any], where: str) -> tuple[str, Blocks | None]:
+def _strategy(weights: Mapping[str, Any], where: str) -> tuple[str, BlockShape | None]:
     strategy = read_name(weights, "strategy", where=where)
     group_size = read_integer(weights, "group_size", where=where)
     if group_size is not None and not (group_size == -1 or 0 < group_size < _MAX_SIZE):
@@ -187,7 +187,7 @@ def _strategy(weights: Mapping[str, Any], where: str) -> tuple[str, Blocks | Non
     if strategy in {"group", "tensor_group"}:
         if group_size is None or group_size < 1:
             raise ConfigError(f"`group_size` of {where} is {group_size}, wanted a positive number for groups")
-        return strategy, Blocks(1, group_size)
+        return strategy, BlockShape(1, group_size)
     return strategy, None
 
 

@@ -24,7 +24,7 @@ from convert.checkpoint.packed.options import read_name
 from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.scaled import (
     FLOAT_TYPES,
-    Blocks,
+    BlockShape,
     ByteCodes,
     ScaledTensor,
     each_row,
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from convert.checkpoint.packed.quantization_config import Quantization
     from convert.checkpoint.source import Shape, Tensor, TensorSource
 
-_DEFAULT_BLOCKS: Final = Blocks(128, 128)  # transformers 5.23, FineGrainedFP8Config, where the config has no such key
-_MXFP8_BLOCKS: Final = Blocks(1, 32)  # OCP Microscaling Formats v1.0
+_DEFAULT_BLOCKS: Final = BlockShape(128, 128)  # transformers 5.23, FineGrainedFP8Config, without the key
+_MXFP8_BLOCKS: Final = BlockShape(1, 32)  # OCP Microscaling Formats v1.0
 _SCALE_TYPES: Final = (*FLOAT_TYPES, StoredType.F8_E8M0, StoredType.U8)
 _FORMATS: Final = {
     "e4m3": (StoredType.F8_E4M3, StoredType.F8_E4M3FNUZ),
@@ -58,7 +58,7 @@ _16_BIT: Final = "get the 16-bit checkpoint, or dequantize it with transformers 
 class Declared:
     """What the config says: the blocks that a weight of a shape may have, the format's name, modules left out."""
 
-    blocks: tuple[Blocks | str, ...]
+    blocks: tuple[BlockShape | str, ...]
     stored: tuple[StoredType, ...]
     left_out: frozenset[str]
     dtype: StoredType
@@ -105,7 +105,7 @@ def _read_declared(quantization: Quantization) -> Declared:
     )
 
 
-def _read_blocks(options: Mapping[str, Any], method: str | None, where: str) -> tuple[Blocks | str, ...]:
+def _read_blocks(options: Mapping[str, Any], method: str | None, where: str) -> tuple[BlockShape | str, ...]:
     if method == "fbgemm_fp8":
         return ("row",)
     size = options.get("weight_block_size")
@@ -116,7 +116,7 @@ def _read_blocks(options: Mapping[str, Any], method: str | None, where: str) -> 
     return (checked_blocks(size, key="weight_block_size", where=where),)
 
 
-def checked_blocks(size: object, *, key: str, where: str) -> Blocks:
+def checked_blocks(size: object, *, key: str, where: str) -> BlockShape:
     """Return the blocks that a list of two positive integers says; ConfigError for anything else."""
     if (
         not isinstance(size, list)
@@ -124,7 +124,7 @@ def checked_blocks(size: object, *, key: str, where: str) -> Blocks:
         or not all(type(n) is int and 0 < n < _MAX_BLOCK for n in size)
     ):
         raise ConfigError(f"`{key}` of {where} is {size!r:.60}, wanted two positive integers")
-    return Blocks(*size)
+    return BlockShape(*size)
 
 
 def _scales(tensors: Mapping[str, TensorSource]) -> dict[str, TensorSource]:
@@ -197,7 +197,7 @@ def check_weight(weight: TensorSource, scale: TensorSource) -> None:
         )
 
 
-def blocks_of(shape: Shape, scale: TensorSource, possible: tuple[Blocks | str, ...], where: str) -> Blocks:
+def blocks_of(shape: Shape, scale: TensorSource, possible: tuple[BlockShape | str, ...], where: str) -> BlockShape:
     """Return the first of the possible blocks that a scale's shape is the grid of.
 
     possible: blocks, or `tensor` or `row`. CheckpointError, with both sides, if none is.
@@ -213,7 +213,7 @@ def blocks_of(shape: Shape, scale: TensorSource, possible: tuple[Blocks | str, .
     )
 
 
-def _said(kind: Blocks | str, kinds: Mapping[str, Blocks], shape: Shape) -> str:
+def _said(kind: BlockShape | str, kinds: Mapping[str, BlockShape], shape: Shape) -> str:
     if isinstance(kind, str):
         return f"one a {kind}, {kinds[kind].grid(shape)}"
     return f"blocks of {kind.rows}x{kind.cols}, {kind.grid(shape)}"

@@ -28,7 +28,7 @@ from convert.checkpoint.packed.fp8 import blocks_of, check_weight
 from convert.checkpoint.packed.module_names import read_names, refuse_left_out
 from convert.checkpoint.packed.options import read_integer, read_name
 from convert.checkpoint.packed.packed_format import nothing_packed
-from convert.checkpoint.packed.scaled import Blocks, ByteCodes, NibbleCodes, ScaledTensor, factor_grid
+from convert.checkpoint.packed.scaled import BlockShape, ByteCodes, NibbleCodes, ScaledTensor, factor_grid
 from convert.checkpoint.packed.values import read_small
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, UnsupportedError
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from convert.checkpoint.packed.quantization_config import Quantization
     from convert.checkpoint.source import Tensor, TensorSource
 
-_FLOAT8: Final[Mapping[str, tuple[Blocks | str, ...]]] = {
+_FLOAT8: Final[Mapping[str, tuple[BlockShape | str, ...]]] = {
     "fp8": ("tensor",),
     "fp8_per_channel_per_token": ("row",),
-    "fp8_pb_wo": (Blocks(128, 128),),
-    "fp8_pb_real": (Blocks(128, 128),),
+    "fp8_pb_wo": (BlockShape(128, 128),),
+    "fp8_pb_real": (BlockShape(128, 128),),
 }
 _MXFP8: Final = "mxfp8"
 _NVFP4: Final = ("nvfp4", "w4a16_nvfp4")
@@ -143,10 +143,10 @@ def _decoder(
         raise CheckpointError(f"tensor {shown(weight.name)} is {weight.dtype.value}, but has {shown(second.name)}")
     check_weight(weight, scale)
     if kind == "mxfp8":
-        blocks = blocks_of(weight.shape, scale, (Blocks(1, _MXFP8_GROUP),), quantization.where)
+        blocks = blocks_of(weight.shape, scale, (BlockShape(1, _MXFP8_GROUP),), quantization.where)
         grid = factor_grid(scale, weight.shape, blocks)
     else:
-        every: tuple[Blocks | str, ...] = ("tensor", "row", Blocks(128, 128))
+        every: tuple[BlockShape | str, ...] = ("tensor", "row", BlockShape(128, 128))
         blocks = blocks_of(weight.shape, scale, _FLOAT8.get(algorithm, every), quantization.where)
         grid = replace(factor_grid(scale, weight.shape, blocks), rounded_to=dtype)
     return ScaledTensor(weight.name, weight.shape, dtype, ByteCodes(weight), grid, blocks.cols)
@@ -162,7 +162,7 @@ def _nvfp4(
     if scale.dtype is not StoredType.F8_E4M3:
         raise CheckpointError(f"scale {shown(scale.name)} is {scale.dtype.value}, wanted F8_E4M3")
     shape = (weight.shape[0], weight.shape[1] * 2)
-    blocks = blocks_of(shape, scale, (Blocks(1, _NVFP4_GROUP),), where)
+    blocks = blocks_of(shape, scale, (BlockShape(1, _NVFP4_GROUP),), where)
     grid = replace(factor_grid(scale, shape, blocks), multiplier=read_one_float32(second))
     return ScaledTensor(weight.name, shape, dtype, NibbleCodes(weight, has_negative_zero=False), grid, blocks.cols)
 

@@ -33,7 +33,7 @@ FLOAT_TYPES: Final = tuple(FLOATS)
 
 
 @dataclass(frozen=True, slots=True)
-class Blocks:
+class BlockShape:
     """How many neighbouring rows and columns share a scale."""
 
     rows: int
@@ -45,14 +45,14 @@ class Blocks:
         return (*stack, -(-n_rows // self.rows), -(-n_cols // self.cols))
 
 
-def whole(shape: Shape) -> Blocks:
+def whole(shape: Shape) -> BlockShape:
     """One scale for each matrix."""
-    return Blocks(shape[-2], shape[-1])
+    return BlockShape(shape[-2], shape[-1])
 
 
-def each_row(shape: Shape) -> Blocks:
+def each_row(shape: Shape) -> BlockShape:
     """One scale for each row: what producers call per channel."""
-    return Blocks(1, shape[-1])
+    return BlockShape(1, shape[-1])
 
 
 class Codes(Protocol):
@@ -146,7 +146,7 @@ class FactorGrid:
         return values if self.rounded_to is None else rounded(values, self.rounded_to)
 
 
-def factor_grid(source: TensorSource, shape: Shape, blocks: Blocks) -> FactorGrid:
+def factor_grid(source: TensorSource, shape: Shape, blocks: BlockShape) -> FactorGrid:
     """View a tensor of as many numbers as the weight's grid of blocks has, in that order, as the grid."""
     *stack, n_rows, n_cols = blocks.grid(shape)
     return FactorGrid(replace(source, shape=(math.prod(stack) * n_rows, n_cols)), blocks.rows, shape[-2])

@@ -24,7 +24,7 @@ import numpy as np
 from convert.checkpoint.packed.float8 import FLOAT8_TYPES
 from convert.checkpoint.packed.options import read_section
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES
-from convert.checkpoint.packed.scaled import Blocks, ByteCodes, FactorGrid, ScaledTensor, factor_grid
+from convert.checkpoint.packed.scaled import BlockShape, ByteCodes, FactorGrid, ScaledTensor, factor_grid
 from convert.checkpoint.packed.torchao_metadata import PackedWeight, is_sizes, read_packed_weights
 from convert.checkpoint.packed.values import as_float32, pieces, read_window, to_bytes
 from convert.checkpoint.source import StoredType
@@ -266,16 +266,16 @@ def _part(
     return module.part(data_name, types, n_dims=own if own in n_dims else n_dims[0])
 
 
-def _blocks(weight: PackedWeight, codes: TensorSource) -> tuple[TensorSource, Blocks]:
+def _blocks(weight: PackedWeight, codes: TensorSource) -> tuple[TensorSource, BlockShape]:
     """Return the codes as matrices that have scales of their own, and the blocks of those."""
     shape, block_size = codes.shape, weight.block_size(len(codes.shape))
     if any(size % step for size, step in zip(shape, block_size, strict=True)):
         raise CheckpointError(f"tensor {shown(codes.name)} of shape {shape} has no whole blocks of {list(block_size)}")
     if block_size[:-2] in ((), (1,)):
-        return codes, Blocks(*block_size[-2:])
+        return codes, BlockShape(*block_size[-2:])
     if block_size[:-1] == shape[:-1]:
         n_rows = prod(shape[:-1])
-        return replace(codes, shape=(n_rows, shape[-1])), Blocks(n_rows, block_size[-1])
+        return replace(codes, shape=(n_rows, shape[-1])), BlockShape(n_rows, block_size[-1])
     raise UnsupportedError(
         f"tensor {shown(codes.name)} of shape {shape} has blocks of {list(block_size)}, which are not decoded",
         hint=_REMEDY,
@@ -283,7 +283,7 @@ def _blocks(weight: PackedWeight, codes: TensorSource) -> tuple[TensorSource, Bl
 
 
 def _grid(
-    module: PackedModule, data_name: str, types: Collection[StoredType], codes: TensorSource, blocks: Blocks
+    module: PackedModule, data_name: str, types: Collection[StoredType], codes: TensorSource, blocks: BlockShape
 ) -> FactorGrid:
     """Return the scales or zero points; dimensions of 1 may be more or fewer than the codes have."""
     source = _part(module, data_name, types, n_dims=tuple(range(5)))
