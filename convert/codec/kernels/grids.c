@@ -58,11 +58,11 @@ static void measure_distances(const grid *g, uint32_t point, around *a) {
     }
 }
 
-/* The least distance above `beyond`; UINT8_MAX if there is none. */
-static uint8_t nearest_beyond(const around *a, int beyond) {
+/* The least distance that is not below `from`; UINT8_MAX if there is none. */
+static uint8_t nearest_from(const around *a, uint8_t from) {
     uint8_t nearest = UINT8_MAX;
     for (int i = 0; i < a->n; i++) {
-        uint8_t d = a->distance[i] > beyond ? a->distance[i] : UINT8_MAX;
+        uint8_t d = a->distance[i] >= from ? a->distance[i] : UINT8_MAX;
         nearest = d < nearest ? d : nearest;
     }
     return nearest;
@@ -85,12 +85,13 @@ static int find_within(const around *a, uint8_t distance, uint16_t *found) {
 /* Writes a list, and what pads it; returns how many are near. */
 static int collect(const grid *g, const around *a, uint16_t *near) {
     uint16_t found[MOST_POINTS];
-    int shell = -1, n_near = 0;
-    for (int s = 0; s < g->n_shells; s++) {
-        int next = nearest_beyond(a, shell);
+    uint8_t shell = nearest_from(a, 0);
+    int n_near = 0;
+    for (int s = 1; s < g->n_shells; s++) {
+        uint8_t next = nearest_from(a, (uint8_t)(shell + 1));
         if (next != UINT8_MAX) shell = next;
     }
-    int n = find_within(a, (uint8_t)shell, found);
+    int n = find_within(a, shell, found);
     for (int d = 0; d <= shell && n_near < n; d++)
         for (int i = 0; i < n; i++)
             if (a->distance[found[i]] == d) near[n_near++] = g->of_index[found[i]];

@@ -151,8 +151,8 @@ static void search_splits_m(lanes *l) {
             i32v better = splat_i32(0);
             for (int h = 0; h < 2; h++) {
                 f32v taken = x[h] + l->sum_x[h][second];
-                sums[h] = (half_sums){begin[h].qx_up - taken, begin[h].qx_down - taken, begin[h].q2_up + end_up[h][second],
-                                      begin[h].q2_down + end_down[h][second]};
+                sums[h] = (half_sums){begin[h].qx_up - taken, begin[h].qx_down - taken,
+                                      begin[h].q2_up + end_up[h][second], begin[h].q2_down + end_down[h][second]};
             }
             for (int k = 0; k < 4; k++) {
                 qx[k] = (k < 2 ? sums[0].qx_up : sums[0].qx_down) + (k % 2 ? sums[1].qx_down : sums[1].qx_up);

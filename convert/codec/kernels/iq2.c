@@ -17,7 +17,8 @@
 #define IQ2_S_NBYTES 82
 
 static const search of_iq2_xxs = {.n = 32, .dims = 8, .bits = 2, .n_side = 6, .step = 0.1f, .again = ALL};
-static const search of_iq2_xs = {.n = 16, .dims = 8, .bits = 2, .n_side = 9, .step = 0.1f, .again = OFF_GRID, .begins_on_grid = 1};
+static const search of_iq2_xs = {
+    .n = 16, .dims = 8, .bits = 2, .n_side = 9, .step = 0.1f, .again = OFF_GRID, .begins_on_grid = 1};
 
 /* ---- IQ2_XXS ---- */
 
@@ -164,13 +165,17 @@ INLINE void encode_all(chunk *c, uint8_t *out, const float *importance, encode_s
     }
 }
 
-static void encode_iq2_xxs(chunk *c, uint8_t *out) { encode_all(c, out, c->importance, encode_super_xxs, IQ2_XXS_NBYTES); }
+static void encode_iq2_xxs(chunk *c, uint8_t *out) {
+    encode_all(c, out, c->importance, encode_super_xxs, IQ2_XXS_NBYTES);
+}
 
 static void encode_iq2_xs(chunk *c, uint8_t *out) { encode_all(c, out, c->importance, encode_super_xs, IQ2_XS_NBYTES); }
 
 static void encode_iq2_s(chunk *c, uint8_t *out) { encode_all(c, out, NULL, encode_super_s, IQ2_S_NBYTES); }
 
-static void encode_important_iq2_s(chunk *c, uint8_t *out) { encode_all(c, out, c->importance, encode_super_s, IQ2_S_NBYTES); }
+static void encode_important_iq2_s(chunk *c, uint8_t *out) {
+    encode_all(c, out, c->importance, encode_super_s, IQ2_S_NBYTES);
+}
 
 const codec LEVEL(iq2_xxs) = {TYPE_IQ2_XXS, SUPER, IQ2_XXS_NBYTES, .encode_weighted = encode_iq2_xxs};
 const codec LEVEL(iq2_xs) = {TYPE_IQ2_XS, SUPER, IQ2_XS_NBYTES, .encode_weighted = encode_iq2_xs};

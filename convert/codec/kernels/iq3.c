@@ -12,7 +12,8 @@
 #define IQ3_XXS_NBYTES 98
 #define IQ3_S_NBYTES 110
 
-static const search of_iq3_xxs = {.n = 32, .dims = 4, .bits = 3, .n_side = 15, .step = 0.2f, .again = OFF_GRID, .begins_on_grid = 1};
+static const search of_iq3_xxs = {
+    .n = 32, .dims = 4, .bits = 3, .n_side = 15, .step = 0.2f, .again = OFF_GRID, .begins_on_grid = 1};
 static const search of_iq3_s = {.n = 32, .dims = 4, .bits = 3, .n_side = 9, .step = 0.2f, .again = ALL_IF_ANY_OFF_GRID};
 
 INLINE void weigh(const float *x, const float *importance, float sigma2, sub_block *b) {
@@ -60,7 +61,7 @@ static int encode_super_xxs(const float *x, const float *importance, float sigma
 
 static int encode_super_s(const float *x, const float *importance, float sigma2, uint8_t *out) {
     float scale[8] = {0}, largest_scale = 0;
-    int n_live = 0; /* Parity: a sub-block of zeros takes no room, so that the points and signs of those after it come earlier */
+    int n_live = 0; /* Parity: a sub-block of zeros takes no room: points and signs of those after it come earlier */
     memset(out, 0, IQ3_S_NBYTES);
     for (int j = 0; j < 8; j++) {
         const float *weights = x + 32 * j;
@@ -106,9 +107,13 @@ static void encode_iq3_xxs(chunk *c, uint8_t *out) { encode_all(c, out, NULL, en
 
 static void encode_iq3_s(chunk *c, uint8_t *out) { encode_all(c, out, NULL, encode_super_s, IQ3_S_NBYTES); }
 
-static void encode_important_iq3_xxs(chunk *c, uint8_t *out) { encode_all(c, out, c->importance, encode_super_xxs, IQ3_XXS_NBYTES); }
+static void encode_important_iq3_xxs(chunk *c, uint8_t *out) {
+    encode_all(c, out, c->importance, encode_super_xxs, IQ3_XXS_NBYTES);
+}
 
-static void encode_important_iq3_s(chunk *c, uint8_t *out) { encode_all(c, out, c->importance, encode_super_s, IQ3_S_NBYTES); }
+static void encode_important_iq3_s(chunk *c, uint8_t *out) {
+    encode_all(c, out, c->importance, encode_super_s, IQ3_S_NBYTES);
+}
 
 const codec LEVEL(iq3_xxs) = {
     TYPE_IQ3_XXS, SUPER, IQ3_XXS_NBYTES, .encode = encode_iq3_xxs, .encode_weighted = encode_important_iq3_xxs};

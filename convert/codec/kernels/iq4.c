@@ -17,7 +17,8 @@
 
 static const float numbers[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 /* ggml takes the lower number for x < midpoint, else the upper; its differences are exact near the midpoint. */
-static const float midpoints[16] = {-115.5f, -93.5f, -74, -57, -42, -28.5f, -16, -4.5f, 7, 19, 31.5f, 45.5f, 61, 79, 101, __builtin_inff()};
+static const float midpoints[16] = {
+    -115.5f, -93.5f, -74, -57, -42, -28.5f, -16, -4.5f, 7, 19, 31.5f, 45.5f, 61, 79, 101, __builtin_inff()};
 
 /* table[index], sixteen numbers. */
 INLINE f32v look_up(const float *table, i32v index) {
@@ -50,7 +51,8 @@ INLINE i32v nearest_number(f32v x) {
 #if LANES_AVX512 || LANES_AVX2
     static const float second[16] = {[0 ... 7] = -57, [8 ... 15] = 45.5f};
     static const float third[16] = {[0] = -93.5f, [4] = -28.5f, [8] = 19, [12] = 79};
-    static const float fourth[16] = {[0] = -115.5f, [2] = -74, [4] = -42, [6] = -16, [8] = 7, [10] = 31.5f, [12] = 61, [14] = 101};
+    static const float fourth[16] = {[0] = -115.5f, [2] = -74, [4] = -42,  [6] = -16,
+                                     [8] = 7,       [10] = 31.5f, [12] = 61, [14] = 101};
     i32v index = not_less(x, splat(midpoints[7])) & 8;
     index |= not_less(x, look_up(second, index)) & 4;
     index |= not_less(x, look_up(third, index)) & 2;
@@ -123,7 +125,8 @@ INLINE f32v search_scale(columns *c, const f32v *x, const f32v *w) {
     f32v d = select_gt(s.q2, zero, s.qx / s.q2, zero), best = d * s.qx;
     look_up_steps(c, x, splat(7.0f - 127.0f) / peak);
     for (int k = -7; k <= 7; k += 3) { /* three side by side: a sum waits for itself, six hide that */
-        f32v i0 = splat((float)k - 127.0f) / peak, i1 = splat((float)(k + 1) - 127.0f) / peak, i2 = splat((float)(k + 2) - 127.0f) / peak;
+        f32v i0 = splat((float)k - 127.0f) / peak, i1 = splat((float)(k + 1) - 127.0f) / peak;
+        f32v i2 = splat((float)(k + 2) - 127.0f) / peak;
         sums s0 = {0}, s1 = {0}, s2 = {0};
 #pragma GCC unroll 2
         for (int i = 0; i < BLOCK; i++) {

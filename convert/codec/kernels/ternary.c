@@ -85,7 +85,8 @@ static void encode_q2_0(chunk *c, uint8_t *out) {
         to_three(c->x + k * Q2_0_BLOCK, Q2_0_BLOCK, d, 0, q);
         put_half(out, d);
         for (int j = 0; j < 16; j++) {
-            uint32_t four = q[4 * j] | (uint32_t)q[4 * j + 1] << 8 | (uint32_t)q[4 * j + 2] << 16 | (uint32_t)q[4 * j + 3] << 24;
+            const uint8_t *at = q + 4 * j;
+            uint32_t four = at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
             out[2 + j] = (uint8_t)(four * 0x01041040u >> 24); /* brings the four pairs of bits together */
         }
     }
