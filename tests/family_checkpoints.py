@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import family_checkpoints_qwen
 from checkpoint_configs import ABSENT
 from family_making import (
     SCORING,
@@ -170,7 +171,8 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
         gemma3(bos_token_id=0, eos_token_id=0, hidden_size=32, num_hidden_layers=2, vocab_size=50304),
         tokenizer=write_gpt_neox,
         shared=True,
-        differs="it cuts the embedding below its own tokens, and llama.cpp does not load that",
+        differs="it cuts the embedding below its own tokens",
+        their_error=r"token_embd\.weight",
     ),
     FamilyRow(
         "gemma-3-every-second",
@@ -336,6 +338,7 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
         saved_config=SCORING,
         shared=True,
     ),
+    *family_checkpoints_qwen.ROWS,
 )
 
 FAMILY_CHECKPOINTS: Final[Mapping[str, FamilyRow]] = {row.name: row for row in ROWS}

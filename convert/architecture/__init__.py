@@ -21,7 +21,8 @@ from convert.architecture.hyperparameters import Fields, Hyperparameters, read_h
 from convert.architecture.llama import LLAMA
 from convert.architecture.mapping import Mapped, map_tensors, plain_names
 from convert.architecture.metadata import metadata_of
-from convert.architecture.qwen3_moe import QWEN3_MOE
+from convert.architecture.qwen import QWEN2, QWEN3
+from convert.architecture.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from convert.errors import UnsupportedError
 
 __all__ = [
@@ -39,7 +40,16 @@ __all__ = [
     "read_hyperparameters",
 ]
 
-FAMILIES: Final[tuple[Family, ...]] = (LLAMA, QWEN3_MOE, GEMMA3, BLOOM, DEEPSEEK_V3)
+FAMILIES: Final[tuple[Family, ...]] = (
+    LLAMA,
+    QWEN2,
+    QWEN3,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    GEMMA3,
+    BLOOM,
+    DEEPSEEK_V3,
+)
 
 
 def find_family(name: str) -> Family:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from convert.architecture.family import Rule, as_stored, n_experts
+from convert.architecture.family import Parts, Rule, as_stored, n_experts, n_layers
 from convert.architecture.hyperparameters import MAX_VOCABULARY
 from convert.architecture.metadata import head_dim
 from convert.checkpoint.views import Rows, Shifted, interleaved
@@ -19,6 +19,29 @@ Make = Callable[["Tensor"], "Tensor"]
 
 # The three matrices of a gated feed-forward, in the order in which stacks of experts are written by most families.
 DOWN_GATE_UP = ("down", "gate", "up")
+
+# Experts as a state dict of transformers 5 holds them: (experts, 2 x inner, hidden), gate above up, and
+# (experts, hidden, inner).
+_EXPERTS: Final = r"(model\.layers\.\d+\.mlp\.experts)"
+FUSED_EXPERTS: Final = (
+    Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
+    Parts(rf"{_EXPERTS}\.down_proj", (r"\1.down_proj.weight",)),
+)
+
+
+def dense_decoder(h: Hyperparameters, n_tokens: int, *, head_norms: bool = False) -> Iterator[Rule]:
+    """Yield a whole model of gated feed-forwards, a norm before each part: what most families are."""
+    del n_tokens
+    hidden = h.size("hidden_size")
+    yield from embeddings(h)
+    for layer in range(n_layers(h)):
+        block = f"blk.{layer}"
+        yield from norm(f"{block}.attn_norm", hidden)
+        yield from attention(h, block, head_norms=head_norms, output_bias=False)
+        yield from norm(f"{block}.ffn_norm", hidden)
+        yield from feed_forward(hidden, h.size("intermediate_size"), block, biases=False)
+    yield from norm("output_norm", hidden)
+    yield from output(h)
 
 
 def embeddings(h: Hyperparameters) -> Iterator[Rule]:
@@ -47,6 +70,21 @@ def output(h: Hyperparameters) -> Iterator[Rule]:
     yield Rule("output.weight", shape, required=not h.flag("tie_word_embeddings"))
 
 
+def output_of_its_own(h: Hyperparameters) -> Iterator[Rule]:
+    """Yield the output matrix for an architecture whose loader wants one: a copy where it is the embeddings.
+
+    What of a tied model is stored beside them is left out by `tied_output`.
+    """
+    shape = (vocabulary_size(h), h.size("hidden_size"))
+    yield Rule("output.weight", shape, of="token_embd.weight" if h.flag("tie_word_embeddings") else None)
+
+
+def tied_output(h: Hyperparameters, name: str) -> str | None:
+    """Leave out an output matrix that is the embeddings: state dicts hold both."""
+    tied = h.flag("tie_word_embeddings") and name in ("lm_head.weight", "model.lm_head.weight")
+    return "the output matrix, which is the embeddings" if tied else None
+
+
 def vocabulary_size(h: Hyperparameters) -> int:
     """Return the rows of the embeddings that the config says."""
     return h.size("vocab_size", limit=MAX_VOCABULARY)
@@ -63,18 +101,28 @@ def _plus_one(tensor: Tensor) -> Tensor:
     return Shifted(tensor, tensor.name, 1.0)
 
 
-def linear(name: str, n_out: int, n_in: int, make: Make = as_stored, *, needs_bias: bool = False) -> Iterator[Rule]:
-    """Yield a layer's weight and its bias, which most families may have."""
+def linear(
+    name: str, n_out: int, n_in: int, make: Make = as_stored, *, needs_bias: bool = False, no_bias: bool = False
+) -> Iterator[Rule]:
+    """Yield a layer's weight and its bias, which may be missing, or must not, or which llama.cpp has no place for."""
     yield Rule(f"{name}.weight", (n_out, n_in), make)
-    yield Rule(f"{name}.bias", (n_out,), make, required=needs_bias)
+    if not no_bias:
+        yield Rule(f"{name}.bias", (n_out,), make, required=needs_bias)
 
 
 def attention(
-    h: Hyperparameters, block: str, *, interleave: bool = False, head_norms: bool = False, plus_one: bool = False
+    h: Hyperparameters,
+    block: str,
+    *,
+    interleave: bool = False,
+    head_norms: bool = False,
+    plus_one: bool = False,
+    output_bias: bool = True,
 ) -> Iterator[Rule]:
     """Yield query, key, value and output. block: `blk.0`.
 
     interleave: rotary halves are brought together, as GGUF's llama wants them. head_norms: queries and keys have one.
+    output_bias: llama.cpp has a place for it.
     Raises ConfigError for heads that cannot be.
     """
     hidden, size = h.size("hidden_size"), head_dim(h)
@@ -88,7 +136,7 @@ def attention(
     yield from linear(f"{block}.attn_q", n_heads * size, hidden, rotary)
     yield from linear(f"{block}.attn_k", n_kv_heads * size, hidden, rotary)
     yield from linear(f"{block}.attn_v", n_kv_heads * size, hidden)
-    yield from linear(f"{block}.attn_output", hidden, n_heads * size)
+    yield from linear(f"{block}.attn_output", hidden, n_heads * size, no_bias=not output_bias)
     if head_norms:
         yield from norm(f"{block}.attn_q_norm", size, plus_one=plus_one)
         yield from norm(f"{block}.attn_k_norm", size, plus_one=plus_one)
@@ -107,11 +155,11 @@ def check_heads(h: Hyperparameters, n_heads: int, n_kv_heads: int, size: int) ->
         raise ConfigError(f"the head size {size} in {h.where} is odd; rotary embedding needs pairs")
 
 
-def feed_forward(hidden: int, inner: int, block: str, *, suffix: str = "") -> Iterator[Rule]:
-    """Yield gate, up and down. suffix: `_shexp` for experts that all tokens go through."""
-    yield from linear(f"{block}.ffn_gate{suffix}", inner, hidden)
-    yield from linear(f"{block}.ffn_up{suffix}", inner, hidden)
-    yield from linear(f"{block}.ffn_down{suffix}", hidden, inner)
+def feed_forward(hidden: int, inner: int, block: str, *, suffix: str = "", biases: bool = True) -> Iterator[Rule]:
+    """Yield gate, up and down. suffix: `_shexp` for experts that all tokens go through. biases: see `linear`."""
+    yield from linear(f"{block}.ffn_gate{suffix}", inner, hidden, no_bias=not biases)
+    yield from linear(f"{block}.ffn_up{suffix}", inner, hidden, no_bias=not biases)
+    yield from linear(f"{block}.ffn_down{suffix}", hidden, inner, no_bias=not biases)
 
 
 def experts(h: Hyperparameters, inner: int, block: str, order: tuple[str, ...] = DOWN_GATE_UP) -> Iterator[Rule]:

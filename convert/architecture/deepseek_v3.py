@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
 
-from convert.architecture.blocks import embeddings, experts, feed_forward, linear, norm, output
-from convert.architecture.family import Facts, Family, Parts, Rule, n_experts, n_layers
-from convert.architecture.metadata import BOOL, COMMON, F32, U32, computed, f32, u32
+from convert.architecture.blocks import (
+    FUSED_EXPERTS,
+    embeddings,
+    experts,
+    feed_forward,
+    linear,
+    norm,
+    output,
+    tied_output,
+)
+from convert.architecture.family import Facts, Family, Rule, n_experts, n_layers
+from convert.architecture.metadata import BOOL, COMMON, F32, U32, activation, computed, f32, u32
 from convert.checkpoint.views import Blocks, Transposed
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -24,8 +33,6 @@ if TYPE_CHECKING:
 
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.checkpoint import Tensor
-
-_EXPERTS: Final = r"(model\.layers\.\d+\.mlp\.experts)"
 
 
 def _n_dense(h: Hyperparameters) -> int:
@@ -93,8 +100,7 @@ def _left_out(h: Hyperparameters, name: str) -> str | None:
     layer = re.match(r"model\.layers\.(\d+)\.", name)
     if layer is not None and int(layer[1]) >= n_layers(h):
         return "layers that predict several tokens (MTP)"
-    tied = h.flag("tie_word_embeddings") and name in ("lm_head.weight", "model.lm_head.weight")
-    return "the output matrix, which is the embeddings" if tied else None
+    return tied_output(h, name)
 
 
 def _log_multiplier(h: Hyperparameters) -> float | None:
@@ -112,6 +118,7 @@ DEEPSEEK_V3: Final = Family(
     hf_names=("DeepseekV3ForCausalLM",),
     arch=MODEL_ARCH.DEEPSEEK2,
     metadata=(
+        activation("silu"),
         *COMMON,
         computed(Keys.Attention.HEAD_COUNT_KV, U32, lambda _: 1),  # attention runs on one packed head
         f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", default=1e-6),
@@ -134,10 +141,7 @@ DEEPSEEK_V3: Final = Family(
     ),
     tensors=_tensors,
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",)),
-    parts=(
-        Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
-        Parts(rf"{_EXPERTS}\.down_proj", (r"\1.down_proj.weight",)),
-    ),
+    parts=FUSED_EXPERTS,
     left_out=_left_out,
     tokenizer=BYTE_LEVEL_TOKENIZER,
 )

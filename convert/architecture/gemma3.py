@@ -11,7 +11,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, cut_embeddings, feed_forward, norm
 from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.metadata import COMMON, F32, U32, computed, f32, u32
+from convert.architecture.metadata import COMMON, F32, U32, activation, computed, f32, u32
 from convert.architecture.rope import rope_base
 from convert.errors import UnsupportedError
 from convert.tokenizer import GEMMA_TOKENIZER
@@ -32,10 +32,10 @@ def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
     for layer in range(n_layers(h)):
         block = f"blk.{layer}"
         yield from norm(f"{block}.attn_norm", hidden, plus_one=True)
-        yield from attention(h, block, head_norms=True, plus_one=True)
+        yield from attention(h, block, head_norms=True, plus_one=True, output_bias=False)
         yield from norm(f"{block}.post_attention_norm", hidden, plus_one=True)
         yield from norm(f"{block}.ffn_norm", hidden, plus_one=True)
-        yield from feed_forward(hidden, h.size("intermediate_size"), block)
+        yield from feed_forward(hidden, h.size("intermediate_size"), block, biases=False)
         yield from norm(f"{block}.post_ffw_norm", hidden, plus_one=True)
     yield from norm("output_norm", hidden, plus_one=True)
     yield Rule("output.weight", (None, hidden), required=False)
@@ -76,6 +76,7 @@ GEMMA3: Final = Family(
     hf_names=("Gemma3ForCausalLM",),
     arch=MODEL_ARCH.GEMMA3,
     metadata=(
+        activation("gelu_pytorch_tanh"),
         *COMMON,
         u32(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings", default=131072),
         u32(Keys.Attention.HEAD_COUNT, "num_attention_heads", default=8),

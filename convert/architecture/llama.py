@@ -20,7 +20,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, embeddings, experts, feed_forward, norm, output
 from convert.architecture.family import Facts, Family, Parts, Rule, n_experts, n_layers
-from convert.architecture.metadata import COMMON, U32, computed, f32, head_dim, required, u32
+from convert.architecture.metadata import U32, activation, computed, f32, head_dim, required, u32, with_rope_factors
 from convert.architecture.rope import llama3_rope_factors, rope_of, rope_type
 from convert.checkpoint.views import Constant
 
@@ -35,7 +35,7 @@ _MOE: Final = r"(model\.layers\.\d+)\.mlp"
 def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule | Constant]:
     del n_tokens
     hidden, inner = h.size("hidden_size"), h.size("intermediate_size")
-    if rope_type(h) == "llama3":
+    if rope_type(h, ("llama3",)) == "llama3":
         yield Constant("rope_freqs.weight", llama3_rope_factors(rope_of(h), head_dim(h)).astype("<f4").tobytes())
     yield from embeddings(h)
     for layer in range(n_layers(h)):
@@ -55,7 +55,8 @@ LLAMA: Final = Family(
     hf_names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
     arch=MODEL_ARCH.LLAMA,
     metadata=(
-        *COMMON,
+        activation("silu"),
+        *with_rope_factors("llama3"),
         required(f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps"), "rms_norm_eps"),
         u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
         computed(Keys.Rope.DIMENSION_COUNT, U32, head_dim),

@@ -7,6 +7,7 @@ Source: conversion/base.py, TextModel.set_gguf_parameters @ 0c1e570.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH_NAMES, ExpertGatingFuncType, GGUFValueType, Keys
@@ -95,6 +96,21 @@ def computed(key: str, value_type: GGUFValueType, compute: Callable[[Hyperparame
     return Row(values)
 
 
+def activation(*known: str) -> Row:
+    """Make a row without a key: UnsupportedError for a feed-forward's function that is none of these.
+
+    llama.cpp knows by the architecture which function a model computes, whatever its config says.
+    """
+
+    def values(h: Hyperparameters) -> Iterator[Value]:
+        name = h.text("hidden_activation") or h.text("hidden_act", "activation_function")
+        if name is not None and name not in known:
+            raise UnsupportedError(f"the activation `{name}` in {h.where}", hint=f"supported are {', '.join(known)}")
+        yield from ()
+
+    return Row(values)
+
+
 def head_dim(h: Hyperparameters) -> int:
     """Return the size of one attention head: the config's, or its share of the hidden size."""
     return h.optional_size("head_dim") or h.size("hidden_size") // h.size("num_attention_heads")
@@ -114,6 +130,8 @@ def _gating(h: Hyperparameters) -> int | None:
 
 _GATING: Final = {"sigmoid": ExpertGatingFuncType.SIGMOID, "softmax": ExpertGatingFuncType.SOFTMAX}
 
+_ROPE: Final = Row(rope_scaling)
+
 COMMON: Final = (
     computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
     u32(
@@ -128,7 +146,7 @@ COMMON: Final = (
     u32(Keys.Attention.HEAD_COUNT, "num_attention_heads", "n_head", "n_heads"),
     u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads", "n_kv_heads"),
     computed(Keys.Attention.CAUSAL, BOOL, lambda h: False if h.get("is_causal") is False else None),
-    Row(rope_scaling),
+    _ROPE,
     computed(Keys.Rope.FREQ_BASE, F32, rope_base),
     computed(Keys.Rope.FREQ_BASE_SWA, F32, rope_base_of_windows),
     f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", "norm_eps"),
@@ -142,3 +160,8 @@ COMMON: Final = (
     u32(Keys.Attention.VALUE_LENGTH, "head_dim"),
     computed(Keys.General.FILE_TYPE, U32, lambda _: 0),  # a hole: the plan knows it
 )  # fmt: skip
+
+
+def with_rope_factors(*kinds: str) -> tuple[Row, ...]:
+    """Give COMMON for a family that writes the factors of these kinds of rotary scaling as tensors."""
+    return tuple(Row(partial(rope_scaling, known=kinds)) if row is _ROPE else row for row in COMMON)

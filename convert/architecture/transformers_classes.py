@@ -30,6 +30,26 @@ def _of_ministral(values: Values, _extra: Values) -> None:
         values["layer_types"] = [kind] * values["num_hidden_layers"]
 
 
+def _of_qwen(values: Values, extra: Values) -> None:
+    values["sliding_window"] = values["sliding_window"] if values["use_sliding_window"] else None
+    _fill_kv_heads(values, extra)
+    has_windows, first = values["sliding_window"] is not None, values["max_window_layers"]
+    _fill_layer_types(values, lambda layer: has_windows and layer >= first)
+
+
+def _of_qwen2_moe(values: Values, _extra: Values) -> None:
+    values["mlp_only_layers"] = [] if values["mlp_only_layers"] is None else values["mlp_only_layers"]
+    has_windows, first = values["use_sliding_window"], values["max_window_layers"]
+    values["sliding_window"] = values["sliding_window"] if has_windows else 0
+    _fill_layer_types(values, lambda layer: layer % 2 == 0 and layer < first and has_windows)
+
+
+def _fill_layer_types(values: Values, has_window: Callable[[int], bool]) -> None:
+    if values["layer_types"] is None:
+        kinds = ("full_attention", "sliding_attention")
+        values["layer_types"] = [kinds[has_window(layer)] for layer in range(values["num_hidden_layers"])]
+
+
 def _of_qwen3_moe(values: Values, _extra: Values) -> None:
     if not values["use_sliding_window"]:
         values["sliding_window"] = None
@@ -199,6 +219,9 @@ POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
     "olmo2": _fill_kv_heads,
     "olmo3": _of_olmo3,
     "olmoe": _fill_kv_heads,
+    "qwen2": _of_qwen,
+    "qwen2_moe": _of_qwen2_moe,
+    "qwen3": _of_qwen,
     "qwen3_moe": _of_qwen3_moe,
     "seed_oss": _fill_head_dim,
     "smollm3": _of_smollm3,

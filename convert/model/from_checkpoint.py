@@ -22,6 +22,7 @@ from convert.checkpoint import open_checkpoint
 from convert.checkpoint.packed import model_tensors
 from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
 from convert.model.gguf_model import GGUFModel
+from convert.model.pooling import pooling_entries
 from convert.tokenizer import Vocabulary, read_vocabulary, vocabulary_metadata
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def _metadata(
     write_authorship(writer, model.directory)
     entries = {key: KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items()}
     entries |= own
+    entries |= pooling_entries(model.directory, MODEL_ARCH_NAMES[model.family.arch])
     version = Keys.General.QUANTIZATION_VERSION
     entries[version] = KeyValue(version, GGML_QUANT_VERSION, GGUFValueType.UINT32)
     entries |= {entry.key: entry for entry in vocabulary_metadata(vocabulary)}
