@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import family_checkpoints_gemma
 import family_checkpoints_qwen
 from checkpoint_configs import ABSENT
 from family_making import (
@@ -339,6 +340,7 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
         shared=True,
     ),
     *family_checkpoints_qwen.ROWS,
+    *family_checkpoints_gemma.ROWS,
 )
 
 FAMILY_CHECKPOINTS: Final[Mapping[str, FamilyRow]] = {row.name: row for row in ROWS}

@@ -58,6 +58,8 @@ MODEL_TYPES: Final = (
     "smollm3",
     "stablelm",
     "starcoder2",
+    "gemma",
+    "gemma2",
     "qwen2",
     "qwen2_moe",
     "qwen3",

@@ -16,6 +16,7 @@ from gguf import MODEL_ARCH_NAMES
 from convert.architecture.bloom import BLOOM
 from convert.architecture.deepseek_v3 import DEEPSEEK_V3
 from convert.architecture.family import Facts, Family
+from convert.architecture.gemma import GEMMA, GEMMA2
 from convert.architecture.gemma3 import GEMMA3
 from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
 from convert.architecture.llama import LLAMA
@@ -46,6 +47,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
     QWEN3,
     QWEN2_MOE,
     QWEN3_MOE,
+    GEMMA,
+    GEMMA2,
     GEMMA3,
     BLOOM,
     DEEPSEEK_V3,

@@ -130,7 +130,7 @@ def _gating(h: Hyperparameters) -> int | None:
 
 _GATING: Final = {"sigmoid": ExpertGatingFuncType.SIGMOID, "softmax": ExpertGatingFuncType.SOFTMAX}
 
-_ROPE: Final = Row(rope_scaling)
+ROPE: Final = Row(rope_scaling)
 
 COMMON: Final = (
     computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
@@ -146,7 +146,7 @@ COMMON: Final = (
     u32(Keys.Attention.HEAD_COUNT, "num_attention_heads", "n_head", "n_heads"),
     u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads", "n_kv_heads"),
     computed(Keys.Attention.CAUSAL, BOOL, lambda h: False if h.get("is_causal") is False else None),
-    _ROPE,
+    ROPE,
     computed(Keys.Rope.FREQ_BASE, F32, rope_base),
     computed(Keys.Rope.FREQ_BASE_SWA, F32, rope_base_of_windows),
     f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", "norm_eps"),
@@ -164,4 +164,4 @@ COMMON: Final = (
 
 def with_rope_factors(*kinds: str) -> tuple[Row, ...]:
     """Give COMMON for a family that writes the factors of these kinds of rotary scaling as tensors."""
-    return tuple(Row(partial(rope_scaling, known=kinds)) if row is _ROPE else row for row in COMMON)
+    return tuple(Row(partial(rope_scaling, known=kinds)) if row is ROPE else row for row in COMMON)

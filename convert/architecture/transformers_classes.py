@@ -56,6 +56,15 @@ def _of_qwen3_moe(values: Values, _extra: Values) -> None:
     values["mlp_only_layers"] = values["mlp_only_layers"] or []
 
 
+def _of_gemma(values: Values, _extra: Values) -> None:
+    if values["hidden_act"] == "gelu":
+        values["hidden_act"] = "gelu_pytorch_tanh"
+
+
+def _of_gemma2(values: Values, _extra: Values) -> None:
+    _windows_but_every(values, 2)
+
+
 def _of_gemma3_text(values: Values, extra: Values) -> None:
     if values["use_bidirectional_attention"]:
         values["sliding_window"] = values["sliding_window"] // 2 + 1
@@ -200,6 +209,8 @@ POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
     "ernie4_5_moe": _of_ernie4_5_moe,
     "exaone4": _of_exaone4,
     "falcon": _of_falcon,
+    "gemma": _of_gemma,
+    "gemma2": _of_gemma2,
     "gemma3_text": _of_gemma3_text,
     "glm4": _of_glm4,
     "glm4_moe": _with_rotary_part(0.5),

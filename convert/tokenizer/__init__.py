@@ -21,6 +21,7 @@ from convert.tokenizer.llama_hf import is_llama_hf, read_llama_hf
 from convert.tokenizer.pre_tokenizer import check_pre_tokenizer_name
 from convert.tokenizer.rules import (
     BYTE_LEVEL_TOKENIZER,
+    GEMMA_1_TOKENIZER,
     GEMMA_TOKENIZER,
     LLAMA_TOKENIZER,
     QWEN_TOKENIZER,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BYTE_LEVEL_TOKENIZER",
+    "GEMMA_1_TOKENIZER",
     "GEMMA_TOKENIZER",
     "LLAMA_TOKENIZER",
     "QWEN_TOKENIZER",
@@ -76,7 +78,7 @@ def read_vocabulary(
     _require_files(files)
     kind = next((kind for kind in rule.kinds if _is_there(files, kind)), TokenizerKind.BYTE_LEVEL)
     vocabulary = _read(files, kind, rule, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
-    late = _late(files, rule.late.get(vocab_size or 0, LateTokens()))
+    late = _late(files, rule.late.get(vocab_size, rule.late.get(None, LateTokens())))
     if rule.space_prefix is SpacePrefix.AS_DECLARED:
         prefix = entry(files.config or {}, "add_prefix_space", bool, file="tokenizer_config.json")
         vocabulary = replace(vocabulary, add_space_prefix=prefix)

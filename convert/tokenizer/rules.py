@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -45,13 +45,13 @@ class LateTokens:
 class TokenizerRule:
     """A row.
 
-    kinds: the first whose files are there serves. late: by the vocabulary's size. may_lack: tokens added to a
-    tokenizer.model that a variant of the family has no embeddings for: left out where they lie beyond.
+    kinds: the first whose files are there serves. late: by the vocabulary's size, None for any other. may_lack: tokens
+    added to a tokenizer.model that a variant of the family has no embeddings for: left out where they lie beyond.
     """
 
     kinds: tuple[TokenizerKind, ...]
     space_prefix: SpacePrefix = SpacePrefix.UNSAID
-    late: Mapping[int, LateTokens] = field(default_factory=lambda: MappingProxyType({}))
+    late: Mapping[int | None, LateTokens] = field(default_factory=lambda: MappingProxyType({}))
     may_lack: tuple[str, ...] = ()
 
 
@@ -72,6 +72,18 @@ GEMMA_TOKENIZER: Final = TokenizerRule(
     (TokenizerKind.SENTENCEPIECE, TokenizerKind.BYTE_LEVEL),
     SpacePrefix.NEVER_AFTER_PIECES,
     may_lack=("<image_soft_token>",),  # every Gemma 3 has it in its tokenizer, those that see in their embeddings
+)
+# conversion/gemma.py, GemmaModel.set_vocab @ 0c1e570, which gives CodeGemma's tokens to every Gemma 1
+GEMMA_1_TOKENIZER: Final = replace(
+    GEMMA_TOKENIZER,
+    late=MappingProxyType(
+        {
+            None: LateTokens(
+                kinds=("prefix", "suffix", "middle", "fsep", "eot"),
+                ids=(("prefix", 67), ("suffix", 69), ("middle", 68), ("fsep", 70), ("eot", 107)),
+            )
+        }
+    ),
 )
 # conversion/qwen.py, Qwen2Model.set_vocab @ 0c1e570: dense Qwen 2 and 3
 QWEN_TOKENIZER: Final = TokenizerRule((TokenizerKind.SENTENCEPIECE, TokenizerKind.BYTE_LEVEL))
