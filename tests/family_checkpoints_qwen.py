@@ -132,7 +132,6 @@ ROWS: Final = (
         tokenizer=write_gpt2,
         shared=True,
         differs="it has no output matrix",
-        their_error=r"output\.weight",
     ),
     FamilyRow(
         "Qwen2-57B-A14B",

@@ -39,8 +39,8 @@ class FamilyRow:
     state_dict: the weights are `model.state_dict()` as `torch.save` leaves it, not what `save_pretrained` writes.
     judge_unchanged: transformers computes the row as it is without `change_weights`, with which it does not load it.
     refused_by_reference: why the reference converter makes no file of it; None where it does.
+    only_ours: the same, of a row that we make a file of; its logits are its judge.
     differs: why the reference's file is wrong, and ours another; None where they are the same.
-    their_error: what llama.cpp says of the reference's file, where that differs and is not loaded at all.
     only_float: why llama-quantize does not take the reference's file; None where it does.
     not_run: why llama.cpp does not compute of the reference's file what transformers does; None where it does.
     """
@@ -58,8 +58,8 @@ class FamilyRow:
     judge_unchanged: bool = False
     shared: bool = False
     refused_by_reference: str | None = None
+    only_ours: str | None = None
     differs: str | None = None
-    their_error: str | None = None
     only_float: str | None = None
     not_run: str | None = None
 

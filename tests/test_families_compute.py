@@ -7,6 +7,7 @@ can fail is shown too: on files of checkpoints in which one thing is wrong, such
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import warnings
 from dataclasses import dataclass, replace
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 RUN: Final = [row.name for row in FAMILY_CHECKPOINTS.values() if not (row.not_run or row.refused_by_reference)]
 MOST_NATS: Final = 1e-3
 LEAST_SAME_TOP: Final = 0.99
+# The reference's files where ours differ, and the tensor that llama.cpp misses or finds wrong.
+NOT_LOADED: Final = {
+    "gemma-3-padded-vocabulary": "token_embd.weight",
+    "OLMo-2-narrow": "output.weight",
+    "Qwen2-MoE-tied": "output.weight",
+}
 N_CTX: Final = 128  # more than Gemma's window of 24, in the half that is judged
 N_WINDOWS: Final = 4
 
@@ -147,8 +154,8 @@ def test_where_our_file_differs_the_references_computes_something_else(
     file = tmp_path / "reference.gguf"
     (result,) = llama_cpp.convert(reference.source, [(write_family_checkpoint(name, tmp_path), file)])
     assert result.error is None
-    if FAMILY_CHECKPOINTS[name].their_error:
-        with pytest.raises(AssertionError, match=FAMILY_CHECKPOINTS[name].their_error):
+    if name in NOT_LOADED:
+        with pytest.raises(AssertionError, match=re.escape(NOT_LOADED[name])):
             judge.measure(file, name)
         return
     nats, _ = judge.measure(file, name)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LLAMA3: Final = {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3"}
 CONFIGS: Final[list[tuple[str, dict[str, Any], str]]] = [
     ("Qwen2.5-0.5B", {"rope_parameters": LLAMA3 | {"rope_theta": 1e6}}, "rope scaling `llama3`"),
-    ("Qwen2.5-0.5B", {"hidden_act": "gelu"}, "activation `gelu`"),
+    ("Qwen2.5-0.5B", {"hidden_act": "gelu"}, "`hidden_act`"),
     ("gemma-2-2b-it", {"query_pre_attn_scalar": 64}, "`query_pre_attn_scalar`"),
     ("gemma-2-2b-it", {"layer_types": ["full_attention"] + ["sliding_attention"] * 3}, "`layer_types`"),
 ]

@@ -18,12 +18,15 @@ from convert.architecture.deepseek_v3 import DEEPSEEK_V3
 from convert.architecture.family import Facts, Family
 from convert.architecture.gemma import GEMMA, GEMMA2
 from convert.architecture.gemma3 import GEMMA3
+from convert.architecture.granite import GRANITE, GRANITE_MOE
 from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
 from convert.architecture.llama import LLAMA
 from convert.architecture.mapping import Mapped, map_tensors, plain_names
 from convert.architecture.metadata import metadata_of
+from convert.architecture.olmo import OLMO, OLMO2, OLMOE
 from convert.architecture.qwen import QWEN2, QWEN3
 from convert.architecture.qwen_moe import QWEN2_MOE, QWEN3_MOE
+from convert.architecture.smollm3 import SMOLLM3
 from convert.errors import UnsupportedError
 
 __all__ = [
@@ -52,6 +55,12 @@ FAMILIES: Final[tuple[Family, ...]] = (
     GEMMA3,
     BLOOM,
     DEEPSEEK_V3,
+    SMOLLM3,
+    GRANITE,
+    GRANITE_MOE,
+    OLMO,
+    OLMO2,
+    OLMOE,
 )
 
 

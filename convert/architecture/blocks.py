@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from convert.architecture.family import Parts, Rule, as_stored, n_experts, n_layers
 from convert.architecture.hyperparameters import MAX_VOCABULARY
 from convert.architecture.metadata import head_dim
-from convert.checkpoint.views import Rows, Shifted, interleaved
+from convert.architecture.rope import llama3_rope_factors, rope_of, rope_type
+from convert.checkpoint.views import Constant, Rows, Shifted, interleaved
 from convert.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
@@ -29,19 +30,39 @@ FUSED_EXPERTS: Final = (
 )
 
 
-def dense_decoder(h: Hyperparameters, n_tokens: int, *, head_norms: bool = False) -> Iterator[Rule]:
-    """Yield a whole model of gated feed-forwards, a norm before each part: what most families are."""
-    del n_tokens
+def decoder(
+    block: Callable[[Hyperparameters, str], Iterator[Rule | Constant]],
+    *,
+    bias: bool = False,
+    needs_output: bool = False,
+    plus_one: bool = False,
+) -> Callable[[Hyperparameters, int], Iterator[Rule | Constant]]:
+    """Make a family's rules: factors of Llama 3's rotary scaling, embeddings, blocks, the last norm, the output.
+
+    block: yields the rules of one, `blk.0`. bias, plus_one: of the last norm. needs_output: see `output`.
+    """
+
+    def rules(h: Hyperparameters, _n_tokens: int) -> Iterator[Rule | Constant]:
+        if rope_type(h) == "llama3":
+            yield Constant("rope_freqs.weight", llama3_rope_factors(rope_of(h), head_dim(h)).astype("<f4").tobytes())
+        yield from embeddings(h)
+        for layer in range(n_layers(h)):
+            yield from block(h, f"blk.{layer}")
+        yield from norm("output_norm", h.size("hidden_size"), bias=bias, plus_one=plus_one)
+        yield from output(h, needed=needs_output)
+
+    return rules
+
+
+def gated_block(
+    h: Hyperparameters, block: str, *, interleave: bool = False, head_norms: bool = False, biases: bool = True
+) -> Iterator[Rule]:
+    """Yield Llama's block: norm, attention, norm, gated feed-forward. biases: beyond queries, keys and values."""
     hidden = h.size("hidden_size")
-    yield from embeddings(h)
-    for layer in range(n_layers(h)):
-        block = f"blk.{layer}"
-        yield from norm(f"{block}.attn_norm", hidden)
-        yield from attention(h, block, head_norms=head_norms, output_bias=False)
-        yield from norm(f"{block}.ffn_norm", hidden)
-        yield from feed_forward(hidden, h.size("intermediate_size"), block, biases=False)
-    yield from norm("output_norm", hidden)
-    yield from output(h)
+    yield from norm(f"{block}.attn_norm", hidden)
+    yield from attention(h, block, interleave=interleave, head_norms=head_norms, output_bias=biases)
+    yield from norm(f"{block}.ffn_norm", hidden)
+    yield from feed_forward(hidden, h.size("intermediate_size"), block, biases=biases)
 
 
 def embeddings(h: Hyperparameters) -> Iterator[Rule]:
@@ -64,19 +85,13 @@ def cut_embeddings(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
     yield Rule("token_embd.weight", (None, h.size("hidden_size")), cut)
 
 
-def output(h: Hyperparameters) -> Iterator[Rule]:
-    """Yield the output matrix: not needed where it is the embeddings."""
-    shape = (vocabulary_size(h), h.size("hidden_size"))
-    yield Rule("output.weight", shape, required=not h.flag("tie_word_embeddings"))
-
-
-def output_of_its_own(h: Hyperparameters) -> Iterator[Rule]:
-    """Yield the output matrix for an architecture whose loader wants one: a copy where it is the embeddings.
-
-    What of a tied model is stored beside them is left out by `tied_output`.
-    """
-    shape = (vocabulary_size(h), h.size("hidden_size"))
-    yield Rule("output.weight", shape, of="token_embd.weight" if h.flag("tie_word_embeddings") else None)
+def output(h: Hyperparameters, *, needed: bool = False) -> Iterator[Rule]:
+    """Yield the output matrix: none where it is the embeddings, unless llama.cpp needs one all the same."""
+    shape, is_tied = (vocabulary_size(h), h.size("hidden_size")), h.flag("tie_word_embeddings")
+    if is_tied and needed:
+        yield Rule("output.weight", shape, of="token_embd.weight")
+    else:
+        yield Rule("output.weight", shape, required=not is_tied)
 
 
 def tied_output(h: Hyperparameters, name: str) -> str | None:

@@ -13,8 +13,8 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, embeddings, feed_forward, norm, tied_output
 from convert.architecture.family import Facts, Family, n_layers
-from convert.architecture.metadata import F32, ROPE, U32, Row, activation, computed, f32, head_dim, required, u32
-from convert.architecture.rope import rope_base
+from convert.architecture.metadata import GELU_TANH, U32, Row, computed, f32, head_dim, only, required, u32
+from convert.architecture.rope import rope_beyond_defaults
 from convert.errors import UnsupportedError
 from convert.tokenizer import GEMMA_1_TOKENIZER, GEMMA_TOKENIZER
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from convert.architecture.family import Rule
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.architecture.metadata import Value
-
-_USUAL_BASE: Final = 10000.0
 
 
 def _tensors(h: Hyperparameters, n_tokens: int, *, post_norms: bool) -> Iterator[Rule]:
@@ -86,11 +84,6 @@ def window_period(usual: int) -> Row:
     return computed(Keys.Attention.SLIDING_WINDOW_PATTERN, U32, period)
 
 
-def _other_base(h: Hyperparameters) -> float | None:
-    # The reference writes none, and llama.cpp then takes the usual one.
-    return None if rope_base(h) == _USUAL_BASE else rope_base(h)
-
-
 _METADATA: Final = (
     u32(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings"),
     u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size"),
@@ -109,10 +102,11 @@ GEMMA: Final = Family(
     hf_names=("GemmaForCausalLM",),
     arch=MODEL_ARCH.GEMMA,
     metadata=(
-        activation("gelu_pytorch_tanh", "gelu"),  # "gelu" in a Gemma's config is the other, transformers says
+        only(
+            ("hidden_act",), ("gelu_pytorch_tanh", "gelu")
+        ),  # "gelu" in a Gemma's config is the other, transformers says
         *_METADATA,
-        ROPE,
-        computed(Keys.Rope.FREQ_BASE, F32, _other_base),
+        Row(rope_beyond_defaults),
     ),
     tensors=partial(_tensors, post_norms=False),
     facts=_FACTS,
@@ -123,14 +117,13 @@ GEMMA2: Final = Family(
     hf_names=("Gemma2ForCausalLM",),
     arch=MODEL_ARCH.GEMMA2,
     metadata=(
-        activation("gelu_pytorch_tanh"),
+        GELU_TANH,
         query_scale(46),
         *_METADATA,
         required(f32(Keys.LLM.ATTN_LOGIT_SOFTCAPPING, "attn_logit_softcapping"), "attn_logit_softcapping"),
         required(f32(Keys.LLM.FINAL_LOGIT_SOFTCAPPING, "final_logit_softcapping"), "final_logit_softcapping"),
         required(u32(Keys.Attention.SLIDING_WINDOW, "sliding_window"), "sliding_window"),
-        ROPE,
-        computed(Keys.Rope.FREQ_BASE, F32, _other_base),
+        Row(rope_beyond_defaults),
         window_period(2),
     ),
     tensors=partial(_tensors, post_norms=True),

@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, Keys
 
-from convert.architecture.blocks import attention, embeddings, experts, feed_forward, norm, output
-from convert.architecture.family import Facts, Family, Parts, Rule, n_experts, n_layers
-from convert.architecture.metadata import U32, activation, computed, f32, head_dim, required, u32, with_rope_factors
-from convert.architecture.rope import llama3_rope_factors, rope_of, rope_type
-from convert.checkpoint.views import Constant
+from convert.architecture.blocks import attention, decoder, experts, gated_block, norm
+from convert.architecture.family import Facts, Family, Parts, Rule, n_experts
+from convert.architecture.metadata import COMMON, SILU, U32, computed, f32, head_dim, required, u32
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,36 +30,28 @@ if TYPE_CHECKING:
 _MOE: Final = r"(model\.layers\.\d+)\.mlp"
 
 
-def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule | Constant]:
-    del n_tokens
-    hidden, inner = h.size("hidden_size"), h.size("intermediate_size")
-    if rope_type(h, ("llama3",)) == "llama3":
-        yield Constant("rope_freqs.weight", llama3_rope_factors(rope_of(h), head_dim(h)).astype("<f4").tobytes())
-    yield from embeddings(h)
-    for layer in range(n_layers(h)):
-        block = f"blk.{layer}"
-        yield from norm(f"{block}.attn_norm", hidden)
-        yield from attention(h, block, interleave=True)
-        yield from norm(f"{block}.ffn_norm", hidden)
-        if n_experts(h) is None:
-            yield from feed_forward(hidden, inner, block)
-        else:
-            yield from experts(h, inner, block, order=("gate", "down", "up"))
-    yield from norm("output_norm", hidden)
-    yield from output(h)
+def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
+    if n_experts(h) is None:
+        yield from gated_block(h, block, interleave=True)
+        return
+    hidden = h.size("hidden_size")
+    yield from norm(f"{block}.attn_norm", hidden)
+    yield from attention(h, block, interleave=True)
+    yield from norm(f"{block}.ffn_norm", hidden)
+    yield from experts(h, h.size("intermediate_size"), block, order=("gate", "down", "up"))
 
 
 LLAMA: Final = Family(
     hf_names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
     arch=MODEL_ARCH.LLAMA,
     metadata=(
-        activation("silu"),
-        *with_rope_factors("llama3"),
+        SILU,
+        *COMMON,
         required(f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps"), "rms_norm_eps"),
         u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
         computed(Keys.Rope.DIMENSION_COUNT, U32, head_dim),
     ),
-    tensors=_tensors,
+    tensors=decoder(_block),
     parts=(
         Parts(
             rf"{_MOE}\.experts\.gate_up_proj",

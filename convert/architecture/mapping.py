@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 from gguf import get_tensor_name_map
 
 from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
+from convert.architecture.rope import rope_type
 from convert.checkpoint import StoredType
 from convert.checkpoint.packed.values import FLOATS
 from convert.checkpoint.views import AsFloat32, Blocks, Constant, Rows, stacked
-from convert.errors import CheckpointError, PlanError
+from convert.errors import CheckpointError, PlanError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -91,6 +92,8 @@ def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor
     rules = [rule for rule in rules if rule.source in sources or rule.required]
     _check_complete(rules, sources, tensors)
     constants = [(rule.name, rule) for rule in listed if isinstance(rule, Constant)]
+    if rope_type(h) == "llama3" and not constants:
+        raise UnsupportedError(f"rope scaling `llama3` in {h.where}: llama.cpp has no factors in a {h.architecture}")
     made = [(rule.name, _made(rule, sources[rule.source], tensors)) for rule in _in_file_order(rules, sources, tensors)]
     return Mapped(
         (*constants, *made), tuple(f"left out: {count} tensors, {reason}" for reason, count in reasons.items())

@@ -6,6 +6,7 @@ Source: conversion/base.py, TextModel.set_gguf_parameters @ 0c1e570.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ from convert.architecture.hyperparameters import MAX_EXPERTS
 from convert.architecture.rope import rope_base, rope_base_of_windows, rope_scaling
 from convert.errors import ConfigError, UnsupportedError
 from convert.gguf_file import KeyValue
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,19 +98,48 @@ def computed(key: str, value_type: GGUFValueType, compute: Callable[[Hyperparame
     return Row(values)
 
 
-def activation(*known: str) -> Row:
-    """Make a row without a key: UnsupportedError for a feed-forward's function that is none of these.
+def only(keys: tuple[str, ...], values: tuple[object, ...] = ()) -> Row:
+    """Make a row that writes nothing: UnsupportedError where the first present of the keys says another value.
 
-    llama.cpp knows by the architecture which function a model computes, whatever its config says.
+    It is for what llama.cpp computes in one way only. A key that is absent or null says nothing.
     """
 
-    def values(h: Hyperparameters) -> Iterator[Value]:
-        name = h.text("hidden_activation") or h.text("hidden_act", "activation_function")
-        if name is not None and name not in known:
-            raise UnsupportedError(f"the activation `{name}` in {h.where}", hint=f"supported are {', '.join(known)}")
+    def check(h: Hyperparameters) -> Iterator[Value]:
+        value = h.get(*keys)
+        if value is not None and value not in values:
+            wanted = " or ".join(f"`{json.dumps(value)}`" for value in values) or "none"
+            raise UnsupportedError(
+                f"`{h.key(*keys)}` in {h.where} is {shown(value)}; llama.cpp's {h.architecture} has {wanted}"
+            )
         yield from ()
 
-    return Row(values)
+    return Row(check)
+
+
+def changed(rows: tuple[Row, ...], change: Callable[[Hyperparameters], Hyperparameters]) -> tuple[Row, ...]:
+    """Make the same rows, of a config that is changed first."""
+    return tuple(Row(partial(_of_changed, row, change)) for row in rows)
+
+
+def _of_changed(row: Row, change: Callable[[Hyperparameters], Hyperparameters], h: Hyperparameters) -> Iterator[Value]:
+    yield from row.values(change(h))
+
+
+def _windows(h: Hyperparameters) -> Iterator[Value]:
+    """Yield the window, and which layers have it, where `layer_types` says so."""
+    window, kinds = h.optional_size("sliding_window"), h.get("layer_types")
+    if window is not None:
+        yield Keys.Attention.SLIDING_WINDOW, window, U32
+        if isinstance(kinds, list):
+            pattern = tuple(kind == "sliding_attention" for kind in kinds)
+            yield Keys.Attention.SLIDING_WINDOW_PATTERN, pattern, GGUFValueType.ARRAY
+
+
+WINDOWS: Final = Row(_windows)
+_ACTIVATION: Final = ("hidden_act", "hidden_activation", "activation_function", "activation")
+SILU: Final = only(_ACTIVATION, ("silu", "swish"))
+GELU_TANH: Final = only(("hidden_activation", "hidden_act"), ("gelu_pytorch_tanh",))
+GELU: Final = only(_ACTIVATION, ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"))
 
 
 def head_dim(h: Hyperparameters) -> int:
@@ -130,8 +161,6 @@ def _gating(h: Hyperparameters) -> int | None:
 
 _GATING: Final = {"sigmoid": ExpertGatingFuncType.SIGMOID, "softmax": ExpertGatingFuncType.SOFTMAX}
 
-ROPE: Final = Row(rope_scaling)
-
 COMMON: Final = (
     computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
     u32(
@@ -146,7 +175,7 @@ COMMON: Final = (
     u32(Keys.Attention.HEAD_COUNT, "num_attention_heads", "n_head", "n_heads"),
     u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads", "n_kv_heads"),
     computed(Keys.Attention.CAUSAL, BOOL, lambda h: False if h.get("is_causal") is False else None),
-    ROPE,
+    Row(rope_scaling),
     computed(Keys.Rope.FREQ_BASE, F32, rope_base),
     computed(Keys.Rope.FREQ_BASE_SWA, F32, rope_base_of_windows),
     f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", "norm_eps"),
@@ -160,8 +189,3 @@ COMMON: Final = (
     u32(Keys.Attention.VALUE_LENGTH, "head_dim"),
     computed(Keys.General.FILE_TYPE, U32, lambda _: 0),  # a hole: the plan knows it
 )  # fmt: skip
-
-
-def with_rope_factors(*kinds: str) -> tuple[Row, ...]:
-    """Give COMMON for a family that writes the factors of these kinds of rotary scaling as tensors."""
-    return tuple(Row(partial(rope_scaling, known=kinds)) if row is ROPE else row for row in COMMON)

@@ -10,9 +10,9 @@ from typing import Final
 
 from gguf import MODEL_ARCH
 
-from convert.architecture.blocks import dense_decoder
+from convert.architecture.blocks import decoder, gated_block
 from convert.architecture.family import Facts, Family
-from convert.architecture.metadata import COMMON, activation
+from convert.architecture.metadata import COMMON, SILU
 from convert.tokenizer import QWEN_TOKENIZER
 
 _FACTS: Final = Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True)
@@ -20,16 +20,16 @@ _FACTS: Final = Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_h
 QWEN2: Final = Family(
     hf_names=("Qwen2ForCausalLM",),
     arch=MODEL_ARCH.QWEN2,
-    metadata=(activation("silu"), *COMMON),
-    tensors=dense_decoder,
+    metadata=(SILU, *COMMON),
+    tensors=decoder(partial(gated_block, biases=False)),
     facts=_FACTS,
     tokenizer=QWEN_TOKENIZER,
 )
 QWEN3: Final = Family(
     hf_names=("Qwen3ForCausalLM",),
     arch=MODEL_ARCH.QWEN3,
-    metadata=(activation("silu"), *COMMON),
-    tensors=partial(dense_decoder, head_norms=True),
+    metadata=(SILU, *COMMON),
+    tensors=decoder(partial(gated_block, head_norms=True, biases=False)),
     facts=_FACTS,
     tokenizer=QWEN_TOKENIZER,
 )

@@ -6,23 +6,14 @@ more, which all tokens go through, weighted by a gate of its own.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, Keys
 
-from convert.architecture.blocks import (
-    FUSED_EXPERTS,
-    attention,
-    embeddings,
-    experts,
-    feed_forward,
-    norm,
-    output,
-    output_of_its_own,
-    tied_output,
-)
-from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.metadata import COMMON, activation, u32
+from convert.architecture.blocks import FUSED_EXPERTS, attention, decoder, experts, feed_forward, norm, tied_output
+from convert.architecture.family import Facts, Family, Rule
+from convert.architecture.metadata import COMMON, SILU, u32
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
@@ -33,35 +24,23 @@ if TYPE_CHECKING:
 _SHARED: Final = "shared_expert_intermediate_size"
 
 
-def _qwen2(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
-    del n_tokens
-    yield from _tensors(h, head_norms=False)
-    yield from output_of_its_own(h)
-    for layer in range(n_layers(h)):
-        yield Rule(f"blk.{layer}.ffn_gate_inp_shexp.weight", (1, h.size("hidden_size")))
-        yield from feed_forward(h.size("hidden_size"), h.size(_SHARED), f"blk.{layer}", suffix="_shexp", biases=False)
-
-
-def _qwen3(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
-    del n_tokens
-    yield from _tensors(h, head_norms=True)
-    yield from output(h)
-
-
-def _tensors(h: Hyperparameters, *, head_norms: bool) -> Iterator[Rule]:
+def _qwen2(h: Hyperparameters, block: str) -> Iterator[Rule]:
     hidden = h.size("hidden_size")
-    yield from embeddings(h)
-    for layer in range(n_layers(h)):
-        block = f"blk.{layer}"
-        yield from norm(f"{block}.attn_norm", hidden)
-        yield from attention(h, block, head_norms=head_norms, output_bias=False)
-        yield from norm(f"{block}.ffn_norm", hidden)
-        yield from experts(h, h.size("moe_intermediate_size"), block)
-    yield from norm("output_norm", hidden)
+    yield from _block(h, block)
+    yield Rule(f"{block}.ffn_gate_inp_shexp.weight", (1, hidden))
+    yield from feed_forward(hidden, h.size(_SHARED), block, suffix="_shexp", biases=False)
+
+
+def _block(h: Hyperparameters, block: str, *, head_norms: bool = False) -> Iterator[Rule]:
+    hidden = h.size("hidden_size")
+    yield from norm(f"{block}.attn_norm", hidden)
+    yield from attention(h, block, head_norms=head_norms, output_bias=False)
+    yield from norm(f"{block}.ffn_norm", hidden)
+    yield from experts(h, h.size("moe_intermediate_size"), block)
 
 
 _METADATA: Final = (
-    activation("silu"),
+    SILU,
     *COMMON,
     u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size"),
     u32(Keys.LLM.EXPERT_SHARED_FEED_FORWARD_LENGTH, _SHARED),
@@ -72,7 +51,7 @@ QWEN2_MOE: Final = Family(
     hf_names=("Qwen2MoeForCausalLM",),
     arch=MODEL_ARCH.QWEN2MOE,
     metadata=_METADATA,
-    tensors=_qwen2,
+    tensors=decoder(_qwen2, needs_output=True),
     facts=_FACTS,
     parts=FUSED_EXPERTS,
     left_out=tied_output,
@@ -82,7 +61,7 @@ QWEN3_MOE: Final = Family(
     hf_names=("Qwen3MoeForCausalLM",),
     arch=MODEL_ARCH.QWEN3MOE,
     metadata=_METADATA,
-    tensors=_qwen3,
+    tensors=decoder(partial(_block, head_norms=True)),
     facts=_FACTS,
     parts=FUSED_EXPERTS,
     tokenizer=BYTE_LEVEL_TOKENIZER,

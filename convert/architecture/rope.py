@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 _F32: Final = GGUFValueType.FLOAT32
 _U32: Final = GGUFValueType.UINT32
+_DEFAULT_BASE: Final = 10000.0  # src/llama-model.cpp, llama_model_base::load_hparams @ 0c1e570
 _POSITIVE: Final = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor")
-# Carried for every family. "dynamic" scaling leaves nothing in the file: llama.cpp runs such a model at its original
-# length. Other kinds need tensors of factors, which the loaders of some architectures know.
-_TYPES: Final = ("default", "linear", "yarn", "dynamic")
+# "dynamic" scaling leaves nothing in the file: llama.cpp runs such a model at its original length.
+_TYPES: Final = ("default", "linear", "yarn", "llama3", "dynamic")
 _YARN: Final = (
     (Keys.Rope.SCALING_YARN_EXT_FACTOR, ("extrapolation_factor",)),
     (Keys.Rope.SCALING_YARN_ATTN_FACTOR, ("attention_factor", "attn_factor")),
@@ -39,18 +39,16 @@ def rope_of(h: Hyperparameters) -> Rope:
     return h.rope.full_attention
 
 
-def rope_type(h: Hyperparameters, known: tuple[str, ...] = ()) -> str | None:
+def rope_type(h: Hyperparameters) -> str | None:
     """Name the kind of scaling, checked; None where the config does not say.
 
-    known: kinds that the family writes factors for.
     Raises UnsupportedError for a kind that GGUF cannot carry, PlanError for numbers that make no sense.
     """
     rope = rope_of(h)
     kind = rope.text("rope_type")
     kind = "llama3" if kind is not None and kind.lower() == "llama3" else kind  # as the reference compares it
-    supported = (*_TYPES, *known)
-    if kind is not None and kind not in supported:
-        raise UnsupportedError(f"rope scaling `{kind}` in config.json", hint=f"supported are {', '.join(supported)}")
+    if kind is not None and kind not in _TYPES:
+        raise UnsupportedError(f"rope scaling `{kind}` in config.json", hint=f"supported are {', '.join(_TYPES)}")
     for key in _POSITIVE:
         value = rope.number(key)
         if value is not None and value <= 0:
@@ -65,9 +63,9 @@ def _number(rope: Fields, key: str, default: float) -> float:
     return default if value is None else value
 
 
-def rope_scaling(h: Hyperparameters, known: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, GGUFValueType]]:
-    """Yield the entries of linear scaling and YaRN. known: see `rope_type`."""
-    kind, rope = rope_type(h, known), rope_of(h)
+def rope_scaling(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]:
+    """Yield the entries of linear scaling and YaRN."""
+    kind, rope = rope_type(h), rope_of(h)
     factor = rope.number("factor")
     if kind not in ("linear", "yarn") or factor is None:
         return
@@ -86,6 +84,17 @@ def rope_scaling(h: Hyperparameters, known: tuple[str, ...] = ()) -> Iterator[tu
 def rope_base(h: Hyperparameters) -> float | None:
     """Give the base frequency of layers with full attention."""
     return rope_of(h).number("rope_theta")
+
+
+def rope_beyond_defaults(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]:
+    """Yield scaling, and a base frequency that is not llama.cpp's own, where the reference leaves both out.
+
+    It then runs them as if there were none.
+    """
+    yield from rope_scaling(h)
+    base = rope_base(h)
+    if base is not None and base != _DEFAULT_BASE:
+        yield Keys.Rope.FREQ_BASE, base, _F32
 
 
 def rope_base_of_windows(h: Hyperparameters) -> float | None:
