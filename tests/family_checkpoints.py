@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import family_checkpoints_gemma
+import family_checkpoints_phi
 import family_checkpoints_qwen
 from checkpoint_configs import ABSENT
 from family_checkpoints_more import MORE_ROWS
@@ -341,6 +342,7 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
     ),
     *family_checkpoints_qwen.ROWS,
     *family_checkpoints_gemma.ROWS,
+    *family_checkpoints_phi.ROWS,
 )
 
 ALL_ROWS: Final = (*ROWS, *MORE_ROWS)

@@ -60,12 +60,15 @@ MODEL_TYPES: Final = (
     "starcoder2",
     "gemma",
     "gemma2",
+    "phi",
+    "phi3",
+    "phimoe",
     "qwen2",
     "qwen2_moe",
     "qwen3",
 )
 # What a class may do otherwise than the others; a change in one of these wants a look at transformers_config.py.
-_METHODS: Final = ("__post_init__", "convert_rope_params_to_dict", "to_dict", "validate_architecture")
+_METHODS: Final = ("__post_init__", "convert_rope_params_to_dict", "to_dict", "validate_architecture", "validate_rope")
 
 
 def generate() -> str:

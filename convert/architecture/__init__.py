@@ -22,8 +22,9 @@ from convert.architecture.granite import GRANITE, GRANITE_MOE
 from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
 from convert.architecture.llama import LLAMA
 from convert.architecture.mapping import Mapped, map_tensors, plain_names
-from convert.architecture.metadata import metadata_of
+from convert.architecture.metadata import first_metadata_of, metadata_of
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
+from convert.architecture.phi import PHI2, PHI3, PHI_MOE
 from convert.architecture.qwen import QWEN2, QWEN3
 from convert.architecture.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from convert.architecture.smollm3 import SMOLLM3
@@ -38,6 +39,7 @@ __all__ = [
     "Mapped",
     "facts_of",
     "find_family",
+    "first_metadata_of",
     "map_tensors",
     "metadata_of",
     "plain_names",
@@ -53,6 +55,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     GEMMA,
     GEMMA2,
     GEMMA3,
+    PHI2,
+    PHI3,
+    PHI_MOE,
     BLOOM,
     DEEPSEEK_V3,
     SMOLLM3,

@@ -96,7 +96,8 @@ def nothing(_h: Hyperparameters, _name: str) -> str | None:
 class Family:
     """One row of the table.
 
-    hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
+    hf_names: classes of transformers. first: rows that stand before all others of the file. left_out: says of a stored
+    tensor that GGUF has no use for, why.
     renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
     """
 
@@ -104,6 +105,7 @@ class Family:
     arch: MODEL_ARCH
     metadata: tuple[Row, ...]
     tensors: Callable[[Hyperparameters, int], Iterator[Rule | Constant]]
+    first: tuple[Row, ...] = ()
     parts: tuple[Parts, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     left_out: Callable[[Hyperparameters, str], str | None] = nothing

@@ -41,9 +41,18 @@ class Row:
 
 def metadata_of(family: Family, h: Hyperparameters) -> dict[str, KeyValue]:
     """Give a family's own entries, by key, in file order. Raises ConfigError or UnsupportedError."""
+    return _entries(family, family.metadata, h)
+
+
+def first_metadata_of(family: Family, h: Hyperparameters) -> dict[str, KeyValue]:
+    """Give those that the reference adds while it goes through the tensors: they stand before all others."""
+    return _entries(family, family.first, h)
+
+
+def _entries(family: Family, rows: tuple[Row, ...], h: Hyperparameters) -> dict[str, KeyValue]:
     arch = MODEL_ARCH_NAMES[family.arch]
     entries: dict[str, KeyValue] = {}
-    for row in family.metadata:
+    for row in rows:
         for template, value, value_type in row.values(h):
             key = template.format(arch=arch)
             entries[key] = KeyValue(key, value, value_type)

@@ -30,6 +30,11 @@ def _of_ministral(values: Values, _extra: Values) -> None:
         values["layer_types"] = [kind] * values["num_hidden_layers"]
 
 
+def _of_phi(values: Values, extra: Values) -> None:
+    _fill_kv_heads(values, extra)
+    extra.setdefault("partial_rotary_factor", 0.5)
+
+
 def _of_qwen(values: Values, extra: Values) -> None:
     values["sliding_window"] = values["sliding_window"] if values["use_sliding_window"] else None
     _fill_kv_heads(values, extra)
@@ -230,6 +235,9 @@ POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
     "olmo2": _fill_kv_heads,
     "olmo3": _of_olmo3,
     "olmoe": _fill_kv_heads,
+    "phi": _of_phi,
+    "phi3": _fill_kv_heads,
+    "phimoe": _fill_kv_heads,
     "qwen2": _of_qwen,
     "qwen2_moe": _of_qwen2_moe,
     "qwen3": _of_qwen,

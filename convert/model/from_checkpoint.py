@@ -12,6 +12,7 @@ from convert.architecture import (
     Family,
     Hyperparameters,
     find_family,
+    first_metadata_of,
     map_tensors,
     metadata_of,
     plain_names,
@@ -116,11 +117,14 @@ def _metadata(
 ) -> tuple[Entry, ...]:
     """Gather the metadata in the reference's order: who made it, the family's, the tokenizer's."""
     writer = GGUFWriter(None, MODEL_ARCH_NAMES[model.family.arch])
+    first = first_metadata_of(model.family, model.hyperparameters)
     for name, tensor in tensors:  # the writer counts parameters for the size label
         writer.add_tensor_info(name, tensor.shape, None, 0, raw_dtype=GGMLQuantizationType.F32)
     writer.add_type(GGUFType.MODEL)
     write_authorship(writer, model.directory)
-    entries = {key: KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items()}
+    entries: dict[str, KeyValue] = {}
+    for key, value in writer.kv_data[0].items():
+        entries |= {key: KeyValue(key, value.value, value.type, value.sub_type)} | first  # behind the architecture
     entries |= own
     entries |= pooling_entries(model.directory, MODEL_ARCH_NAMES[model.family.arch])
     version = Keys.General.QUANTIZATION_VERSION

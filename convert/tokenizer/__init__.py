@@ -24,6 +24,7 @@ from convert.tokenizer.rules import (
     GEMMA_1_TOKENIZER,
     GEMMA_TOKENIZER,
     LLAMA_TOKENIZER,
+    PHI_TOKENIZER,
     QWEN_TOKENIZER,
     LateTokens,
     SpacePrefix,
@@ -43,6 +44,7 @@ __all__ = [
     "GEMMA_1_TOKENIZER",
     "GEMMA_TOKENIZER",
     "LLAMA_TOKENIZER",
+    "PHI_TOKENIZER",
     "QWEN_TOKENIZER",
     "SpecialTokens",
     "TokenizerRule",
@@ -109,7 +111,7 @@ def _read(
             " is of the sentencepiece kind, which has none"
         )
     if kind is TokenizerKind.SENTENCEPIECE:
-        return read_sentencepiece(files, vocab_size=vocab_size, may_lack=rule.may_lack)
+        return read_sentencepiece(files, vocab_size=vocab_size, may_lack=rule.may_lack, as_marked=rule.as_marked)
     return read_llama_hf(files, vocab_size=vocab_size)
 
 

@@ -47,12 +47,14 @@ class TokenizerRule:
 
     kinds: the first whose files are there serves. late: by the vocabulary's size, None for any other. may_lack: tokens
     added to a tokenizer.model that a variant of the family has no embeddings for: left out where they lie beyond.
+    as_marked: tokens added to a tokenizer.model are read as the files mark them, tokenizer.json too.
     """
 
     kinds: tuple[TokenizerKind, ...]
     space_prefix: SpacePrefix = SpacePrefix.UNSAID
     late: Mapping[int | None, LateTokens] = field(default_factory=lambda: MappingProxyType({}))
     may_lack: tuple[str, ...] = ()
+    as_marked: bool = False
 
 
 # conversion/llama.py, LlamaModel.set_vocab @ 0c1e570, which knows Code Llama and Granite's small models (and with them
@@ -87,5 +89,9 @@ GEMMA_1_TOKENIZER: Final = replace(
 )
 # conversion/qwen.py, Qwen2Model.set_vocab @ 0c1e570: dense Qwen 2 and 3
 QWEN_TOKENIZER: Final = TokenizerRule((TokenizerKind.SENTENCEPIECE, TokenizerKind.BYTE_LEVEL))
+# conversion/phi.py, Phi3MiniModel.set_vocab @ 0c1e570, which asks for tokenizer.model unless the class is GPT2Tokenizer
+PHI_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.SENTENCEPIECE, TokenizerKind.LLAMA_HF, TokenizerKind.BYTE_LEVEL), as_marked=True
+)
 # conversion/base.py, TextModel.set_vocab @ 0c1e570
 BYTE_LEVEL_TOKENIZER: Final = TokenizerRule((TokenizerKind.BYTE_LEVEL,))
