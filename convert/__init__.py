@@ -10,18 +10,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from convert.conversion import convert_all, convert_one, plan_all, plan_one, plan_quantize, quantize
-    from convert.dequantization import dequantize, plan_dequantize
+    from convert.dequantization import DequantizeRequest, dequantize, plan_dequantize
     from convert.errors import ConvertError
     from convert.inspection import inspect
-    from convert.stream import carry_out
+    from convert.model import ModelRequest, model_request
+    from convert.plan import OutputRequest
+    from convert.stream import Writing, carry_out
 
 __all__ = [
     "ConvertError",
+    "DequantizeRequest",
+    "ModelRequest",
+    "OutputRequest",
+    "Writing",
     "carry_out",
     "convert_all",
     "convert_one",
     "dequantize",
     "inspect",
+    "model_request",
     "plan_all",
     "plan_dequantize",
     "plan_one",
@@ -31,11 +38,16 @@ __all__ = [
 
 _ROOMS: Final = {
     "ConvertError": "errors",
+    "DequantizeRequest": "dequantization",
+    "ModelRequest": "model",
+    "OutputRequest": "plan",
+    "Writing": "stream",
     "carry_out": "stream",
     "convert_all": "conversion",
     "convert_one": "conversion",
     "dequantize": "dequantization",
     "inspect": "inspection",
+    "model_request": "model",
     "plan_all": "conversion",
     "plan_dequantize": "dequantization",
     "plan_one": "conversion",

@@ -18,22 +18,106 @@ ConvertError                  1
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
+class Remedy(Enum):
+    """What a user can do about an error; how that is asked for, each face says in its own words."""
+
+    WIDER_FLOAT = "a float type of a wider range"
+    ALLOW_NONFINITE = "write values as they come, infinities too"
+    FORCE = "replace what is there"
+    OTHER_PLACE = "write elsewhere"
+    MORE_ROOM = "free the disk, or write less to it"
+    NAME_DIRECTORY = "name a directory; what the files in it are called is another matter"
+    GIVE_NAME = "say how the files are to be called"
+    LARGER_SHARDS = "larger files of weights"
+    WITHOUT_THROUGH = "leave out the way through a packed type"
+    NAME_PRE_TOKENIZER = "say which pre-tokenizer it is"
+    GIVE_BASE = "give an adapter together with its base"
+    GIVE_COMMON_BASE = "give adapters together with the model below them all"
+    ALLOW_PUBLIC = "let a repository be public"
+    QUANTIZE_GGUF = "quantize a GGUF file instead"
+    BUILD_ELSEWHERE = "build llama.cpp in another place"
+    OTHER_COMMIT = "name another commit of llama.cpp"
+    OWN_SOURCE = "bring llama.cpp's source"
+    CUBLAS_FROM_PYPI = "take cuBLAS from PyPI"
+    NAME_GPU = "say which GPU is built for"
+    BACKEND_CPU = "build for the processor"
+    GIVE_IMPORTANCE = "give an importance matrix"
+    OTHER_TYPES = "make other types"
+    REQUANTIZE = "quantize what is quantized already"
+    SEE_DOCTOR = "look at what the machine has"
+
+
+# A program that calls the package asks by arguments.
+LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
+    {
+        Remedy.WIDER_FLOAT: "keep the range with bf16",
+        Remedy.ALLOW_NONFINITE: "write the file all the same with allow_nonfinite=True",
+        Remedy.FORCE: "force=True replaces",
+        Remedy.OTHER_PLACE: "choose another path",
+        Remedy.MORE_ROOM: "make room, or choose another directory",
+        Remedy.NAME_DIRECTORY: "name a directory: files are called NAME-TYPE.gguf; `convert_one` writes to any path",
+        Remedy.GIVE_NAME: "give one as `name`",
+        Remedy.LARGER_SHARDS: "give a larger `max_shard_size`",
+        Remedy.WITHOUT_THROUGH: "without `through` it is dequantized to what it holds",
+        Remedy.NAME_PRE_TOKENIZER: (
+            "say which of llama.cpp's it is by `pre_tokenizer` (`default` is falcon's, seldom right)"
+        ),
+        Remedy.GIVE_BASE: "give the base as the model, and `{adapter}` as `merge`",
+        Remedy.GIVE_COMMON_BASE: "give the model that both belong to, and both adapters as `merge`",
+        Remedy.ALLOW_PUBLIC: "make it private in its settings, or leave out private=True",
+        Remedy.QUANTIZE_GGUF: "a float GGUF goes to `convert.quantize`",
+        Remedy.BUILD_ELSEWHERE: "give another `directory`",
+        Remedy.OTHER_COMMIT: "name the commit, tag or branch to build as `ref`",
+        Remedy.OWN_SOURCE: "give the path of a source tree as `source`",
+        Remedy.CUBLAS_FROM_PYPI: "cublas='pypi' takes it from the nvidia-cublas wheel",
+        Remedy.NAME_GPU: "cuda_arch='90', say, builds for a GPU elsewhere (its compute capability, no point)",
+        Remedy.BACKEND_CPU: "backend='cpu' works everywhere",
+        Remedy.GIVE_IMPORTANCE: "give an importance matrix that has them, by quantize_options(imatrix=…)",
+        Remedy.OTHER_TYPES: "leave out these types",
+        Remedy.REQUANTIZE: "quantize_options(allow_requantize=True) does it all the same",
+        Remedy.SEE_DOCTOR: "the command `convert doctor` shows what there is",
+    }
+)
+
+
 class ConvertError(Exception):
-    """Root of the tree: a message in one line, and an optional hint that says what to do."""
+    """Root of the tree: a message in one line, and what to do about it, where that is known.
+
+    remedies: what would help, each by itself. facts: what their words name, such as `{adapter}`.
+    words: what the remedies are called where the error is shown.
+    """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        remedies: Sequence[Remedy] = (),
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.remedies = tuple(remedies)
+        self.facts = facts or {}
+        self.words: Mapping[Remedy, str] = LIBRARY_WORDS
+        self._hint = hint
+
+    @property
+    def hint(self) -> str | None:
+        """The remedies in the words of the face, then what else helps; None where nothing is known."""
+        remedies = "; or ".join(self.words[remedy].format_map(self.facts) for remedy in self.remedies)
+        return "; ".join(filter(None, (remedies, self._hint))) or None
 
 
 class UsageError(ConvertError):

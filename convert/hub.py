@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.errors import OutputError, UsageError
+from convert.errors import OutputError, Remedy, UsageError
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def prepare_repository(name: str, *, private: bool, files: Collection[str]) -> H
     if private and info.private is False:
         raise OutputError(
             f"the repository {shown(created.repo_id)} exists, and is public",
-            hint="make it private in its settings, or upload without --private",
+            remedies=(Remedy.ALLOW_PUBLIC,),
         )
     others = [file.rfilename for file in info.siblings or () if file.rfilename.endswith(_WEIGHTS)]
     others = sorted(set(others) - set(files))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from convert.architecture import find_family, read_hyperparameters
 from convert.architecture.metadata import head_dim
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
-from convert.errors import CheckpointError, ConvertError
+from convert.errors import CheckpointError, ConvertError, PlanError
 from convert.gguf_file import GGUFFile, read_gguf
 from convert.memory import Memory, measure_memory
 from convert.model import GGUFModel, ModelRequest, gguf_model
@@ -24,7 +25,7 @@ from convert.plan import FileLayout, lay_out
 from convert.quant_mix import FILE_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 _SHOWN_ITEMS = 8
 _FLOAT32 = 4
@@ -123,9 +124,10 @@ def _inspect_gguf(file: GGUFFile) -> Inspection:
 def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
     unpacked, reasons = _unpack(checkpoint)
     model, problem = _model(path, checkpoint)
-    files = {} if model is None else {name: lay_out(model, row) for name, row in FILE_TYPES.items()}
+    files = {} if model is None else dict(_files(model))
     memory = None if unpacked is None else _measure(checkpoint, unpacked, files)
     decoded = {} if unpacked is None else _decoded(checkpoint, unpacked)
+    missing = () if checkpoint.lacking is None else (checkpoint.lacking.message,)
     tensors = tuple(
         InspectedTensor(source.name, source.shape, source.dtype.value, source.nbytes, decoded.get(source.name))
         for source in checkpoint.tensors.values()
@@ -142,7 +144,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
         problem=problem,
         packing=None if unpacked is None else unpacked.packing,
         decoded=() if unpacked is None else _decoded_tensors(unpacked, tensors),
-        notes=checkpoint.notes + reasons + (() if unpacked is None else unpacked.notes),
+        notes=checkpoint.notes + missing + reasons + (() if unpacked is None else unpacked.notes),
         memory=memory,
     )
 
@@ -161,6 +163,14 @@ def _model(path: Path, checkpoint: Checkpoint) -> tuple[GGUFModel | None, str | 
         return gguf_model(ModelRequest(path), checkpoint), None
     except ConvertError as error:
         return None, error.message
+
+
+def _files(model: GGUFModel) -> Iterator[tuple[str, FileLayout]]:
+    """Lay out the file of each type that the model can become."""
+    for name, row in FILE_TYPES.items():
+        with contextlib.suppress(PlanError):  # rows that no block of the type fits into
+            if not row.copies:
+                yield name, lay_out(model, row)
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -228,7 +238,7 @@ def _decoded_tensors(unpacked: ModelTensors, stored: Iterable[InspectedTensor]) 
 
 def _metadata(model: GGUFModel) -> dict[str, Any]:
     """Give what the F16 file would declare."""
-    declared = {Keys.General.FILE_TYPE: int(FILE_TYPES["F16"].declared)}
+    declared = {Keys.General.FILE_TYPE: FILE_TYPES["F16"].declared}
     return {key: _shown(key, declared.get(key, value)) for key, value in model.values.items()}
 
 

@@ -2,7 +2,7 @@
 
     ask     a short question to a program (its version); the answer, whatever the exit code
     run     a long job: every line to a log file and to a listener; an exit code other than 0 is an error
-    attach  a program that talks to the user itself; its exit code, and the end of what it said on stderr
+    attach  a program that talks to the user itself; its exit code, and what it said on stderr of errors
 
 A program started by `ask` or `run` leads a process group of its own. On an interruption (Ctrl-C, SIGTERM, any exception
 here) and after a timeout the whole group is ended: asked first, killed after `GRACE_S`.
@@ -11,24 +11,38 @@ here) and after a timeout the whole group is ended: asked first, killed after `G
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import signal
 import subprocess
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from convert.errors import ProgramError
+from convert.shown import Excerpt, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 GRACE_S: Final = 2.0
-TAIL_LINES: Final = 15
+
+
+def usable_processors() -> int:
+    """Count the processors that this process may use: affinity, and a container's quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, _quota()))
+
+
+def _quota() -> int:
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
+        return -(-int(limit) // int(period))
+    except (OSError, ValueError):  # no such limit, or "max"
+        return 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +95,10 @@ def run(
 
     The log gets the exact command line first. `on_start` gets the process id, for `end_leftover` after a hard kill.
     env is added to this process's environment.
-    Raises ProgramError, which names the step, the command line and the log, for any exit code but 0.
+    Raises ProgramError, which names the step, the first error that was said and the log, for any exit code but 0.
     """
     words = _words(command)
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    said = Excerpt()
     expired = threading.Event()
     with (
         log.open("a", encoding="utf-8") as written,
@@ -97,7 +111,7 @@ def run(
         for line in _lines(program):
             written.write(f"{line}\n")
             written.flush()
-            tail.append(line)
+            said.take(line)
             if on_line is not None:
                 on_line(line)
         exit_code = program.wait()
@@ -105,7 +119,7 @@ def run(
     if expired.is_set() and timeout_s is not None:
         raise _timed_out(words, timeout_s, step=step, log=log)
     if exit_code:
-        raise _failed(words, exit_code, step=step, log=log, tail=tail)
+        raise _failed(words, exit_code, step=step, log=log, said=said)
 
 
 def end_leftover(pid: int, *, command_has: str) -> bool:
@@ -136,24 +150,37 @@ def _kill_what_stays(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def attach(command: Sequence[str | Path], *, show_stderr: bool) -> tuple[int, str]:
+def attach(
+    command: Sequence[str | Path], *, show_stderr: bool, env: Mapping[str, str] | None = None
+) -> tuple[int, Excerpt]:
     """Run a program on this terminal: it reads our stdin and writes our stdout.
 
     It stays in our process group, so that it may read the terminal; Ctrl-C reaches it from there, and what it makes of
-    that is its own business. Returns its exit code and, unless `show_stderr`, the last lines of its stderr.
+    that is its own business. env is added to this process's environment.
+    Returns its exit code and, unless `show_stderr`, what of its stderr is worth showing.
     """
     words = _words(command)
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    said = Excerpt()
     stderr = None if show_stderr else subprocess.PIPE
     with contextlib.ExitStack() as stack:
-        program = _start(words, {"stderr": stderr})
+        program = _start(words, {"stderr": stderr, "env": _whole(env)})
         stack.callback(_end_one, program)
         if threading.current_thread() is threading.main_thread():
             stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
         if program.stderr is not None:
-            tail.extend(_text(line).rstrip() for line in program.stderr)
+            for line in program.stderr:
+                said.take(_text(line).rstrip())
             program.stderr.close()
-        return program.wait(), "\n".join(tail)
+        return program.wait(), said
+
+
+def how_it_ended(exit_code: int) -> str:
+    """Say an exit code in words; a negative one is a signal."""
+    return f"killed by {_signal_name(-exit_code)}" if exit_code < 0 else f"exit code {exit_code}"
+
+
+def _whole(env: Mapping[str, str] | None) -> dict[str, str] | None:
+    return None if env is None else {**os.environ, **env}
 
 
 def _words(command: Sequence[str | Path]) -> tuple[str, ...]:
@@ -179,8 +206,7 @@ def _started(
     env: Mapping[str, str] | None,
     cwd: Path | None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    whole_env = None if env is None else {**os.environ, **env}
-    options = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": stderr, "env": whole_env, "cwd": cwd}
+    options = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": stderr, "env": _whole(env), "cwd": cwd}
     program = _start(words, options | {"start_new_session": True})
     try:
         yield program
@@ -195,10 +221,19 @@ def _start(words: tuple[str, ...], options: Mapping[str, object]) -> subprocess.
         # This is the door: words, never a shell; who calls answers for them.
         return subprocess.Popen(words, **options)  # type: ignore[call-overload,no-any-return]  # noqa: S603
     except OSError as error:
-        raise ProgramError(
-            f"`{words[0]}` could not be started: {error.strerror}; the command line was `{shlex.join(words)}`",
-            command=words,
-        ) from error
+        why = _why_not_started(Path(words[0]), error)
+        raise ProgramError(f"{shown(Path(words[0]))} could not be started: {why}", command=words) from error
+
+
+def _why_not_started(program: Path, error: OSError) -> str:
+    """Say what the system's own words leave out, where that can be seen."""
+    if error.errno == errno.EACCES and program.is_file() and os.statvfs(program).f_flag & os.ST_NOEXEC:
+        return "its file system is mounted `noexec`, so that nothing on it can be run"
+    if error.errno == errno.ENOENT and program.is_file():
+        return "the interpreter or loader that it names is not on this machine"
+    if error.errno == errno.ENOEXEC:
+        return "it is not a program for this machine (its processor, or its system)"
+    return error.strerror or str(error)
 
 
 def _close(stream: IO[bytes] | None) -> None:
@@ -256,16 +291,17 @@ def _end_one(program: subprocess.Popen[bytes]) -> None:
         program.wait()
 
 
-def _failed(words: tuple[str, ...], exit_code: int, *, step: str, log: Path, tail: Sequence[str]) -> ProgramError:
-    how = f"was killed by {_signal_name(-exit_code)}" if exit_code < 0 else f"ended with exit code {exit_code}"
-    end = "\n".join(f"  {line}" for line in tail)
+def _failed(words: tuple[str, ...], exit_code: int, *, step: str, log: Path, said: Excerpt) -> ProgramError:
+    first = f": {shown_line}" if (shown_line := said.error) else ""
+    before = [] if first else ["it said last"]
+    lines = [*before, *(f"  {line}" for line in said.after_error), f"the whole log is `{log}`"]
     return ProgramError(
-        f"{step} failed: `{shlex.join(words)}` {how}; the whole log is `{log}`",
+        f"{step} failed, {how_it_ended(exit_code)}{first}",
         command=words,
         step=step,
         exit_code_of_program=exit_code,
         log=log,
-        hint=f"the log ends with\n{end}",
+        hint="\n".join(lines if said.after_error else lines[-1:]),
     )
 
 

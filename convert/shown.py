@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from pathlib import PurePath
 from typing import Final
 
 MAX_SHOWN_CHARS: Final = 120
+_MOST_LINES: Final = 12
+# A line that tells what went wrong; but not one of these: CMake's checks, Ninja's steps, a warning, "something failed".
+_ERROR: Final = re.compile(r"\b(?:error|fatal|failed|not found)\b|undefined (?:reference|symbol)", re.IGNORECASE)
+_NO_ERROR: Final = re.compile(r"-- |\[\s*\d+[/%]|ninja: build stopped|g?make.*: \*\*\*|.*\bwarning:")
+_HEADING: Final = re.compile(r"CMake Error.*:$")  # what it is stands in the next line
+_STEP_FAILED: Final = "FAILED: "  # Ninja's; the step's command line is next
 
 
 def shown(text: object) -> str:
@@ -24,3 +32,43 @@ def shown_list(names: list[str], *, most: int = 8) -> str:
     """Quote several names, and count those that there is no room for."""
     listed = ", ".join(shown(name) for name in names[:most])
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+
+
+class Excerpt:
+    """What is worth showing of all that a program said: from its first error on, a dozen lines; else its last ones."""
+
+    def __init__(self) -> None:
+        self.error: str | None = None
+        self._lines: deque[str] = deque(maxlen=_MOST_LINES)
+        self._after_failed = self._after_heading = False
+
+    def take(self, line: str) -> None:
+        """Hear a line, in order."""
+        is_command, self._after_failed = self._after_failed, line.startswith(_STEP_FAILED)
+        if is_command or self._after_failed or not line.strip() or _NO_ERROR.match(line):
+            return
+        if self.error is None and _HEADING.match(line):
+            self._after_heading = True
+        elif self.error is None and (self._after_heading or _ERROR.search(line)):
+            self.error = line.strip()
+            self._lines.clear()
+        elif self.error is None or len(self._lines) < _MOST_LINES:
+            self._lines.append(line)
+
+    @property
+    def after_error(self) -> list[str]:
+        """The lines after the error; or, where there was none, the last."""
+        return list(self._lines)
+
+    @property
+    def lines(self) -> list[str]:
+        """All of it."""
+        return ([] if self.error is None else [self.error]) + self.after_error
+
+
+def excerpt(text: str) -> Excerpt:
+    """Take what is worth showing of a whole text."""
+    taken = Excerpt()
+    for line in text.splitlines():
+        taken.take(line)
+    return taken

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -78,6 +78,48 @@ def _values(seed: str, shape: tuple[int, ...]) -> Float32:
     values.flat[values.size // 2] = -7.25
     values.flat[values.size // 2 + 1] = -0.0
     return values
+
+
+META_NAMES: Final = {
+    "model.": "",
+    "embed_tokens": "tok_embeddings",
+    "lm_head": "output",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attention.wq",
+    "self_attn.k_proj": "attention.wk",
+    "self_attn.v_proj": "attention.wv",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.down_proj": "feed_forward.w2",
+    "mlp.up_proj": "feed_forward.w3",
+}
+OWN_NAMES: Final = {
+    "model.layers.": "blk.",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.down_proj": "ffn_down",
+    "mlp.up_proj": "ffn_up",
+}
+
+
+def renamed(weights: Weights, names: Mapping[str, str]) -> Weights:
+    """Give the same tensors under names in which each text of the table is replaced."""
+
+    def new(name: str) -> str:
+        for old, replacement in names.items():
+            name = name.replace(old, replacement)
+        return name
+
+    return {new(name): tensor for name, tensor in weights.items()}
 
 
 def with_rotary_tables(weights: Weights) -> Weights:

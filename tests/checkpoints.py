@@ -25,6 +25,7 @@ from checkpoint_configs import ABSENT
 from checkpoint_layouts import WRITERS, Layout
 from checkpoint_rows_llama import LLAMA_ROWS
 from checkpoint_rows_mistral import MISTRAL_ROWS
+from checkpoint_rows_naming import NAMING_ROWS
 from checkpoint_rows_side_files import SIDE_FILE_ROWS
 from checkpoint_rows_storage import STORAGE_ROWS
 from checkpoint_tokenizers import TOKENIZER_CONFIG
@@ -61,7 +62,7 @@ def _tokenizer_config(row: CheckpointRow) -> dict[str, Any]:
     return {"tokenizer_config.json": kept} if kept else {}
 
 
-ROWS: Final[tuple[CheckpointRow, ...]] = (*LLAMA_ROWS, *STORAGE_ROWS, *MISTRAL_ROWS, *SIDE_FILE_ROWS)
+ROWS: Final[tuple[CheckpointRow, ...]] = (*LLAMA_ROWS, *STORAGE_ROWS, *MISTRAL_ROWS, *SIDE_FILE_ROWS, *NAMING_ROWS)
 CHECKPOINTS: Final[Mapping[str, CheckpointRow]] = {row.name: row for row in ROWS}
 assert len(CHECKPOINTS) == len(ROWS), "two rows have one name"
 

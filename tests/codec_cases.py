@@ -1,11 +1,12 @@
-"""Weights that find the edges of a quantizer, by name; drawn the same every time."""
+"""Weights, and importances, that find the edges of a quantizer, by name; drawn the same every time."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from gguf import GGMLQuantizationType
+
+from convert.codec import CODECS, FLOAT_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,14 +15,11 @@ if TYPE_CHECKING:
 
     Draw = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float32] | NDArray[np.float64]]
 
-QUANTIZED_TYPES: Final = (
-    GGMLQuantizationType.Q4_0,
-    GGMLQuantizationType.Q4_1,
-    GGMLQuantizationType.Q5_0,
-    GGMLQuantizationType.Q5_1,
-    GGMLQuantizationType.Q8_0,
-    GGMLQuantizationType.Q6_K,
-)
+QUANTIZED_TYPES: Final = tuple(kind for kind in CODECS if kind not in FLOAT_TYPES)
+"""Every type with blocks."""
+BLOCK32_TYPES: Final = tuple(kind for kind in QUANTIZED_TYPES if CODECS[kind].block_size == 32)
+WEIGHTED_TYPES: Final = tuple(kind for kind in QUANTIZED_TYPES if CODECS[kind].takes_importance)
+"""Those that an importance matrix changes."""
 
 
 def _signed_zeros(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -108,3 +106,26 @@ def draw(case: str, n_rows: int, n_cols: int) -> NDArray[np.float32]:
     rng = np.random.default_rng([CASES.index(case), n_rows, n_cols])
     with np.errstate(under="ignore"):
         return _DRAWS[case](rng, (n_rows, n_cols)).astype(np.float32)
+
+
+_IMPORTANCES: Final[dict[str, Draw]] = {
+    "ones": lambda _, shape: np.ones(shape),
+    "sums of squares": lambda rng, shape: rng.standard_normal(shape) ** 2,
+    "zeros": lambda _, shape: np.zeros(shape),
+    "sparse": lambda rng, shape: np.where(rng.random(shape) < 0.7, 0, rng.random(shape)),
+    "zeros for some blocks": lambda rng, shape: rng.random(shape) * (np.arange(shape[1]) // 48 % 2),
+    "one column": lambda _, shape: np.where(np.arange(shape[1]) % 97 == 5, 1e6, 1e-6) * np.ones(shape),
+    "every magnitude": lambda rng, shape: 10.0 ** rng.uniform(-30, 30, shape),
+    "tiny": lambda rng, shape: rng.random(shape) * 1e-42,
+    "huge": lambda rng, shape: rng.random(shape) * 3e38,
+    "negative among others": lambda rng, shape: rng.standard_normal(shape),
+}
+
+IMPORTANCES: Final = tuple(_IMPORTANCES)
+
+
+def draw_importance(case: str, n_experts: int, n_cols: int) -> NDArray[np.float32]:
+    """Draw a finite float32 importance of the named case, (n_experts, n_cols)."""
+    rng = np.random.default_rng([IMPORTANCES.index(case), n_experts, n_cols])
+    with np.errstate(under="ignore"):
+        return _IMPORTANCES[case](rng, (n_experts, n_cols)).astype(np.float32)

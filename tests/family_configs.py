@@ -42,3 +42,14 @@ LLAMA3: Final = {
     "rope_theta": 500000.0,
     "rope_type": "llama3",
 }
+
+
+def gpt2(**changes: object) -> dict[str, Any]:
+    """Give a config of GPT-2's kind, 64 wide, with changes."""
+    return {
+        "n_embd": 64,
+        "n_head": 4,
+        "n_layer": 2,
+        "n_positions": 256,
+        **GPT2_TOKENS,
+    } | changes

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     import torch
 
-    Weights = dict[str, torch.Tensor]
     Float32 = np.ndarray[Any, np.dtype[np.float32]]
+
+Weights = dict[str, "torch.Tensor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,12 @@ def write_gpt_neox(folder: Path) -> None:
     shutil.copyfile(SHARED_TOKENIZERS / "gptneox" / "tokenizer.json", folder / "tokenizer.json")
     names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
     _write_json(folder / "tokenizer_config.json", {**names, "tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def write_falcon(folder: Path) -> None:
+    """Write Falcon's files."""
+    for source in (SHARED_TOKENIZERS / "falcon").iterdir():
+        shutil.copyfile(source, folder / source.name)
 
 
 def write_qwen(folder: Path) -> None:

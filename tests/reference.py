@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from convert.errors import Remedy
+
 COMMIT: Final = pin.COMMIT
 PROGRESS_EVERY_S: Final = 10.0
 
@@ -55,8 +57,9 @@ class _Telling:
     def __init__(self) -> None:
         self._told = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, remedies: Sequence[Remedy] = ()) -> None:
         """Take a line that a person should keep."""
+        del remedies
         sys.stderr.write(f"reference llama.cpp: {text:.150}\n")
         sys.stderr.flush()
 

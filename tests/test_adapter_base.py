@@ -164,12 +164,12 @@ def test_the_base_is_found_in_the_hubs_cache(
     ("base", "message", "hint"),
     [
         ("org/name", "is not on this machine", "hf download org/name"),
-        (None, "names no base model", "--merge"),
-        ("", "names no base model", "--merge"),
-        ("/nowhere/at/all", "is not on this machine", "--merge"),
-        ("../..", "is not on this machine", "--merge"),
-        ("a\0b", "is not on this machine", "--merge"),
-        ("x" * 5000, "is not on this machine", "--merge"),
+        (None, "names no base model", "give the base"),
+        ("", "names no base model", "give the base"),
+        ("/nowhere/at/all", "is not on this machine", "give the base"),
+        ("../..", "is not on this machine", "give the base"),
+        ("a\0b", "is not on this machine", "give the base"),
+        ("x" * 5000, "is not on this machine", "give the base"),
     ],
 )
 def test_a_base_that_is_not_there_is_told_how_to_get(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from convert.architecture import find_family, map_tensors, plain_names, read_hyperparameters
+from convert.architecture.family import Rule
 from convert.architecture.hyperparameters import Rope
 from convert.architecture.rope import llama3_rope_factors
 from convert.checkpoint import StoredType, Tensor, TensorSource
@@ -82,6 +83,57 @@ def test_queries_and_keys_are_interleaved_head_by_head_and_nothing_else_is() -> 
     mapped = _map(LLAMA, _llama_shapes())
     moved = {name for name, view in mapped.items() if isinstance(view, Swapped) and view.row_unit == 16}
     assert moved == {f"blk.{layer}.attn_{part}.weight" for layer in (0, 1) for part in "qk"}
+
+
+def _respelled(old: str, new: str) -> Shapes:
+    return {name.replace(old, new): shape for name, shape in _llama_shapes().items()}
+
+
+@pytest.mark.parametrize("spelling", ["self_attn.q_proj_no_perm", "attention.wq"])
+def test_queries_that_are_called_otherwise_are_in_ggufs_order_already(spelling: str) -> None:
+    view = _map(LLAMA, _respelled("self_attn.q_proj", spelling))["blk.0.attn_q.weight"]
+    assert isinstance(view, TensorSource)
+
+
+def test_a_spelling_whose_order_of_rows_nobody_knows_is_an_error() -> None:
+    shapes = _llama_shapes()
+    shapes["encoder.layer.1.attention.self.query.weight"] = shapes.pop("model.layers.1.self_attn.q_proj.weight")
+    with pytest.raises(
+        PlanError, match=r"`encoder\.layer\.1\.attention\.self\.query\.weight` has rows in an order that"
+    ):
+        _map(LLAMA, shapes)
+
+
+QWEN = LLAMA | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "num_experts": 2,
+    "num_experts_per_tok": 2,
+}
+
+
+def test_metas_order_is_refused_where_gguf_wants_halves_and_ggufs_own_is_not() -> None:
+    h = read_hyperparameters(QWEN | {"moe_intermediate_size": 32, "head_dim": 16})
+    rules = {rule.name: rule for rule in find_family("Qwen3MoeForCausalLM").tensors(h, 320) if isinstance(rule, Rule)}
+    make = rules["blk.0.attn_q.weight"].make
+    own, metas = (
+        TensorSource(name, Path("none"), 0, StoredType.F16, (64, 64))
+        for name in ("blk.0.attn_q.weight", "layers.0.attention.wq.weight")
+    )
+    assert make(own) is own
+    with pytest.raises(PlanError, match="in Meta's order"):
+        make(metas)
+
+
+def test_what_gguf_has_done_to_values_is_not_done_to_tensors_of_its_names() -> None:
+    h = read_hyperparameters(
+        LLAMA | {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "head_dim": 16}
+    )
+    rules = {rule.name: rule for rule in find_family("Gemma3ForCausalLM").tensors(h, 320) if isinstance(rule, Rule)}
+    own = TensorSource("output_norm.weight", Path("none"), 0, StoredType.F32, (64,))
+    assert rules["output_norm.weight"].make(own) is own
+    stored = TensorSource("model.norm.weight", Path("none"), 0, StoredType.F32, (64,))
+    assert rules["output_norm.weight"].make(stored) is not stored
 
 
 def test_experts_are_stacked_where_the_last_of_their_block_stands() -> None:

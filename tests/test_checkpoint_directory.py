@@ -85,6 +85,47 @@ def test_files_that_are_passed_over_are_noted(tmp_path: Path, files: dict[str, A
     assert checkpoint.notes == (note,)
 
 
+B1, B2 = (f"pytorch_model-{n:05d}-of-00002.bin" for n in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            {"model.safetensors": ["w"], S1: ["w"], S2: ["v"], S3: ["u"], INDEX: index(w=S1, v=S2, u=S3)},
+            "model.safetensors",
+        ),
+        ({"model.safetensors": ["w"], INDEX: index(w=S1, v=S2)}, "model.safetensors"),
+        ({"model.safetensors": ["w"], S1: ["w"], S2: ["v"], S3: ["u"]}, "model.safetensors"),
+        ({"model.safetensors": ["w"], "pytorch_model.bin.index.json": index(w=B1)}, "model.safetensors"),
+        (
+            {"pytorch_model.bin": ["w"], B1: ["w"], B2: ["v"], "pytorch_model.bin.index.json": index(w=B1, v=B2)},
+            "pytorch_model.bin",
+        ),
+        ({"pytorch_model.bin": ["w"], INDEX: index(w=S1, v=S2)}, "pytorch_model.bin"),
+        ({"llama-00001-of-00001.safetensors": ["w"], "training_args.bin": b""}, "llama-00001-of-00001.safetensors"),
+    ],
+)
+def test_the_single_file_wins_over_what_another_save_left(tmp_path: Path, files: dict[str, Any], expected: str) -> None:
+    from transformers.modeling_utils import _get_resolved_checkpoint_files as transformers_looks
+
+    checkpoint = open_checkpoint(put(tmp_path, files))
+    assert [file.path.name for file in checkpoint.files] == [expected]
+    if len(files) > 2 or INDEX not in files:
+        assert not checkpoint.notes or checkpoint.notes[0].startswith(f"reads `{expected}`, passes over")
+    if "llama" not in expected and not (expected.endswith("bin") and INDEX in files):  # which transformers gives up on
+        asked: dict[str, Any] = dict.fromkeys(("variant", "gguf_file", "use_safetensors", "user_agent"))
+        found, _ = transformers_looks(str(tmp_path), **asked, is_remote_code=False, download_kwargs={})
+        assert found == [str(tmp_path / expected)]
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_shards_of_another_stem_are_read(tmp_path: Path, *, with_index: bool) -> None:
+    shards = {f"llama-0000{n}-of-00002.safetensors": [name] for n, name in ((1, "a"), (2, "b"))}
+    extra = {"llama.safetensors.index.json": index(a=next(iter(shards)), b=list(shards)[1])} if with_index else {}
+    assert [name for name, _ in placed(open_checkpoint(put(tmp_path, shards | extra)))] == ["a", "b"]
+
+
 def test_what_a_trainer_leaves_is_neither_weights_nor_worth_a_note(tmp_path: Path) -> None:
     left = dict.fromkeys(("optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_0.pth", "training_args.bin"), b"")
     checkpoint = open_checkpoint(put(tmp_path, {**left, "model.pt": ["w"], "adapter_model.safetensors": ["x"]}))
@@ -141,22 +182,43 @@ def test_a_link_within_the_directory_is_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_index", [True, False])
 @pytest.mark.parametrize("place", ["a plain directory", "a snapshot of another repository"])
-def test_a_link_out_of_the_checkpoint_is_refused(tmp_path: Path, place: str, *, with_index: bool) -> None:
+def test_a_link_out_of_the_directory_is_its_owners_and_is_followed_with_a_note(
+    tmp_path: Path, place: str, *, with_index: bool
+) -> None:
     target = put(tmp_path / "elsewhere", {"w.safetensors": ["w"]}) / "w.safetensors"
     directory = hub_cache(tmp_path) if "snapshot" in place else put(tmp_path / "here", {"config.json": {}})
     (directory / "model.safetensors").unlink(missing_ok=True)
     (directory / "model.safetensors").symlink_to(target)
     if with_index:
         put(directory, {INDEX: index(w="model.safetensors")})
-    assert refusal(directory) == f"`DIR/model.safetensors` is a link out of the checkpoint, to `{target}`"
+    checkpoint = open_checkpoint(directory)
+    assert placed(checkpoint) == [("w", "model.safetensors")]
+    note = f"follows links out of the directory, to `{tmp_path / 'elsewhere'}`: `model.safetensors`"
+    assert checkpoint.notes == (note,)
 
 
-def test_a_directory_called_snapshots_is_no_cache_without_blobs(tmp_path: Path) -> None:
-    snapshot = hub_cache(tmp_path)
-    (tmp_path / "models--org--name" / "blobs").rename(tmp_path / "models--org--name" / "other")
-    (snapshot / "model.safetensors").unlink()
-    (snapshot / "model.safetensors").symlink_to("../../other/hash.safetensors")
-    assert "`DIR/model.safetensors` is a link out of the checkpoint" in refusal(snapshot)
+def test_shards_linked_in_from_another_disk_are_read(tmp_path: Path) -> None:
+    put(tmp_path / "disk", {S1: ["a"], S2: ["b"], S3: ["c"]})
+    put(tmp_path / "here", {INDEX: index(a=S1, b=S2, c=S3)})
+    for name in (S1, S2, S3):
+        (tmp_path / "here" / name).symlink_to(tmp_path / "disk" / name)
+    assert [name for name, _ in placed(open_checkpoint(tmp_path / "here"))] == ["a", "b", "c"]
+
+
+def test_an_old_local_directory_of_links_into_the_cache_is_read(tmp_path: Path) -> None:
+    hub_cache(tmp_path)
+    (tmp_path / "local").mkdir()
+    blob = tmp_path / "models--org--name" / "blobs" / "hash.safetensors"
+    (tmp_path / "local" / "model.safetensors").symlink_to(blob)
+    assert placed(open_checkpoint(tmp_path / "local")) == [("w", "model.safetensors")]
+
+
+def test_a_repository_in_the_hubs_cache_is_its_main_branch(tmp_path: Path) -> None:
+    repository = hub_cache(tmp_path).parent.parent
+    assert open_checkpoint(repository).directory == repository / "snapshots" / "abc"
+    put(repository / "snapshots" / "older", {"model.safetensors": ["v"]})
+    put(repository / "refs", {"main": b"abc"})
+    assert placed(open_checkpoint(repository)) == [("w", "model.safetensors")]
 
 
 def test_a_linked_file_that_the_user_names_is_read(tmp_path: Path) -> None:
@@ -186,12 +248,12 @@ LOOKED_FOR = "looked for `model*.safetensors`, `pytorch_model*.bin` or one `.pt`
         (
             {"adapter_model.safetensors": ["w"], "adapter_config.json": {}},
             f"`DIR` has no weights, {LOOKED_FOR}; it has a LoRA adapter: `adapter_model.safetensors`",
-            "--merge ADAPTER",
+            "as `merge`",
         ),
         (
             {"m.gguf": b""},
             f"`DIR` has no weights, {LOOKED_FOR}; it has a GGUF: `m.gguf`",
-            "convert quantize",
+            "convert.quantize",
         ),
         (
             {"consolidated.00.pth": b"", "consolidated.01.pth": b"", "params.json": {}},

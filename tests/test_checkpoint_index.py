@@ -9,6 +9,7 @@ from checkpoint_directories import INDEX, index, placed, put, refusal
 from test_checkpoint_directory import S1, S2, S3
 
 from convert.checkpoint import open_checkpoint
+from convert.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,9 +40,22 @@ def test_a_broken_index_is_refused(tmp_path: Path, content: object, message: str
     assert refusal(put(tmp_path, {INDEX: content, "model.safetensors": ["a"]})) == message
 
 
+def _lacking(directory: Path) -> str:
+    """Say what is wrong with a checkpoint for whoever needs all of it."""
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(directory).require_whole()
+    return caught.value.message.replace(str(directory), "DIR")
+
+
 def test_all_missing_shards_are_listed_at_once(tmp_path: Path) -> None:
     put(tmp_path, {S2: ["b"], INDEX: index(a=S1, b=S2, c=S3)})
-    assert refusal(tmp_path) == f"`DIR` lacks 2 of 3 files that `{INDEX}` names: `{S1}`, `{S3}`"
+    assert _lacking(tmp_path) == f"`DIR` lacks 2 of 3 files that `{INDEX}` names: `{S1}`, `{S3}`"
+    assert open_checkpoint(tmp_path).absent == ("a", "c")
+
+
+def test_an_index_without_any_of_its_files_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, {INDEX: index(a=S1, b=S2)})
+    assert refusal(tmp_path) == f"`DIR` lacks 2 of 2 files that `{INDEX}` names: `{S1}`, `{S2}`"
 
 
 def test_a_name_too_long_to_be_a_file_is_missing(tmp_path: Path) -> None:
@@ -51,48 +65,67 @@ def test_a_name_too_long_to_be_a_file_is_missing(tmp_path: Path) -> None:
 
 def test_shards_missing_by_their_own_numbering_are_listed(tmp_path: Path) -> None:
     put(tmp_path, {S2: ["b"]})
-    assert refusal(tmp_path) == f"`DIR` lacks 2 of 3 files that the shards' numbering names: `{S1}`, `{S3}`"
+    assert _lacking(tmp_path) == f"`DIR` lacks 2 of 3 files that the shards' numbering names: `{S1}`, `{S3}`"
 
 
 @pytest.mark.parametrize(
-    ("weight_map", "message"),
+    ("weight_map", "missing"),
     [
-        (
-            {"a": S1, "b": S2, "x": S2, "c": S3},
-            f"`DIR/{INDEX}` names 1 tensors that are not in their files: `x`, looked for in `{S2}`",
-        ),
-        (
-            {"a": S1, "c": S3, "x": S2},
-            f"`DIR/{INDEX}` names 1 tensors that are not in their files: `x`, looked for in `{S2}`",
-        ),
-        ({"a": S1, "b": S2}, None),
-        (
-            {"a": S1, "b": S1, "c": S3},
-            f"`DIR/{INDEX}` names 1 tensors that are not in their files: `b`, looked for in `{S1}`",
-        ),
-        ({"a": S2, "b": S1, "c": S3}, f"`DIR/{INDEX}` puts `a` in `{S2}`, it is in `{S1}`"),
+        ({"a": S1, "b": S2, "x": S2, "c": S3}, "x"),
+        ({"a": S1, "c": S3, "x": S2, "b": S2}, "x"),
+        ({"a": S1, "b": S1}, "b"),
     ],
 )
-def test_an_index_and_its_files_must_tell_the_same(
-    tmp_path: Path, weight_map: dict[str, str], message: str | None
-) -> None:
+def test_a_tensor_that_no_file_has_is_named(tmp_path: Path, weight_map: dict[str, str], missing: str) -> None:
     put(tmp_path, {S1: ["a"], S2: ["b"], S3: ["c"], INDEX: index(**weight_map)})
-    if message is None:
-        assert [name for name, _ in placed(open_checkpoint(tmp_path))] == list(weight_map)
-    else:
-        assert refusal(tmp_path) == message
+    looked = weight_map[missing]
+    wanted = f"`DIR/{INDEX}` names 1 tensors that are not in their files: `{missing}`, looked for in `{looked}`"
+    assert _lacking(tmp_path) == wanted
 
 
-def test_a_tensor_that_the_index_does_not_name_is_an_error(tmp_path: Path) -> None:
-    put(tmp_path, {S1: ["a", "z"], INDEX: index(a=S1)})
-    expected = f"`DIR/{INDEX}` does not name 1 tensors that its files have: `z`, found in `{S1}`"
-    assert refusal(tmp_path) == expected
+def test_only_the_files_that_an_index_names_are_read(tmp_path: Path) -> None:
+    put(tmp_path, {S1: ["a"], S2: ["b"], S3: ["c"], INDEX: index(a=S1, b=S2)})
+    assert [name for name, _ in placed(open_checkpoint(tmp_path))] == ["a", "b"]
 
 
-@pytest.mark.parametrize("with_index", [True, False])
-def test_a_tensor_in_two_files_is_an_error(tmp_path: Path, *, with_index: bool) -> None:
+@pytest.mark.parametrize(
+    ("files", "weight_map", "note"),
+    [
+        (
+            {S1: ["a"], S2: ["b"]},
+            {"a": S2, "b": S1},
+            f"`{INDEX}` puts 2 tensors elsewhere than they are, in `{S1}`, `{S2}`: `a`, `b`",
+        ),
+        ({S1: ["a", "z"]}, {"a": S1}, f"`{INDEX}` does not name 1 tensors that its files have: `z`"),
+        (
+            {S1: ["a", "b"]},
+            {"a": S1, "b": S2},
+            f"`{INDEX}` puts 1 tensors elsewhere than they are, in `{S1}`: `b`",
+        ),
+    ],
+)
+def test_the_files_are_right_where_an_index_says_otherwise(
+    tmp_path: Path, files: dict[str, list[str]], weight_map: dict[str, str], note: str
+) -> None:
+    checkpoint = open_checkpoint(put(tmp_path, {**files, INDEX: index(**weight_map)}))
+    checkpoint.require_whole()
+    assert placed(checkpoint) == [(tensor, name) for name, tensors in files.items() for tensor in tensors]
+    assert note in checkpoint.notes
+
+
+def test_a_tied_head_that_an_index_names_and_no_file_has_is_a_note(tmp_path: Path) -> None:
+    put(tmp_path, {S1: ["a"], INDEX: {"weight_map": {"a": S1, "lm_head.weight": S1}}})
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
+        open_checkpoint(tmp_path).require_whole()
+    put(tmp_path, {"config.json": {"tie_word_embeddings": True}})
+    checkpoint = open_checkpoint(tmp_path)
+    checkpoint.require_whole()
+    assert checkpoint.notes == ("`lm_head.weight` is in no file: the output is the embeddings",)
+
+
+def test_of_a_tensor_in_two_files_the_index_tells_which_is_meant(tmp_path: Path) -> None:
     first, second = "model-a.safetensors", "model-b.safetensors"
     put(tmp_path, {first: ["a", "w"], second: ["w"]})
-    if with_index:
-        put(tmp_path, {INDEX: index(a=first, w=second)})
     assert refusal(tmp_path) == f"tensor `w` is in `DIR/{first}` and in `DIR/{second}`, wanted once"
+    put(tmp_path, {INDEX: index(a=first, w=second)})
+    assert placed(open_checkpoint(tmp_path)) == [("a", first), ("w", second)]

@@ -9,12 +9,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from peft_adapters import write_adapter
 
 import convert
+from convert.cli import cli
+from convert.cli.hints import ALL_WORDS
+from convert.errors import LIBRARY_WORDS, OutputError, Remedy
+from convert.quant_mix import SETS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PROJECT: Final = Path(__file__).parent.parent
 
@@ -133,9 +140,9 @@ def test_inspect_shows_a_checkpoint_with_the_size_of_every_type(tiny_llama: Path
     )
     shown = json.loads(run("inspect", tiny_llama, "--json").stdout)
     assert shown["architecture"] == "LlamaForCausalLM"
-    assert shown["outputs"] == {
-        path.stem.removeprefix("model-"): path.stat().st_size for path in (tmp_path / "out").iterdir()
-    }
+    made = {path.stem.removeprefix("model-"): path.stat().st_size for path in (tmp_path / "out").iterdir()}
+    assert made.items() <= shown["outputs"].items()
+    assert set(shown["outputs"]) == {kind.name for kind in SETS["ALL"]}
 
 
 def test_inspect_shows_a_gguf_files_metadata_and_tensors(tiny_llama: Path, tmp_path: Path) -> None:
@@ -163,6 +170,32 @@ def test_an_error_is_one_line_then_a_blank_line_then_a_hint(tmp_path: Path) -> N
     assert lines[1] == ""
     assert lines[2].startswith("hint: ")
     assert len(lines) == 3
+
+
+IN_THE_WAY: Final = {
+    "all": ("model-F16.gguf", "choose another directory or --name; only a GGUF file is ever replaced"),
+    "dequantize": ("model.safetensors", "choose another directory; only a safetensors file is ever replaced"),
+}
+
+
+@pytest.mark.parametrize("command", IN_THE_WAY)
+def test_a_hint_names_the_options_of_the_command_that_was_given(command: str, tiny_llama: Path, tmp_path: Path) -> None:
+    name, hint = IN_THE_WAY[command]
+    model = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("no model at all")
+    with pytest.raises(OutputError) as caught:
+        cli.main([command, str(model), str(tmp_path / "out")], standalone_mode=False)
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize("words", [LIBRARY_WORDS, *ALL_WORDS])
+def test_each_face_has_words_for_every_remedy(words: Mapping[Remedy, str]) -> None:
+    assert set(words) == set(Remedy)
+
+
+def test_what_a_library_user_is_told_names_no_option_of_the_command_line() -> None:
+    assert not [words for words in LIBRARY_WORDS.values() if "--" in words]
 
 
 def _unsupported(model: Path) -> None:
@@ -222,7 +255,7 @@ def test_a_reader_that_goes_away_is_no_error(tiny_llama: Path) -> None:
 def test_a_model_in_the_hubs_cache_gives_its_repositorys_name(tiny_llama: Path, tmp_path: Path) -> None:
     snapshot = tmp_path / "hub" / "models--me--my-llama" / "snapshots" / ("0" * 40)
     shutil.copytree(tiny_llama, snapshot)
-    plan = convert.plan_all(snapshot, tmp_path / "out", types="f16")
+    plan = convert.plan_all(snapshot, convert.OutputRequest(tmp_path / "out", types="f16"))
     assert [output.path.name for output in plan.outputs] == ["my-llama-F16.gguf"]
 
 

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
-from codec_cases import CASES, QUANTIZED_TYPES, draw
+from codec_cases import BLOCK32_TYPES, CASES, QUANTIZED_TYPES, draw
 from gguf import GGMLQuantizationType, quants
 
 from convert.codec import (
     CODECS,
     FLOAT_TYPES,
     BadValues,
-    KernelsMissingWarning,
     available_levels,
     compiled,
     encode_rows,
     encode_rows_allowing_nonfinite,
-    kernel_level,
     row_nbytes,
 )
-from convert.errors import ShapeError, UnsupportedError, UsageError
+from convert.errors import ShapeError, UnsupportedError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +27,6 @@ if TYPE_CHECKING:
 F32, F16, BF16 = FLOAT_TYPES
 Q4_0, Q4_1, Q6_K = GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q6_K
 ALL_HALVES: Final = np.arange(1 << 16, dtype=np.uint16)
-COMPILED_LEVELS: Final = available_levels()[:-1]
 
 
 def encode(
@@ -58,10 +52,6 @@ def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     """Every instruction-set level this machine has, and NumPy, one after the other."""
     monkeypatch.setenv(compiled.LEVEL_VARIABLE, request.param)
     return str(request.param)
-
-
-def test_kernels_are_built_wherever_the_tests_run() -> None:
-    assert COMPILED_LEVELS, "no compiled kernels: the battery below would compare NumPy with itself"
 
 
 @pytest.mark.parametrize("tensor_type", QUANTIZED_TYPES, ids=lambda kind: kind.name)
@@ -111,7 +101,7 @@ def test_buffers_may_lie_at_odd_addresses_and_nothing_is_written_beyond_them() -
     rows = draw("normal", 1, 4096 + 32)
     source = np.zeros(rows.size * 4 + 1, np.uint8)[1:]
     source[:] = bytes_of(rows, F32)
-    for kind in (*QUANTIZED_TYPES[:-1], *FLOAT_TYPES):
+    for kind in (*BLOCK32_TYPES, *FLOAT_TYPES):
         room = np.full(row_nbytes(kind, rows.size) + 65, 0xAA, np.uint8)
         encode_rows(source, F32, n_cols=rows.size, through_f16=False, targets=[(kind, room[1:-64])])
         assert np.array_equal(room[1:-64], CODECS[kind].encode(rows).reshape(-1)), kind.name
@@ -250,7 +240,7 @@ def test_nonfinite_input_crashes_nothing(tensor_type: GGMLQuantizationType) -> N
     encode(patterns.view(np.uint8), F32, tensor_type, 256, through_f16=True)
 
 
-@pytest.mark.parametrize("tensor_type", QUANTIZED_TYPES[:-1], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("tensor_type", BLOCK32_TYPES, ids=lambda kind: kind.name)
 def test_on_ordinary_weights_the_reference_is_the_gguf_package(tensor_type: GGMLQuantizationType) -> None:
     rows = draw("normal", 8, 4096)
     assert np.array_equal(CODECS[tensor_type].encode(rows), quants.quantize(rows, tensor_type))
@@ -268,7 +258,8 @@ def test_round_trip_error_is_what_the_bits_allow(tensor_type: str, bound: float)
 
 
 def test_row_nbytes_follows_the_block_layout() -> None:
-    assert [row_nbytes(kind, 512) for kind in CODECS] == [2048, 1024, 1024, 288, 320, 352, 384, 544, 420]
+    sizes = {"F32": 2048, "F16": 1024, "BF16": 1024, "Q4_0": 288, "Q5_1": 384, "Q8_0": 544, "Q6_K": 420}
+    assert sizes == {name: row_nbytes(GGMLQuantizationType[name], 512) for name in sizes}
 
 
 def test_row_nbytes_refuses_part_of_a_block() -> None:
@@ -303,79 +294,3 @@ def test_buffers_that_do_not_fit_are_refused(source: NDArray[np.uint8], out: NDA
 def test_a_quantized_source_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="Q4_1"):
         encode_rows(np.zeros(20, np.uint8), Q4_1, n_cols=32, through_f16=False, targets=[])
-
-
-def test_the_best_level_is_used_unless_another_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(compiled.LEVEL_VARIABLE, raising=False)
-    assert kernel_level() == available_levels()[0]
-    monkeypatch.setenv(compiled.LEVEL_VARIABLE, "numpy")
-    assert kernel_level() == "numpy"
-
-
-@pytest.mark.parametrize(("asked", "problem"), [("sse9", "is not known"), ("altivec", "is not known")])
-def test_an_unknown_level_is_a_usage_error(asked: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(compiled.LEVEL_VARIABLE, asked)
-    with pytest.raises(UsageError, match=problem):
-        kernel_level()
-
-
-def test_a_level_of_another_machine_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = next(name for name in ("neon", "avx512") if name not in available_levels())
-    monkeypatch.setenv(compiled.LEVEL_VARIABLE, absent)
-    with pytest.raises(UsageError, match="is not available here"):
-        kernel_level()
-
-
-@pytest.fixture
-def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pretend to be an installation without the compiled library, in which nothing was warned of yet."""
-    monkeypatch.delenv(compiled.LEVEL_VARIABLE, raising=False)
-    monkeypatch.setattr("convert.codec.compiled.load_kernels", lambda: None)
-    monkeypatch.setattr("convert.codec.encoding.load_kernels", lambda: None)
-    compiled._warn_of_missing_kernels.cache_clear()
-
-
-@pytest.mark.usefixtures("no_library")
-def test_without_the_library_numpy_encodes_after_one_warning() -> None:
-    rows = draw("normal", 2, 64)
-    with pytest.warns(KernelsMissingWarning, match="pip install"):
-        got = encode(bytes_of(rows, F32), F32, Q4_0, 64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        encode(bytes_of(rows, F32), F32, Q4_0, 64)
-    assert np.array_equal(got, CODECS[Q4_0].encode(rows).reshape(-1))
-
-
-@pytest.mark.usefixtures("no_library")
-def test_numpy_asked_for_is_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(compiled.LEVEL_VARIABLE, "numpy")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert kernel_level() == "numpy"
-
-
-def test_a_library_older_than_the_sources_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    kernels = compiled.load_kernels()
-    assert kernels is not None
-    library = Path(kernels.library._name)
-    assert compiled._open(library) is not None
-    changed = tmp_path / "kernels"
-    changed.mkdir()
-    for source in (compiled._HERE / "kernels").iterdir():
-        (changed / source.name).write_bytes(source.read_bytes() + b"\n")
-    monkeypatch.setattr(compiled, "_HERE", tmp_path)
-    assert compiled._open(library) is None
-
-
-def test_a_file_that_is_no_library_is_not_used(tmp_path: Path) -> None:
-    (tmp_path / "_kernels.so").write_bytes(b"not ELF")
-    assert compiled._open(tmp_path / "_kernels.so") is None
-    assert compiled._open(tmp_path / "missing.so") is None
-
-
-def test_the_library_is_looked_for_in_the_installed_distribution_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_installed(name: str) -> object:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr("importlib.metadata.distribution", not_installed)
-    assert [path.name for path in compiled._candidates()] == ["_kernels.so"]

@@ -1,4 +1,4 @@
-"""Codecs against ggml itself: the bytes of `quantize_row_*_ref` in the reference's libggml-base."""
+"""Codecs against ggml itself: `ggml_quantize_chunk` and `dequantize_row_*` of the reference's libggml-base."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from codec_cases import CASES, QUANTIZED_TYPES, draw
+from codec_cases import CASES, IMPORTANCES, QUANTIZED_TYPES, WEIGHTED_TYPES, draw, draw_importance
 from gguf import GGMLQuantizationType
 
-from convert.codec import CODECS, available_levels, compiled, encode_rows
+from convert.codec import CODECS, Importance, available_levels, compiled, encode_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,39 +19,93 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.llama_cpp
 
+N_COLS = 1280  # five super-blocks: no number of lanes divides them
+N_ROWS = 8
+
 
 def ggml_bytes(
-    libggml_base: Path, weights: NDArray[np.float32], tensor_type: GGMLQuantizationType
+    libggml_base: Path,
+    rows: NDArray[np.float32],
+    tensor_type: GGMLQuantizationType,
+    importance: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
-    name = tensor_type.name.lower().replace("_k", "_K")
-    function = getattr(ctypes.CDLL(str(libggml_base)), f"quantize_row_{name}_ref")
-    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64), None
-    out = np.full(CODECS[tensor_type].row_nbytes(weights.size), 0xAA, np.uint8)
-    function(weights.ctypes.data, out.ctypes.data, weights.size)
+    function = ctypes.CDLL(str(libggml_base)).ggml_quantize_chunk
+    function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p)
+    function.restype = ctypes.c_size_t
+    n_rows, n_cols = rows.shape
+    out = np.full(n_rows * CODECS[tensor_type].row_nbytes(n_cols), 0xAA, np.uint8)
+    weights = None if importance is None else importance.ctypes.data
+    assert function(int(tensor_type), rows.ctypes.data, out.ctypes.data, 0, n_rows, n_cols, weights) == out.size
+    return out
+
+
+def our_bytes(
+    rows: NDArray[np.float32], tensor_type: GGMLQuantizationType, importance: Importance | None = None
+) -> NDArray[np.uint8]:
+    n_rows, n_cols = rows.shape
+    out = np.full(n_rows * CODECS[tensor_type].row_nbytes(n_cols), 0x55, np.uint8)
+    bad = encode_rows(
+        rows.reshape(-1).view(np.uint8),
+        GGMLQuantizationType.F32,
+        n_cols=n_cols,
+        through_f16=False,
+        targets=[(tensor_type, out)],
+        importance=importance,
+    )
+    assert bad.n_refused == 0
     return out
 
 
 @pytest.mark.parametrize("tensor_type", QUANTIZED_TYPES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("level", available_levels())
 def test_every_level_gives_the_bytes_of_ggml(
-    level: str,
-    case: str,
-    tensor_type: GGMLQuantizationType,
-    libggml_base: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    case: str, tensor_type: GGMLQuantizationType, libggml_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = draw(case, N_ROWS, N_COLS)
+    wanted = ggml_bytes(libggml_base, rows, tensor_type)
+    for level in available_levels():
+        monkeypatch.setenv(compiled.LEVEL_VARIABLE, level)
+        assert np.array_equal(our_bytes(rows, tensor_type), wanted), level
+
+
+@pytest.mark.parametrize("tensor_type", WEIGHTED_TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("case", CASES)
+def test_every_level_gives_the_bytes_of_ggml_with_importance(
+    case: str, tensor_type: GGMLQuantizationType, libggml_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind of importance is an expert's."""
+    rows = draw(case, len(IMPORTANCES) * 3, N_COLS)
+    columns = np.concatenate([draw_importance(name, 1, N_COLS) for name in IMPORTANCES])
+    experts = zip(np.split(rows, len(IMPORTANCES)), columns, strict=True)
+    wanted = np.stack([ggml_bytes(libggml_base, part, tensor_type, of_columns) for part, of_columns in experts])
+    for level in available_levels():
+        monkeypatch.setenv(compiled.LEVEL_VARIABLE, level)
+        got = our_bytes(rows, tensor_type, Importance(columns, 3)).reshape(wanted.shape)
+        wrong = [name for name, ours, theirs in zip(IMPORTANCES, got, wanted, strict=True) if (ours != theirs).any()]
+        assert not wrong, level
+
+
+@pytest.mark.parametrize("tensor_type", WEIGHTED_TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("level", available_levels())
+def test_each_expert_has_its_own_importance_however_the_tensor_is_cut(
+    level: str, tensor_type: GGMLQuantizationType, libggml_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(compiled.LEVEL_VARIABLE, level)
-    rows = draw(case, 16, 4096 + 256)
-    out = np.full(16 * CODECS[tensor_type].row_nbytes(4096 + 256), 0x55, np.uint8)
-    encode_rows(
-        rows.reshape(-1).view(np.uint8),
-        GGMLQuantizationType.F32,
-        n_cols=4096 + 256,
-        through_f16=False,
-        targets=[(tensor_type, out)],
-    )
-    assert np.array_equal(out, ggml_bytes(libggml_base, rows, tensor_type))
+    rows, columns = draw("weights", 21, 256), draw_importance("sums of squares", 3, 256)
+    wanted = [ggml_bytes(libggml_base, rows[7 * k : 7 * k + 7], tensor_type, columns[k]) for k in range(3)]
+    out = np.zeros(21 * CODECS[tensor_type].row_nbytes(256), np.uint8)
+    for first in range(0, 21, 5):
+        part = rows[first : first + 5]
+        encode_rows(
+            part.reshape(-1).view(np.uint8),
+            GGMLQuantizationType.F32,
+            n_cols=256,
+            through_f16=False,
+            targets=[(tensor_type, out.reshape(21, -1)[first : first + 5].reshape(-1))],
+            importance=Importance(columns, 7),
+            first_row=first,
+        )
+    assert np.array_equal(out, np.concatenate(wanted))
 
 
 @pytest.mark.parametrize("tensor_type", QUANTIZED_TYPES, ids=lambda kind: kind.name)
@@ -73,4 +127,4 @@ def test_a_million_weights_of_each_spread_give_the_bytes_of_ggml(
     encode_rows(
         half.view(np.uint8), GGMLQuantizationType.F16, n_cols=4096, through_f16=True, targets=[(tensor_type, out)]
     )
-    assert np.array_equal(out, ggml_bytes(libggml_base, half.astype(np.float32), tensor_type))
+    assert np.array_equal(out, ggml_bytes(libggml_base, half.astype(np.float32).reshape(-1, 4096), tensor_type))

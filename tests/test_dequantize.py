@@ -12,7 +12,7 @@ from dequantize_checkpoints import PACKED, SMALL, assert_same_tensors, hashes, l
 from packed_checkpoints import tiny_config, write_safetensors_checkpoint
 
 import convert
-from convert.errors import CheckpointError, WeightsError
+from convert.errors import CheckpointError, Remedy, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +66,10 @@ def test_the_dequantized_directory_converts_to_the_same_gguf(packed: Path, tmp_p
     convert.dequantize(packed, tmp_path / "llama-nf4-out" / "llama-nf4")
     for name in ("README.md", "LICENSE.txt"):  # they go into the metadata
         shutil.copyfile(packed / name, tmp_path / "llama-nf4-out" / "llama-nf4" / name)
-    convert.convert_all(packed, tmp_path / "one", types="f16,q4_0")
-    convert.convert_all(tmp_path / "llama-nf4-out" / "llama-nf4", tmp_path / "two", types="f16,q4_0")
+    convert.convert_all(packed, convert.OutputRequest(tmp_path / "one", types="f16,q4_0"))
+    convert.convert_all(
+        tmp_path / "llama-nf4-out" / "llama-nf4", convert.OutputRequest(tmp_path / "two", types="f16,q4_0")
+    )
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
 
 
@@ -75,7 +77,7 @@ def test_the_dequantized_directory_converts_to_the_same_gguf(packed: Path, tmp_p
 def test_every_floating_tensor_has_the_dtype_asked_for(dtype: str, name: str, packed: Path, tmp_path: Path) -> None:
     import torch
 
-    convert.dequantize(packed, tmp_path / "out", dtype=dtype)
+    convert.dequantize(packed, convert.DequantizeRequest(tmp_path / "out", dtype=dtype))
     assert {value.dtype for value in load_all(tmp_path / "out").values()} == {getattr(torch, name)}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == name
 
@@ -104,7 +106,7 @@ def test_shards_and_index_are_byte_for_byte_huggingface_hubs(max_shard_size: str
 
     state_dict = dict(sorted(_state_dict().items()))
     write_safetensors_checkpoint(tmp_path / "model", tiny_config(), state_dict)
-    convert.dequantize(tmp_path / "model", tmp_path / "out", max_shard_size=max_shard_size)
+    convert.dequantize(tmp_path / "model", convert.DequantizeRequest(tmp_path / "out", max_shard_size=max_shard_size))
     (tmp_path / "theirs").mkdir()
     save_torch_state_dict(state_dict, tmp_path / "theirs", max_shard_size=max_shard_size)
     theirs = hashes(tmp_path / "theirs")
@@ -127,7 +129,7 @@ def test_integers_stay_and_doubles_are_narrowed(tmp_path: Path) -> None:
     doubles = torch.tensor([[1 + 2**-11 + 2**-40, 1e-9, 3.0]], dtype=torch.float64)
     tensors = {"wide": doubles, "ids": torch.arange(3), "half": torch.ones(4, dtype=torch.float16)}
     write_safetensors_checkpoint(tmp_path / "model", tiny_config(), tensors)
-    convert.dequantize(tmp_path / "model", tmp_path / "out", dtype="f16")
+    convert.dequantize(tmp_path / "model", convert.DequantizeRequest(tmp_path / "out", dtype="f16"))
     ours = load_all(tmp_path / "out")
     assert ours["ids"].dtype == torch.int64
     assert torch.equal(ours["wide"], doubles.to(torch.float16))
@@ -183,11 +185,15 @@ def test_float16_overflow_names_the_place_and_the_dtype_that_keeps_it(tmp_path: 
     value[3, 7] = 70000.0
     write_safetensors_checkpoint(tmp_path / "model", tiny_config(), {"a.weight": value})
     with pytest.raises(WeightsError) as error:
-        convert.dequantize(tmp_path / "model", tmp_path / "out", dtype="f16")
+        convert.dequantize(tmp_path / "model", convert.DequantizeRequest(tmp_path / "out", dtype="f16"))
     expected = "tensor `a.weight` has 1 values beyond float16 (65504), the first is 70000 at [3, 7]"
     assert error.value.message == expected
-    assert "--dtype bf16" in str(error.value.hint)
-    convert.dequantize(tmp_path / "model", tmp_path / "out", dtype="f16", allow_nonfinite=True)
+    assert error.value.remedies == (Remedy.WIDER_FLOAT, Remedy.ALLOW_NONFINITE)
+    convert.dequantize(
+        tmp_path / "model",
+        convert.DequantizeRequest(tmp_path / "out", dtype="f16"),
+        convert.Writing(allow_nonfinite=True),
+    )
     assert torch.isinf(load_all(tmp_path / "out")["a.weight"][3, 7])
 
 
@@ -203,10 +209,13 @@ def test_an_adapter_is_merged_onto_what_it_was_trained_on(tmp_path: Path) -> Non
     plain.save_pretrained(tmp_path / "model")
     adapted = get_peft_model(plain, LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "adapter")
-    convert.dequantize(tmp_path / "model", tmp_path / "base", through="nf4", dtype="f16")
+    convert.dequantize(tmp_path / "model", convert.DequantizeRequest(tmp_path / "base", through="nf4", dtype="f16"))
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
     expected = PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload().state_dict()
-    convert.dequantize(tmp_path / "model", tmp_path / "out", through="nf4", merge=tmp_path / "adapter")
+    convert.dequantize(
+        convert.model_request(tmp_path / "model", merge=tmp_path / "adapter"),
+        convert.DequantizeRequest(tmp_path / "out", through="nf4"),
+    )
     ours = load_all(tmp_path / "out")
     assert ours.keys() == expected.keys()
     for name, value in ours.items():
@@ -216,7 +225,7 @@ def test_an_adapter_is_merged_onto_what_it_was_trained_on(tmp_path: Path) -> Non
     adapter_config = tmp_path / "adapter" / "adapter_config.json"
     named = {**json.loads(adapter_config.read_text()), "base_model_name_or_path": "../model"}
     adapter_config.write_text(json.dumps(named))
-    convert.dequantize(tmp_path / "adapter", tmp_path / "again" / "out", through="nf4")
+    convert.dequantize(tmp_path / "adapter", convert.DequantizeRequest(tmp_path / "again" / "out", through="nf4"))
     assert hashes(tmp_path / "again" / "out") == hashes(tmp_path / "out")
 
 
@@ -232,7 +241,7 @@ def test_a_vocabulary_that_an_adapter_resized_goes_into_config_and_tokenizer(tin
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["v_proj"]))
     adapted.save_pretrained(tmp_path / "adapter")
     tokenizer.save_pretrained(tmp_path / "adapter")
-    convert.dequantize(tiny_llama, tmp_path / "out", merge=[tmp_path / "adapter"])
+    convert.dequantize(convert.model_request(tiny_llama, merge=[tmp_path / "adapter"]), tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert loaded.config.vocab_size == len(tokenizer)
     assert loaded.get_input_embeddings().weight.shape[0] == len(tokenizer)

@@ -35,7 +35,10 @@ def test_sizes_are_read_as_transformers_reads_them(text: str | int, nbytes: int)
 def test_a_dtype_may_be_spelled_as_in_a_config(packed: Path, tmp_path: Path) -> None:
     spellings = [("f16", "float16"), ("bf16", "BFloat16"), ("f32", "float32")]
     for short, long in spellings:
-        plans = [convert.plan_dequantize(packed, tmp_path / "out", dtype=dtype) for dtype in (short, long)]
+        plans = [
+            convert.plan_dequantize(packed, convert.DequantizeRequest(tmp_path / "out", dtype=dtype))
+            for dtype in (short, long)
+        ]
         assert plans[0].dtype is plans[1].dtype
 
 
@@ -53,7 +56,7 @@ def test_arguments_that_make_no_sense_are_usage_errors(
     options: dict[str, Any], message: str, tiny_llama: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        convert.dequantize(tiny_llama, tmp_path / "out", **options)
+        convert.dequantize(tiny_llama, convert.DequantizeRequest(tmp_path / "out", **options))
 
 
 def test_the_command_shows_the_plan_then_the_files_on_stderr(packed: Path, tmp_path: Path) -> None:
@@ -95,7 +98,7 @@ def test_a_dry_run_is_the_truth_and_writes_nothing(packed: Path, tmp_path: Path)
         (["--json"], 2, "--json goes with --dry-run"),
         (["--private"], 2, "--private goes with --push-to-hub"),
         (["--dtype", "f8"], 2, "unknown dtype `f8`"),
-        (["--through", "nf4"], 2, "--through takes a 16-bit checkpoint"),
+        (["--through", "nf4"], 2, "the way through a packed type takes a 16-bit checkpoint"),
         (["--push-to-hub", "a/b/c"], 2, "`a/b/c` cannot be a repository's name"),
         (["--merge", "nowhere"], 3, "nowhere"),
     ],

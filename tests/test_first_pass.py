@@ -18,7 +18,7 @@ from convert.adapter.merged_tensor import MergedTensor
 from convert.checkpoint import SourceFiles, StoredType, open_checkpoint
 from convert.checkpoint.statistics import OfWhole, lacking, measured
 from convert.checkpoint.views import Rows, Swapped, Transposed, stacked
-from convert.dequantization import plan_dequantize
+from convert.dequantization import DequantizeRequest, plan_dequantize
 from convert.dequantization.through import RoundedTo4Bit, Through
 from convert.errors import CheckpointError
 from convert.plan import Plan, Task
@@ -170,7 +170,7 @@ def through_plan(folder: Path, outdir: Path) -> Plan:
     name = "model.layers.0.self_attn.q_proj.weight"
     values = {name: torch.randn(SHAPE, generator=torch.Generator().manual_seed(3)).half()}
     write_safetensors_checkpoint(folder, tiny_config(), values)
-    return plan_dequantize(folder, outdir, through="nf4-dq").shards[0].plan
+    return plan_dequantize(folder, DequantizeRequest(outdir, through="nf4-dq")).shards[0].plan
 
 
 def test_a_failure_in_the_first_pass_leaves_nothing(tmp_path: Path) -> None:

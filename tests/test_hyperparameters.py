@@ -143,9 +143,13 @@ def test_rope_parameters_are_told_apart_by_kind_of_layer() -> None:
     assert (rope.full_attention.number("rope_theta"), rope.sliding_attention.number("rope_theta")) == (1e6, 1e4)
 
 
-def test_a_flag_among_the_rope_parameters_carries_no_number() -> None:
-    rope = read_hyperparameters(LLAMA | {"rope_scaling": {"type": "linear", "factor": True}}).rope
-    assert rope.number("factor") is None
+@pytest.mark.parametrize("value", [True, "4.0", [4.0], {}])
+def test_a_rope_number_of_another_type_is_an_error(value: object) -> None:
+    rope = read_hyperparameters(LLAMA | {"rope_scaling": {"type": "linear", "factor": value}}).rope
+    with pytest.raises(
+        ConfigError, match=r"`factor` in the rope scaling of config\.json is .*, wanted a finite number"
+    ):
+        rope.number("factor")
 
 
 def test_an_original_length_may_be_written_as_a_float() -> None:

@@ -156,7 +156,7 @@ def test_live_quantize_makes_of_any_float_file_what_llama_quantize_makes(
     source = tmp_path / f"model-{start}.gguf"
     convert.convert_one(write_checkpoint(name, tmp_path), source, type=start)
     kinds = (*ALL, "BF16", "F32")
-    report = convert.quantize(source, tmp_path / "out", types=kinds)
+    report = convert.quantize(source, convert.OutputRequest(tmp_path / "out", types=kinds))
     quantize = partial(llama_cpp.quantize, reference, source)
     for kind, output in zip(kinds, report.outputs, strict=True):
         quantize(tmp_path / kind, kind)

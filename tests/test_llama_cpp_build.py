@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from convert.errors import Remedy
     from convert.llama_cpp import Reporter
 
 NAMES: Final = "llama-completion llama-quantize llama-perplexity llama-imatrix llama-bench llama-tokenize llama-server"
@@ -68,8 +69,9 @@ class Listening:
         self.lines: list[str] = []
         self.steps: list[tuple[str, float, float]] = []
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, remedies: Sequence[Remedy] = ()) -> None:
         """Keep a line."""
+        del remedies
         self.lines.append(text)
 
     def advance(self, what: str, done: float, total: float) -> None:
@@ -181,7 +183,7 @@ def test_a_finished_build_is_found_and_not_made_again(built: tuple[Build, Path, 
     # The whole commit is known without asking the host, so a host that is gone is no matter.
     again = build_llamacpp(source="file:///gone", ref=commit, backend="cpu", directory=home, reporter=listening)
     assert again == build
-    assert listening.lines == ["backend: cpu (asked for)"]
+    assert listening.lines == ["backend: cpu (asked for)", f"place: {home}"]
     assert find_build(directory=home) == build
     assert find_program("quantize", directory=home) == build.programs["quantize"]
     assert find_program("server", directory=home) is None
@@ -247,7 +249,7 @@ def test_a_compiler_that_never_works_is_an_error_of_the_configuring(
         _build(_write_tree(tmp_path / "tree"), tmp_path / "home")
     assert caught.value.exit_code == 7
     assert caught.value.log is not None
-    assert str(caught.value.log) in caught.value.message
+    assert (caught.value.hint or "").endswith(f"the whole log is `{caught.value.log}`")
     assert "no licence" in caught.value.log.read_text()
 
 
@@ -257,7 +259,7 @@ def test_a_compiler_that_fails_half_way_is_an_error_of_the_building_and_the_next
     tree, flag = _write_tree(tmp_path / "tree"), tmp_path / "broken"
     flag.touch()
     monkeypatch.setenv("CC", _compiler_that(tmp_path, f"test -e {flag} && {{ echo out of memory >&2; exit 1; }}"))
-    with pytest.raises(ProgramError, match=r"building llama\.cpp failed: .* --build .* exit code") as caught:
+    with pytest.raises(ProgramError, match=r"building llama\.cpp failed, exit code") as caught:
         _build(tree, tmp_path / "home")
     assert caught.value.exit_code == 7
     assert "out of memory" in (caught.value.hint or "")
@@ -342,7 +344,7 @@ def test_a_clone_that_was_cut_off_is_done_again(repository: Path, tmp_path: Path
 def test_a_tree_whose_programs_do_not_start_is_an_error_that_names_the_program(tmp_path: Path) -> None:
     tree = _write_tree(tmp_path / "tree")
     (tree / "llama.c").write_text("int started(void) { return 3; }\n")
-    with pytest.raises(ToolchainError, match=r"bin/llama-completion` was built but does not run: .* exit code 3"):
+    with pytest.raises(ToolchainError, match=r"bin/llama-completion` was built but does not run: exit code 3, "):
         _build(tree, tmp_path / "home")
     assert find_build(directory=tmp_path / "home") is None
 
@@ -351,7 +353,7 @@ def test_a_program_that_a_signal_kills_does_not_run(tmp_path: Path) -> None:
     program = tmp_path / "llama-quantize"
     program.write_text("#!/bin/sh\nkill -SEGV $$\n")
     program.chmod(0o755)
-    with pytest.raises(ToolchainError, match="exit code -11"):
+    with pytest.raises(ToolchainError, match="killed by SIGSEGV"):
         judge(program, "quantize")
 
 

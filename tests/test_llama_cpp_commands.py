@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 from click.testing import CliRunner
+from gguf import GGUFWriter
 
 from convert import llama_cpp
 from convert.cli import llama_cpp_commands
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, run_gguf
-from convert.errors import ToolchainError
+from convert.errors import CheckpointError, ToolchainError
 from convert.llama_cpp import doctor as doctor_room
 from convert.llama_cpp.build_json import Build, write_build
 from convert.llama_cpp.pin import COMMIT
@@ -67,7 +69,10 @@ def _build_in(home: Path, script: str, roles: tuple[str, ...] = ("completion", "
 @pytest.fixture
 def gguf(tmp_path: Path) -> Path:
     path = tmp_path / "model.gguf"
-    path.touch()
+    writer = GGUFWriter(path, "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
     return path
 
 
@@ -154,8 +159,25 @@ def test_a_run_that_fails_says_how_and_why(tmp_path: Path, gguf: Path) -> None:
     _build_in(tmp_path, "echo no such tensor >&2; exit 1")
     error = _invoke(run_gguf, str(gguf), "-p", "x", "--dir", str(tmp_path)).exception
     assert isinstance(error, ToolchainError)
-    assert error.message.endswith("llama-completion` ended with exit code 1")
+    assert error.message == "`llama-completion` failed, exit code 1"
     assert error.hint == "no such tensor"
+
+
+def test_a_run_that_fails_shows_its_first_error(tmp_path: Path, gguf: Path) -> None:
+    said = ["I loading", "E load: error loading model: no such tensor", "E main: failed to load model"]
+    _build_in(tmp_path, f"printf '%s\\n' {shlex.join(said)} >&2; exit 1")
+    error = _invoke(run_gguf, str(gguf), "-p", "x", "--dir", str(tmp_path)).exception
+    assert isinstance(error, ToolchainError)
+    assert error.message == f"`llama-completion` failed, exit code 1: {said[1]}"
+    assert error.hint == said[2]
+
+
+def test_a_file_that_is_no_gguf_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"<!DOCTYPE html>")
+    _build_in(tmp_path, f"touch '{tmp_path}/started'")
+    error = _invoke(run_gguf, str(tmp_path / "model.gguf"), "-p", "x", "--dir", str(tmp_path)).exception
+    assert isinstance(error, CheckpointError)
+    assert not (tmp_path / "started").exists()
 
 
 def test_a_run_that_the_user_interrupts_is_no_failure_of_llama_cpp(tmp_path: Path, gguf: Path) -> None:
@@ -259,7 +281,7 @@ def test_the_doctor_tells_what_is_here(tmp_path: Path) -> None:
     by_name = {command["command"]: command for command in machine["commands"]}
     assert by_name["convert run"]["ready"]
     assert not by_name["convert build-llamacpp"]["ready"]
-    assert "--source PATH" in by_name["convert build-llamacpp"]["does"]
+    assert "source tree of yours" in by_name["convert build-llamacpp"]["does"]
 
 
 @pytest.mark.usefixtures("_no_network")

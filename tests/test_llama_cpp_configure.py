@@ -1,25 +1,23 @@
-"""Every backend's exact CMake command line, as data; and the backend's choice, with every part of CUDA faked."""
+"""Every backend's exact CMake command line, as data."""
 
 from __future__ import annotations
 
 import json
 import platform
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from convert.errors import ToolchainError, UsageError
+from convert.errors import ToolchainError
 from convert.llama_cpp import backend as backend_room
 from convert.llama_cpp import build as build_room
 from convert.llama_cpp import configure as configure_room
-from convert.llama_cpp import cuda as cuda_room
 from convert.llama_cpp import source as source_room
-from convert.llama_cpp.backend import Backend, choose_backend
+from convert.llama_cpp.backend import Backend
 from convert.llama_cpp.configure import Configured, Options, build_command, configure_command, read_file_api
-from convert.llama_cpp.cuda import Cublas, Cuda, Gpu, arch_list, archs_of, find_cuda
+from convert.llama_cpp.cuda import Cublas, Cuda, Gpu
 from convert.llama_cpp.pin import COMMIT
 from convert.llama_cpp.programs import PROGRAMS, choose_targets
 from convert.llama_cpp.source import Tree
@@ -60,6 +58,7 @@ COMMON = [
     "-DLLAMA_BUILD_NUMBER=0",
 ]
 OWN = "-DCMAKE_INSTALL_RPATH=$ORIGIN"
+FIRST = [f"-DCMAKE_{kind}_LINKER_FLAGS_INIT=-Wl,--disable-new-dtags" for kind in ("EXE", "SHARED")]
 END = ["-DGGML_CCACHE=OFF"]
 NVCC = "-DCMAKE_CUDA_COMPILER=/cuda/bin/nvcc"
 WHEEL_ARGUMENTS = [
@@ -73,33 +72,36 @@ WHEEL_ARGUMENTS = [
 @pytest.mark.parametrize(
     ("options", "arguments"),
     [
-        pytest.param(Options(Backend.CPU, COMMIT), [OWN, "-DGGML_METAL=OFF", *END], id="cpu"),
+        pytest.param(Options(Backend.CPU, COMMIT), [OWN, *FIRST, "-DGGML_METAL=OFF", *END], id="cpu"),
         pytest.param(
             Options(Backend.CUDA, COMMIT, nvcc=CUDA.nvcc, cuda_arch="90"),
-            [OWN, "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90", NVCC, *END],
+            [OWN, *FIRST, "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90", NVCC, *END],
             id="cuda",
         ),
         pytest.param(
             Options(Backend.CUDA, COMMIT, nvcc=CUDA.nvcc, cuda_arch="86;90", link_driver=False),
-            [OWN, "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=86;90", NVCC, "-DGGML_CUDA_NO_VMM=ON", *END],
+            [OWN, *FIRST, "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=86;90", NVCC, "-DGGML_CUDA_NO_VMM=ON", *END],
             id="cuda-without-a-driver",
         ),
         pytest.param(
             Options(Backend.CUDA, COMMIT, nvcc=CUDA.nvcc, cuda_arch="90", cublas=WHEEL, link_driver=False),
-            [f"{OWN};/w/lib", "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90", NVCC, *WHEEL_ARGUMENTS, *END],
+            [f"{OWN};/w/lib", *FIRST, "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90", NVCC, *WHEEL_ARGUMENTS, *END],
             id="cuda-with-cublas-from-pypi",
         ),
-        pytest.param(Options(Backend.METAL, COMMIT), [OWN, "-DGGML_METAL=ON", *END], id="metal"),
-        pytest.param(Options(Backend.VULKAN, COMMIT), [OWN, "-DGGML_METAL=OFF", "-DGGML_VULKAN=ON", *END], id="vulkan"),
+        pytest.param(Options(Backend.METAL, COMMIT), [OWN, *FIRST, "-DGGML_METAL=ON", *END], id="metal"),
+        pytest.param(
+            Options(Backend.VULKAN, COMMIT), [OWN, *FIRST, "-DGGML_METAL=OFF", "-DGGML_VULKAN=ON", *END], id="vulkan"
+        ),
         pytest.param(
             Options(Backend.HIP, COMMIT, hip_compiler=Path("/opt/rocm/llvm/bin/clang++")),
-            [OWN, "-DGGML_HIP=ON", "-DCMAKE_HIP_COMPILER=/opt/rocm/llvm/bin/clang++", *END],
+            [OWN, *FIRST, "-DGGML_HIP=ON", "-DCMAKE_HIP_COMPILER=/opt/rocm/llvm/bin/clang++", *END],
             id="hip",
         ),
         pytest.param(
             Options(Backend.CPU, COMMIT, without_amx=True, extra=("-DGGML_NATIVE=OFF",)),
             [
                 OWN,
+                *FIRST,
                 "-DGGML_METAL=OFF",
                 "-DCMAKE_C_FLAGS_INIT=-U__AMX_INT8__",
                 "-DCMAKE_CXX_FLAGS_INIT=-U__AMX_INT8__",
@@ -120,6 +122,7 @@ def test_a_server_is_one_argument_more() -> None:
     assert [word for word in command if word not in COMMON + START + END] == [
         "-DLLAMA_BUILD_SERVER=ON",
         OWN,
+        *FIRST,
         "-DGGML_METAL=OFF",
     ]
 
@@ -223,110 +226,6 @@ def test_a_tree_without_a_needed_program_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "archs"),
-    [("90", "90"), ("8.6, 90", "86;90"), ("90a", "90a"), ("120-real;90-virtual", "120-real;90-virtual")],
-)
-def test_architectures_are_written_as_cmake_wants_them(text: str, archs: str) -> None:
-    assert arch_list(text) == archs
-
-
-@pytest.mark.parametrize("text", ["", "native", "9", "90;", "sm_90", "90 -DX=1"])
-def test_an_architecture_that_makes_no_sense_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError, match="--cuda-arch"):
-        arch_list(text)
-
-
-def test_each_architecture_of_the_gpus_is_taken_once() -> None:
-    assert archs_of([H200, H200, Gpu("A100", "8.0", 0, ""), Gpu("B200", "10.0", 0, "")]) == "80;90;100"
-
-
-@pytest.fixture
-def _nvcc_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_room, "compile_trouble", lambda *_: None)
-    monkeypatch.setattr(sys, "platform", "linux")
-
-
-@pytest.mark.usefixtures("_nvcc_compiles")
-@pytest.mark.parametrize(
-    ("cuda", "arch", "part", "hint"),
-    [
-        (replace(CUDA, nvcc=None), None, "nvcc was not found", "CUDA toolkit"),
-        (replace(CUDA, version=None), None, "does not work", "CUDA toolkit"),
-        (replace(CUDA, gpus=()), None, "no GPU is seen", "--cuda-arch 90"),
-        (replace(CUDA, cublas=None), "90", "cuBLAS and its headers are not in the toolkit", "--cublas pypi"),
-        (replace(CUDA, driver=(12, 4)), None, "driver supports CUDA 12.4, the toolkit is 13.0", "newer NVIDIA driver"),
-    ],
-)
-def test_what_cuda_lacks_is_named_and_auto_takes_the_cpu(cuda: Cuda, arch: str | None, part: str, hint: str) -> None:
-    choice = choose_backend("auto", cuda_arch=arch, cublas_from_pypi=False, find_cuda=lambda: cuda)
-    assert choice.backend is Backend.CPU
-    assert part in choice.reason
-    with pytest.raises(ToolchainError, match=part) as caught:
-        choose_backend("cuda", cuda_arch=arch, cublas_from_pypi=False, find_cuda=lambda: cuda)
-    assert hint in (caught.value.hint or "")
-
-
-@pytest.mark.usefixtures("_nvcc_compiles")
-def test_auto_takes_cuda_where_every_part_is_there() -> None:
-    choice = choose_backend("auto", cuda_arch=None, cublas_from_pypi=False, find_cuda=lambda: CUDA)
-    assert (choice.backend, choice.cuda_arch) == (Backend.CUDA, "90")
-    assert choice.reason == "CUDA 13.0 at /cuda, architecture 90, NVIDIA H200"
-
-
-@pytest.mark.usefixtures("_nvcc_compiles")
-def test_a_machine_without_gpu_and_cublas_builds_for_a_gpu_elsewhere() -> None:
-    alone = replace(CUDA, cublas=None, gpus=(), driver=None)
-    choice = choose_backend("cuda", cuda_arch="90", cublas_from_pypi=True, find_cuda=lambda: alone)
-    assert (choice.backend, choice.cuda_arch) == (Backend.CUDA, "90")
-
-
-def test_an_nvcc_that_cannot_compile_is_named_with_what_it_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    cuda = replace(CUDA, nvcc=_script(tmp_path / "nvcc", "echo '#error unsupported GNU version' >&2; exit 1"))
-    with pytest.raises(ToolchainError, match=r"cannot compile a kernel for `90` .*unsupported GNU version") as caught:
-        choose_backend("cuda", cuda_arch=None, cublas_from_pypi=False, find_cuda=lambda: cuda)
-    assert "CUDAHOSTCXX" in (caught.value.hint or "")
-
-
-def test_cudas_options_go_with_no_other_backend() -> None:
-    with pytest.raises(UsageError, match="not with `cpu`"):
-        choose_backend("cpu", cuda_arch="90", cublas_from_pypi=False)
-
-
-@pytest.mark.parametrize(("backend", "part"), [("vulkan", "glslc"), ("hip", "hipcc"), ("metal", "macOS")])
-def test_another_backend_names_what_it_lacks(backend: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(sys, "platform", "linux")
-    with pytest.raises(ToolchainError, match=part):
-        choose_backend(backend, cuda_arch=None, cublas_from_pypi=False)
-
-
-def test_cudas_parts_are_found_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toolkit, programs = tmp_path / "cuda", tmp_path / "programs"
-    for path in ("lib64/libcublas.so", "lib64/libcublasLt.so", "include/cublas_v2.h"):
-        (toolkit / path).parent.mkdir(parents=True, exist_ok=True)
-        (toolkit / path).touch()
-    programs.mkdir()
-    # Far from its toolkit, as a wrapper may be: `nvcc -v` tells where that is.
-    release = "Cuda compilation tools, release 12.8, V12.8.61"
-    script = f"case $1 in -v) echo '#$ TOP={toolkit}' >&2; exit 1;; *) echo '{release}';; esac"
-    nvcc = _script(programs / "nvcc", script)
-    _script(programs / "nvidia-smi", "echo 'NVIDIA A100, PCIe, 8.0, 40960, 550.54'; echo 'broken'")
-    for name in ("CUDACXX", "CUDA_PATH", "CUDA_HOME", "CUDA_ROOT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-    cuda = find_cuda()
-    assert (cuda.nvcc, cuda.root, cuda.version) == (nvcc, toolkit, (12, 8))
-    assert cuda.cublas == Cublas(
-        toolkit / "lib64/libcublas.so", toolkit / "lib64/libcublasLt.so", toolkit / "include", from_wheel=False
-    )
-    assert not cuda.can_link_driver  # this toolkit has no stub
-    assert cuda.gpus == (Gpu("NVIDIA A100, PCIe", "8.0", 40960, "550.54"),)
-
-
-@pytest.mark.parametrize(
     ("version", "loses"),
     [
         ((11, 4), True),
@@ -353,9 +252,3 @@ def test_the_options_tell_builds_apart_and_the_processor_is_one(monkeypatch: pyt
     monkeypatch.setenv("CC", "clang")
     request = build_room.Request("auto", None, backend_room.Choice(Backend.CPU, ""), False, False, (), 1)  # noqa: FBT003
     assert request.options_json()["compilers"]["CC"] == "clang"
-
-
-def _script(path: Path, text: str) -> Path:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return path

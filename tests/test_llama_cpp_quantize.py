@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 import reference as llama_cpp
+from click.testing import CliRunner
 
 import convert
-from convert.errors import CheckpointError, OutputError, ProgramError, UsageError
+import convert.llama_cpp
+from convert.cli import cli
+from convert.errors import CheckpointError, ConvertError, OutputError, ProgramError, UsageError
 from convert.llama_cpp.quantize import known_types, quantize_with_llama_cpp
 from convert.verify import verify_files
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from reference import Reference
+
+    from convert.errors import Remedy
 
 HELP: Final = (
     "  15  or  Q4_K_M  :  4.58G, +0.1754 ppl\n  24  or  IQ1_S   :  1.56 bpw quantization\n          COPY    : only\n"
@@ -30,7 +37,7 @@ class Heard:
     def __init__(self) -> None:
         self.steps: list[tuple[str, float, float]] = []
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, remedies: Sequence[Remedy] = ()) -> None:
         """Take a line."""
 
     def advance(self, what: str, done: float, total: float) -> None:
@@ -86,7 +93,50 @@ def test_a_failure_leaves_no_file_and_names_the_log(f16: Path, tmp_path: Path) -
         quantize_with_llama_cpp(program, f16, {"IQ1_S": out})
     assert caught.value.exit_code == 7
     assert "no imatrix" in (caught.value.hint or "")
-    assert _names(out.parent) == ["m.gguf.log"]
+    assert _names(out.parent) == []
+    assert caught.value.log is not None
+    assert "no imatrix" in caught.value.log.read_text()
+    caught.value.log.unlink()
+
+
+def test_a_disk_without_room_is_told_before_the_work(
+    f16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = _fake(tmp_path, 'echo "llama_model_quantize_impl: quant size  =   100.50 MiB (5.07 BPW)"')
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 100 << 20))
+    with pytest.raises(OutputError, match=r"the outputs need 105381888 bytes, .* has 104857600 free"):
+        quantize_with_llama_cpp(program, f16, {"Q4_K_M": tmp_path / "out" / "m.gguf"})
+    assert _names(tmp_path) == ["llama-quantize"]
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "said"),
+    [
+        (["--types", "zzz", "--dry-run"], 2, "knows no type `ZZZ`"),
+        (["--types", "q4_k_m", "--json", "--dry-run"], 2, "--json does not go with --with llama.cpp"),
+        (["--types", "q4_k_m", "--allow-nonfinite"], 2, "--allow-nonfinite does not go with"),
+    ],
+)
+def test_what_the_command_cannot_do_is_an_error(
+    words: list[str], exit_code: int, said: str, f16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = _fake(tmp_path, "exit 9")
+    asked: list[Path | None] = []
+
+    def find(role: str, directory: Path | None) -> Path:
+        assert role == "quantize"
+        asked.append(directory)
+        return program
+
+    monkeypatch.setattr(convert.llama_cpp, "find_program", find)
+    command = ["quantize", str(f16), str(tmp_path / "out"), "--with", "llama.cpp", "--dir", "/mine", *words]
+    result = CliRunner().invoke(cli, command)
+    error = result.exception
+    text = error.message if isinstance(error, ConvertError) else result.output
+    code = error.exit_code if isinstance(error, ConvertError) else result.exit_code
+    assert (code, said in text) == (exit_code, True), text
+    assert set(asked) <= {Path("/mine")}
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_is_refused_before_the_work(f16: Path, tmp_path: Path) -> None:
@@ -122,7 +172,6 @@ def test_the_built_program_makes_k_quants_that_verify(
 def test_a_type_that_needs_an_importance_matrix_says_so(reference: Reference, f16: Path, tmp_path: Path) -> None:
     with pytest.raises(ProgramError) as caught:
         quantize_with_llama_cpp(reference.quantize, f16, {"IQ1_S": tmp_path / "m.gguf"})
-    assert "importance matrix" in (tmp_path / "m.gguf.log").read_text().lower() or "imatrix" in (
-        caught.value.hint or ""
-    )
+    assert caught.value.log is not None
+    assert "importance matrix" in caught.value.log.read_text().lower()
     assert not (tmp_path / "m.gguf").exists()

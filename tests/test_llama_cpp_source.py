@@ -23,6 +23,8 @@ from convert.llama_cpp.where import Home
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from convert.errors import Remedy
+
 TREE = PurePosixPath("sdist/vendor/llama.cpp")
 NOBODY = git.Actor("someone", "someone@example.org")
 
@@ -33,8 +35,9 @@ class Listening(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, remedies: Sequence[Remedy] = ()) -> None:
         """Keep a line."""
+        del remedies
         self.lines.append(text)
 
 

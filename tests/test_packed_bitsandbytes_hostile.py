@@ -286,7 +286,7 @@ def test_broken_statistics_are_refused_before_any_output(case: Case, tmp_path: P
 @pytest.mark.parametrize("good", [lambda: _good(double=True), lambda: _good(double=False), _good_int8])
 def test_the_checkpoint_that_the_others_are_made_from_converts(good: Callable[[], Stored], tmp_path: Path) -> None:
     directory = write_safetensors_checkpoint(tmp_path / "model", tiny_config(quantization_config=SECTION), good())
-    assert len(convert.convert_all(directory, tmp_path / "out", types="f16,q8_0").outputs) == 2
+    assert len(convert.convert_all(directory, convert.OutputRequest(tmp_path / "out", types="f16,q8_0")).outputs) == 2
 
 
 def test_packed_tensors_without_a_section_are_an_error_that_shows_both(tmp_path: Path) -> None:

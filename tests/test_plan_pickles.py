@@ -21,7 +21,9 @@ from peft_adapters import write_adapter, write_base
 
 from convert.checkpoint.statistics import lacking
 from convert.conversion import convert_one, plan_all, plan_quantize
-from convert.dequantization import plan_dequantize
+from convert.dequantization import DequantizeRequest, plan_dequantize
+from convert.model import model_request
+from convert.plan import OutputRequest
 from convert.stream import carry_out, with_statistics
 
 if TYPE_CHECKING:
@@ -38,13 +40,13 @@ LINEAR: Final = ["q_proj", "down_proj"]
 
 
 def of_checkpoint(name: str) -> Callable[[Path], Plans]:
-    return lambda folder: (plan_all(write_checkpoint(name, folder), folder / "out", types=TYPES),)
+    return lambda folder: (plan_all(write_checkpoint(name, folder), OutputRequest(folder / "out", types=TYPES)),)
 
 
 def of_packed(section: Mapping[str, Any], pack: Callable[[str, tuple[int, int]], Packed]) -> Callable[[Path], Plans]:
     def plans(folder: Path) -> Plans:
         packed, _ = packed_and_plain(folder, section, pack)
-        return (plan_all(packed, folder / "out", types=TYPES),)
+        return (plan_all(packed, OutputRequest(folder / "out", types=TYPES)),)
 
     return plans
 
@@ -73,21 +75,24 @@ def merged(**lora: Any) -> Callable[[Path], Plans]:  # noqa: ANN401 - as for pef
     def plans(folder: Path) -> Plans:
         base = write_base(folder / "base")
         adapter = write_adapter(base, folder / "adapter", **{"r": 2, "target_modules": LINEAR, **lora})
-        return (plan_all(base, folder / "out", types=TYPES, merge=adapter),)
+        return (plan_all(model_request(base, merge=adapter), OutputRequest(folder / "out", types=TYPES)),)
 
     return plans
 
 
 def of_gguf(folder: Path) -> Plans:
     convert_one(write_checkpoint("Meta-Llama-3-8B", folder), folder / "model.gguf", type="bf16")
-    return (plan_quantize(folder / "model.gguf", folder / "out", types="q8_0,q4_0"),)
+    return (plan_quantize(folder / "model.gguf", OutputRequest(folder / "out", types="q8_0,q4_0")),)
 
 
 def dequantized(through: str | None) -> Callable[[Path], Plans]:
     def plans(folder: Path) -> Plans:
         base = write_base(folder / "base")
         adapter = write_adapter(base, folder / "adapter", r=2, target_modules=["embed_tokens", *LINEAR], use_dora=True)
-        return plan_dequantize(base, folder / "out", through=through, merge=adapter, max_shard_size="200KB").plans
+        return plan_dequantize(
+            model_request(base, merge=adapter),
+            DequantizeRequest(folder / "out", through=through, max_shard_size="200KB"),
+        ).plans
 
     return plans
 

@@ -77,16 +77,73 @@ def test_a_failure_names_step_command_line_exit_code_and_log(tmp_path: Path) -> 
     with pytest.raises(ProgramError) as caught:
         run(["sh", "-c", "echo why; exit 5"], step="building", log=log)
     error = caught.value
-    assert (
-        error.message == f"building failed: `sh -c 'echo why; exit 5'` ended with exit code 5; the whole log is `{log}`"
+    assert (error.message, error.hint) == (
+        "building failed, exit code 5",
+        f"it said last\n  why\nthe whole log is `{log}`",
     )
-    assert error.hint == "the log ends with\n  why"
     assert (error.step, error.exit_code_of_program, error.log, error.exit_code) == ("building", 5, log, 7)
 
 
 def test_a_death_by_signal_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ProgramError, match="was killed by SIGKILL"):
+    with pytest.raises(ProgramError, match="building failed, killed by SIGKILL"):
         run(["sh", "-c", "kill -9 $$"], step="building", log=tmp_path / "log")
+
+
+COMPILER_LINES = [
+    "[1/9] Building CXX object src/error.cpp.o",
+    "FAILED: src/a.cpp.o",
+    "c++ -Werror -DFAILED=1 -c a.cpp",
+    "a.cpp:1:2: warning: unused `error`",
+    "a.cpp:3:4: error: expected `;`",
+    "    3 | int x",
+    "ninja: build stopped: subcommand failed.",
+]
+
+
+@pytest.mark.parametrize(
+    ("lines", "first"),
+    [
+        (COMPILER_LINES, "a.cpp:3:4: error: expected `;`"),
+        (
+            ["-- Performing Test SVE - Failed", "CMake Error at CMakeLists.txt:3 (find_package):", "  no such package"],
+            "no such package",
+        ),
+        (["/usr/bin/ld: a.o: in function `main':", "a.c:(.text+0x5): undefined reference to `f'"], None),
+        (["E gguf_init: invalid magic", "E load: failed to load model", "E main: error: no context"], None),
+        (["ERROR: No matching distribution found"], "ERROR: No matching distribution found"),
+        (["c++: fatal error: Killed signal terminated program cc1plus"], None),
+    ],
+)
+def test_a_failure_shows_the_first_error_of_all_that_was_said(
+    lines: list[str], first: str | None, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    said.write_text("\n".join([*lines, *[f"and on {number}" for number in range(30)]]))
+    with pytest.raises(ProgramError) as caught:
+        run(["sh", "-c", f"cat '{said}'; exit 2"], step="building", log=tmp_path / "log")
+    first = first or next(line for line in lines if "undefined" in line or "failed" in line or "fatal" in line)
+    assert caught.value.message == f"building failed, exit code 2: {first}"
+    assert (caught.value.hint or "").endswith(f"the whole log is `{tmp_path / 'log'}`")
+    assert "-DFAILED" not in (caught.value.hint or "")
+    assert len((caught.value.hint or "").splitlines()) < 15
+
+
+def test_what_keeps_a_program_from_starting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"\x7fELF of another machine")
+    program.chmod(0o755)
+    with pytest.raises(ProgramError, match="not a program for this machine"):
+        ask([program])
+    program.write_text("#!/no/such/loader\n")
+    with pytest.raises(ProgramError, match="the interpreter or loader that it names is not on this machine"):
+        ask([program])
+    program.chmod(0o644)
+    with pytest.raises(ProgramError, match="could not be started: Permission denied"):
+        ask([program])
+    mounted = os.statvfs(tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _: type("", (), {"f_flag": mounted.f_flag | os.ST_NOEXEC}))
+    with pytest.raises(ProgramError, match="mounted `noexec`"):
+        ask([program])
 
 
 def test_an_interruption_ends_the_whole_group(tmp_path: Path) -> None:
@@ -136,12 +193,13 @@ def test_what_a_killed_process_left_is_ended_only_if_it_is_that() -> None:
 
 
 def test_an_attached_program_writes_to_our_stdout_and_its_end_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
-    assert attach(["sh", "-c", "echo text; echo a >&2; echo b >&2; exit 4"], show_stderr=False) == (4, "a\nb")
+    exit_code, said = attach(["sh", "-c", "echo text; echo a >&2; echo b >&2; exit 4"], show_stderr=False)
+    assert (exit_code, said.lines) == (4, ["a", "b"])
     assert capfd.readouterr() == ("text\n", "")
 
 
 def test_an_attached_program_may_show_its_stderr(capfd: pytest.CaptureFixture[str]) -> None:
-    assert attach(["sh", "-c", "echo a >&2"], show_stderr=True) == (0, "")
+    assert attach(["sh", "-c", "echo a >&2"], show_stderr=True)[0] == 0
     assert capfd.readouterr().err == "a\n"
 
 

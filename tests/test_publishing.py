@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import convert
-from convert.errors import CheckpointError, ConvertError, OutputError, UsageError, WeightsError
+from convert.errors import CheckpointError, ConvertError, OutputError, Remedy, UsageError, WeightsError
 from convert.stream import publish
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ def test_all_types_appear_and_nothing_else(model: Path, tmp_path: Path) -> None:
 
 
 def test_one_worker_and_many_write_the_same_bytes(model: Path, tmp_path: Path) -> None:
-    convert.convert_all(model, tmp_path / "one", jobs=1)
-    convert.convert_all(model, tmp_path / "many", jobs=7)
+    convert.convert_all(model, tmp_path / "one", convert.Writing(jobs=1))
+    convert.convert_all(model, tmp_path / "many", convert.Writing(jobs=7))
     assert hashes(tmp_path / "one") == hashes(tmp_path / "many")
 
 
 def test_a_subset_of_types_has_the_same_bytes_as_all(model: Path, tmp_path: Path) -> None:
     convert.convert_all(model, tmp_path / "all")
-    convert.convert_all(model, tmp_path / "some", discard_f16=True, types="f16,q5_1,q4_0")
+    convert.convert_all(model, convert.OutputRequest(tmp_path / "some", discard_f16=True, types="f16,q5_1,q4_0"))
     every = hashes(tmp_path / "all")
     assert hashes(tmp_path / "some") == {name: every[name] for name in ("model-Q4_0.gguf", "model-Q5_1.gguf")}
 
@@ -99,12 +99,12 @@ def _directory(path: Path) -> None:
 @pytest.mark.parametrize("change", [_other_file, _directory])
 def test_a_file_that_is_no_gguf_is_never_replaced(change: Callable[[Path], None], model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    convert.convert_all(model, out, types="q4_0")
+    convert.convert_all(model, convert.OutputRequest(out, types="q4_0"))
     change(out / "model-Q4_0.gguf")
     with pytest.raises(OutputError, match="no GGUF file"):
-        convert.convert_all(model, out, types="q4_0", force=True)
+        convert.convert_all(model, convert.OutputRequest(out, types="q4_0"), convert.Writing(force=True))
     with pytest.raises(OutputError, match="no GGUF file"):
-        convert.convert_one(model, model / "config.json", force=True)
+        convert.convert_one(model, model / "config.json", convert.Writing(force=True))
     assert [path.name for path in out.iterdir()] == ["model-Q4_0.gguf"]
 
 
@@ -113,32 +113,32 @@ def test_a_file_that_is_something_else_is_kept_and_nothing_is_written(
     change: Callable[[Path], None], model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    convert.convert_all(model, out, types="q4_0,q8_0")
+    convert.convert_all(model, convert.OutputRequest(out, types="q4_0,q8_0"))
     (out / "model-Q8_0.gguf").unlink()
     change(out / "model-Q4_0.gguf")
     with pytest.raises(OutputError, match=r"model-Q4_0\.gguf` already there"):
-        convert.convert_all(model, out, types="q4_0,q8_0")
+        convert.convert_all(model, convert.OutputRequest(out, types="q4_0,q8_0"))
     assert [path.name for path in out.iterdir()] == ["model-Q4_0.gguf"]
 
 
 def test_weights_trained_on_are_not_taken_for_the_old_ones(model: Path, tmp_path: Path) -> None:
-    convert.convert_all(model, tmp_path / "out", types="q4_0")
+    convert.convert_all(model, convert.OutputRequest(tmp_path / "out", types="q4_0"))
     before = hashes(tmp_path / "out")
     weights = load_file(model / "model.safetensors")
     save_file({name: value * 0.5 for name, value in weights.items()}, model / "model.safetensors")
     os.utime(model / "model.safetensors", (1, 1))  # older than the output, as `cp -p` and `mv` leave it
     with pytest.raises(OutputError, match="not what this run would make"):
-        convert.convert_all(model, tmp_path / "out", types="q4_0")
-    convert.convert_all(model, tmp_path / "out", types="q4_0", force=True)
+        convert.convert_all(model, convert.OutputRequest(tmp_path / "out", types="q4_0"))
+    convert.convert_all(model, convert.OutputRequest(tmp_path / "out", types="q4_0"), convert.Writing(force=True))
     assert hashes(tmp_path / "out") != before
 
 
 def test_force_replaces(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    convert.convert_all(model, out, types="q4_0")
+    convert.convert_all(model, convert.OutputRequest(out, types="q4_0"))
     before = hashes(out)
     _truncated(out / "model-Q4_0.gguf")
-    convert.convert_all(model, out, types="q4_0", force=True)
+    convert.convert_all(model, convert.OutputRequest(out, types="q4_0"), convert.Writing(force=True))
     assert hashes(out) == before
 
 
@@ -146,13 +146,13 @@ def test_what_a_killed_run_left_is_taken_over(model: Path, tmp_path: Path) -> No
     out = tmp_path / "out"
     out.mkdir()
     (out / ".model-Q4_0.gguf.partial").write_bytes(b"x" * 10_000_000)
-    convert.convert_all(model, out, types="q4_0")
-    convert.convert_all(model, tmp_path / "clean", types="q4_0")
+    convert.convert_all(model, convert.OutputRequest(out, types="q4_0"))
+    convert.convert_all(model, convert.OutputRequest(tmp_path / "clean", types="q4_0"))
     assert hashes(out) == hashes(tmp_path / "clean")
 
 
 def test_two_runs_do_not_write_one_file(model: Path, tmp_path: Path) -> None:
-    plan = convert.plan_all(model, tmp_path / "out", types="q4_0")
+    plan = convert.plan_all(model, convert.OutputRequest(tmp_path / "out", types="q4_0"))
     held = publish.open_partial(plan.outputs[0])
     try:
         with pytest.raises(OutputError, match="another run is writing"):
@@ -196,12 +196,6 @@ def test_a_short_write_is_continued(model: Path, tmp_path: Path, monkeypatch: py
     assert hashes(tmp_path / "bits") == hashes(tmp_path / "whole")
 
 
-def test_an_output_directory_that_is_a_file_is_an_error(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file")
-    with pytest.raises(OutputError, match="cannot be written"):
-        convert.convert_all(model, tmp_path / "out")
-
-
 def test_a_checkpoint_that_shrinks_during_the_work_is_an_error(model: Path, tmp_path: Path) -> None:
     plan = convert.plan_all(model, tmp_path / "out")
     os.truncate(model / "model.safetensors", 100_000)
@@ -232,8 +226,8 @@ def test_a_bad_weight_names_the_tensor_how_many_and_the_first_place(kind: str, m
     with pytest.raises(WeightsError) as caught:
         convert.convert_all(model, tmp_path / "out")
     assert caught.value.message == f"tensor `{name}` has {says}"
-    assert "--allow-nonfinite" in str(caught.value.hint)
-    assert ("--types bf16" in str(caught.value.hint)) == (kind == "overflow")
+    wider = (Remedy.WIDER_FLOAT,) if kind == "overflow" else ()
+    assert caught.value.remedies == (*wider, Remedy.ALLOW_NONFINITE)
     assert not (tmp_path / "out").exists()
 
 
@@ -256,7 +250,7 @@ def test_a_failed_run_leaves_a_directory_that_another_writes_to(model: Path, tmp
         (out / "theirs").touch()
 
     with pytest.raises(WeightsError):
-        convert.convert_all(_spoilt(model), out, jobs=1, progress=write_theirs)
+        convert.convert_all(_spoilt(model), out, convert.Writing(jobs=1), progress=write_theirs)
     assert [path.name for path in out.iterdir()] == ["theirs"]
 
 
@@ -277,7 +271,7 @@ def test_a_directory_that_another_failed_run_removes_is_made_again(
         return real_open(path, flags, mode)
 
     monkeypatch.setattr(os, "open", open_late)
-    convert.convert_all(model, out, types="q4_0")
+    convert.convert_all(model, convert.OutputRequest(out, types="q4_0"))
     assert [path.name for path in out.iterdir()] == ["model-Q4_0.gguf"]
 
 
@@ -286,12 +280,12 @@ def test_a_bad_weight_in_a_permuted_tensor_is_named_at_its_place_in_the_checkpoi
     weights["model.layers.0.self_attn.q_proj.weight"][17, 200] = float("nan")
     save_file(weights, model / "model.safetensors")
     with pytest.raises(WeightsError, match=r"`model\.layers\.0\.self_attn\.q_proj\.weight`.* at \[17, 200\]"):
-        convert.convert_all(model, tmp_path / "out", types="q8_0")
+        convert.convert_all(model, convert.OutputRequest(tmp_path / "out", types="q8_0"))
 
 
 def test_bfloat16_keeps_what_float16_cannot_hold(model: Path, tmp_path: Path) -> None:
     _spoil(model, 70000.0, torch.bfloat16)
-    report = convert.convert_all(model, tmp_path / "out", types="bf16,f32")
+    report = convert.convert_all(model, convert.OutputRequest(tmp_path / "out", types="bf16,f32"))
     assert all(output.written for output in report.outputs)
 
 
@@ -301,7 +295,7 @@ def test_allowed_bad_weights_spoil_their_block_and_no_other(kind: str, model: Pa
 
     convert.convert_all(model, tmp_path / "good")
     _spoil(model, BAD_VALUES[kind][0])
-    convert.convert_all(model, tmp_path / "bad", allow_nonfinite=True)
+    convert.convert_all(model, tmp_path / "bad", convert.Writing(allow_nonfinite=True))
     for path in sorted((tmp_path / "good").iterdir()):
         pairs = zip(GGUFReader(path).tensors, GGUFReader(tmp_path / "bad" / path.name).tensors, strict=True)
         for good, bad in pairs:
@@ -324,5 +318,5 @@ def test_arguments_that_make_no_sense_are_usage_errors(
     jobs: int | None, name: str | None, error: type[ConvertError], model: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(error):
-        convert.convert_all(model, tmp_path / "out", jobs=jobs, name=name)
+        convert.convert_all(model, convert.OutputRequest(tmp_path / "out", name=name), convert.Writing(jobs=jobs))
     assert not (tmp_path / "out").exists()

@@ -62,7 +62,12 @@ def running(large_model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]
 
 
 @pytest.mark.parametrize(
-    ("sent", "code", "says"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("sent", "code", "says"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "terminated"),
+    ],
 )
 def test_a_signal_stops_the_work_and_leaves_nothing(
     sent: signal.Signals, code: int, says: str, running: subprocess.Popen[str], tmp_path: Path
@@ -72,6 +77,15 @@ def test_a_signal_stops_the_work_and_leaves_nothing(
     assert running.returncode == code
     assert stderr.splitlines()[-1] == f"{says}; no partial file is left"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_under_nohup_goes_on(large_model: Path, tmp_path: Path) -> None:
+    words = ["nohup", *command("all", large_model, tmp_path / "out", "--types", "q4_0")]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    while process.poll() is None:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.05)
+    assert process.returncode == 0
 
 
 def test_killed_at_any_moment_no_final_name_holds_a_partial_file(large_model: Path, tmp_path: Path) -> None:

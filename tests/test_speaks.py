@@ -30,7 +30,9 @@ STORY_WORDS: Final = frozenset({"there", "was", "a", "little", "girl", "boy", "n
 @pytest.fixture(scope="module")
 def outputs(shared_fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return the six files of the shared stories260K."""
-    report = convert.convert_all(shared_fixtures / "stories260K", tmp_path_factory.mktemp("stories"), types=TYPES)
+    report = convert.convert_all(
+        shared_fixtures / "stories260K", convert.OutputRequest(tmp_path_factory.mktemp("stories"), types=TYPES)
+    )
     return dict(zip(TYPES, (written.path for written in report.outputs), strict=True))
 
 

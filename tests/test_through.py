@@ -278,7 +278,7 @@ def test_the_directory_holds_what_a_quantized_model_dequantizes_to(through: str,
         tmp_path / "model", dtype=loaded_as, quantization_config=BitsAndBytesConfig(**LOADED[through])
     )
     expected = {name: value.to(loaded_as) for name, value in model.dequantize().state_dict().items()}
-    convert.dequantize(tmp_path / "model", tmp_path / "out", through=through, dtype=dtype)
+    convert.dequantize(tmp_path / "model", convert.DequantizeRequest(tmp_path / "out", through=through, dtype=dtype))
     ours = load_file(tmp_path / "out" / "model.safetensors")
     assert ours.keys() == expected.keys()
     for name, value in ours.items():
@@ -292,8 +292,10 @@ def _llama_of_whole_blocks() -> PretrainedConfig:
 
 
 def test_a_packed_checkpoint_is_not_taken_through_again(shared_fixtures: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--through takes a 16-bit checkpoint, .* is packed by"):
-        convert.plan_dequantize(shared_fixtures / "stories260K-nf4", tmp_path / "out", through="nf4")
+    with pytest.raises(UsageError, match=r"the way through a packed type takes a 16-bit checkpoint, .* is packed by"):
+        convert.plan_dequantize(
+            shared_fixtures / "stories260K-nf4", convert.DequantizeRequest(tmp_path / "out", through="nf4")
+        )
 
 
 def test_transposed_layers_are_refused(tmp_path: Path) -> None:
@@ -301,12 +303,12 @@ def test_transposed_layers_are_refused(tmp_path: Path) -> None:
 
     _save(GPT2Config(n_embd=64, n_layer=1, n_head=4, vocab_size=128), tmp_path / "model")
     with pytest.raises(UnsupportedError, match=r"does not know the transposed layers \(`Conv1D`\) of `gpt2`"):
-        convert.plan_dequantize(tmp_path / "model", tmp_path / "out", through="int8")
+        convert.plan_dequantize(tmp_path / "model", convert.DequantizeRequest(tmp_path / "out", through="int8"))
 
 
 def test_an_unknown_type_is_a_usage_error(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown type `nf3` to go through") as error:
-        convert.plan_dequantize(tiny_llama, tmp_path / "out", through="nf3")
+        convert.plan_dequantize(tiny_llama, convert.DequantizeRequest(tmp_path / "out", through="nf3"))
     assert "nf4, nf4-dq, fp4, fp4-dq, int8" in str(error.value.hint)
 
 
@@ -329,5 +331,7 @@ def test_bad_weights_are_an_error_that_names_the_tensor(
     with pytest.raises(
         convert.ConvertError, match=r"`a.weight` has 1 values NaN or infinite, the first is (inf|nan) at \[2, 3\]"
     ) as error:
-        convert.dequantize(tmp_path / "model", tmp_path / "out", through=through, dtype="f16")
+        convert.dequantize(
+            tmp_path / "model", convert.DequantizeRequest(tmp_path / "out", through=through, dtype="f16")
+        )
     assert error.value.exit_code == 3

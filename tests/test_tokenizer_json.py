@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tokenizer_files import BPE, added, byte_level, byte_level_json, hostile, sequence, split, write_json
 
-from convert.errors import CheckpointError, ConvertError, TokenizerError, UnsupportedError, UsageError
+from convert.errors import CheckpointError, ConvertError, Remedy, TokenizerError, UnsupportedError, UsageError
 from convert.tokenizer import read_vocabulary, vocabulary_metadata
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def test_unknown_pre_tokenizer_shows_what_is_declared_and_how_to_name_it(tmp_pat
     write_json(tmp_path / "tokenizer.json", byte_level_json(sequence(split("[xyz]+"), byte_level(use_regex=False))))
     with pytest.raises(TokenizerError, match=r"\[xyz\]\+") as caught:
         read_vocabulary(tmp_path, vocab_size=4)
-    assert "--pre-tokenizer" in (caught.value.hint or "")
+    assert caught.value.remedies == (Remedy.NAME_PRE_TOKENIZER,)
+    assert "llama-bpe" in (caught.value.hint or "")
     assert read_vocabulary(tmp_path, vocab_size=4, pre_tokenizer="qwen2").pre == "qwen2"
 
 
@@ -168,6 +169,8 @@ CONFIGS = {
     "templates_of_numbers": {"chat_template": [1]},
     "template_without_text": {"chat_template": [{"name": 3, "template": "x"}]},
     "bos_a_number": {"bos_token": 3},
+    "adding_a_word": {"add_bos_token": "true"},
+    "adding_a_number": {"add_eos_token": 1},
 }
 
 

@@ -97,7 +97,7 @@ def gguf_of(shared_fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             config = _config(row)
             (model / "config.json").write_text(json.dumps(config))
             write_safetensors(make_weights(row.folder, tensor_shapes(config), "float16"), model)
-            convert.convert_one(model, out, pre_tokenizer=row.pre_tokenizer)
+            convert.convert_one(convert.model_request(model, pre_tokenizer=row.pre_tokenizer), out)
         return out
 
     return make

@@ -37,7 +37,7 @@ CHATML: Final = (
 def outputs(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return sound files of every type, made once; tests copy before they damage."""
     out = tmp_path_factory.mktemp("sound")
-    report = convert.convert_all(tiny_llama, out, types=TYPES)
+    report = convert.convert_all(tiny_llama, convert.OutputRequest(out, types=TYPES))
     return dict(zip(TYPES, (written.path for written in report.outputs), strict=True))
 
 
@@ -158,7 +158,7 @@ def test_what_allow_nonfinite_writes_is_found(tiny_llama: Path, tmp_path: Path) 
     weights = load_file(model / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"][2, 7] = float("nan")
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    convert.convert_one(model, tmp_path / "m.gguf", type="q5_1", allow_nonfinite=True)
+    convert.convert_one(model, tmp_path / "m.gguf", convert.Writing(allow_nonfinite=True), type="q5_1")
     assert any("`blk.0.ffn_up.weight` (Q5_1): 1 blocks" in found for found in problems(tmp_path / "m.gguf"))
 
 

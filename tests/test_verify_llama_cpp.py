@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def outputs(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return sound files of three types."""
     types = ("f32", "f16", "q4_0")
-    report = convert.convert_all(tiny_llama, tmp_path_factory.mktemp("sound"), types=types)
+    report = convert.convert_all(tiny_llama, convert.OutputRequest(tmp_path_factory.mktemp("sound"), types=types))
     return dict(zip(types, (written.path for written in report.outputs), strict=True))
 
 

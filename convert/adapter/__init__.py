@@ -9,7 +9,7 @@ What a merged tensor gives is what peft's `merge_and_unload` gives in float32, b
 """
 
 from convert.adapter.adapter_files import is_adapter
-from convert.adapter.base_model import ResolvedModel, find_base, names_differ, resolve_model
+from convert.adapter.base_model import ResolvedModel, find_base, other_bases, resolve_model
 from convert.adapter.merge import MergedTensors, merge_adapters
 from convert.adapter.merged_tensor import MergedTensor
 from convert.adapter.request import MergeRequest, parse_merge
@@ -22,7 +22,7 @@ __all__ = [
     "find_base",
     "is_adapter",
     "merge_adapters",
-    "names_differ",
+    "other_bases",
     "parse_merge",
     "resolve_model",
 ]

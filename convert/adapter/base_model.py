@@ -16,12 +16,13 @@ from convert.adapter.adapter_files import adapter_directory, is_adapter, open_ad
 from convert.adapter.config import read_adapter_config
 from convert.adapter.request import MergeRequest
 from convert.checkpoint.index import cached_name
-from convert.checkpoint.json_file import read_json
-from convert.errors import CheckpointError
+from convert.errors import CheckpointError, Remedy
 from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from convert.checkpoint import Checkpoint
 
 _HUB_ID: Final = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}")
 _REVISION: Final = re.compile(r"[A-Za-z0-9][\w./-]{0,199}")
@@ -44,8 +45,7 @@ def resolve_model(model: Path, requests: Sequence[MergeRequest] = ()) -> Resolve
     if is_adapter(model):
         base, notes = find_base(model)
         return ResolvedModel(base, (MergeRequest(model), *requests), notes)
-    notes = tuple(note for request in requests if (note := names_differ(request.path, model)) is not None)
-    return ResolvedModel(model, tuple(requests), notes)
+    return ResolvedModel(model, tuple(requests))
 
 
 def find_base(adapter: Path) -> tuple[Path, tuple[str, ...]]:
@@ -58,13 +58,14 @@ def find_base(adapter: Path) -> tuple[Path, tuple[str, ...]]:
     if config.base is None:
         raise CheckpointError(
             f"{config.where} names no base model in `base_model_name_or_path`",
-            hint=f"give the base: `convert … BASE … --merge {adapter}`",
+            remedies=(Remedy.GIVE_BASE,),
+            facts={"adapter": adapter},
         )
     for path in _paths(adapter, config.base):
         if _is_adapter(path):
             raise CheckpointError(
                 f"the base of {shown(adapter)}, {shown(path)}, is an adapter itself",
-                hint="give the model that both belong to: `convert … BASE … --merge FIRST --merge SECOND`",
+                remedies=(Remedy.GIVE_COMMON_BASE,),
             )
         if _is_model(path):
             return path, (f"the base of {shown(_name(adapter))} is {shown(path)}",)
@@ -75,24 +76,23 @@ def find_base(adapter: Path) -> tuple[Path, tuple[str, ...]]:
     raise _not_found(adapter, config.base, config.revision)
 
 
-def names_differ(path: Path, base: Path) -> str | None:
-    """Say that an adapter names another base than the one it is merged into; None where it does not.
+def other_bases(requests: Sequence[MergeRequest], checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Say which adapters name another base than the one they are merged into; a note for each.
 
     Only the last part of a name counts: a model is downloaded, copied and renamed.
     Raises CheckpointError or UnsupportedError for an adapter that cannot be read.
     """
-    adapter = open_adapter(path)
-    named = adapter.config.base
-    if named is None:
-        return None
-    directory = base if base.is_dir() else base.parent
-    path = directory / "config.json"
-    own = read_json(path).get("_name_or_path") if path.is_file() else None
-    cached = cached_name(directory)
-    if _last(named) in {_last(str(own or "")), _last(cached or ""), _last(directory.name)}:
-        return None
-    name = cached or directory.name
-    return f"{shown(_name(adapter.directory))} was trained on {shown(named)}, and is merged into {shown(name)}"
+    own = str(checkpoint.known_config.get("_name_or_path") or "")
+    cached = cached_name(checkpoint.directory)
+    names = {_last(own), _last(cached or ""), _last(checkpoint.directory.name)}
+    into = shown(cached or checkpoint.directory.name)
+    adapters = (open_adapter(request.path) for request in requests)
+    named = ((_name(adapter.directory), adapter.config.base) for adapter in adapters)
+    return tuple(
+        f"{shown(adapter)} was trained on {shown(base)}, and is merged into {into}"
+        for adapter, base in named
+        if base is not None and _last(base) not in names
+    )
 
 
 def _last(name: str) -> str:
@@ -154,10 +154,12 @@ def _cached(name: str, revision: str | None) -> Path | None:
 
 def _not_found(adapter: Path, name: str, revision: str | None) -> CheckpointError:
     message = f"the base of {shown(adapter)} is not on this machine: looked for a directory {shown(name)}"
-    give_it = f"`convert … BASE … --merge {adapter}`"
     if not _HUB_ID.fullmatch(name):
-        return CheckpointError(message, hint=f"give the base where it is: {give_it}")
+        return CheckpointError(message, remedies=(Remedy.GIVE_BASE,), facts={"adapter": adapter})
     download = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     return CheckpointError(
-        f"{message}, and for it in the Hub's cache", hint=f"`{download}`, then try again; or give the base: {give_it}"
+        f"{message}, and for it in the Hub's cache",
+        hint=f"or `{download}`, then try again",
+        remedies=(Remedy.GIVE_BASE,),
+        facts={"adapter": adapter},
     )

@@ -158,7 +158,7 @@ def _refuse_changed_base(values: _Values) -> None:
             f"{values.where} has `init_lora_weights` {shown(start)}: the adapter belongs to what {name} left of"
             " the base, not to the base itself",
             hint="save it as plain LoRA, with save_pretrained(…, path_initial_model_for_weight_conversion=…); or, if"
-            " --merge is given the changed base that was saved with it, set `init_lora_weights` to true",
+            " the base given is the changed one that was saved with it, set `init_lora_weights` to true",
         )
 
 

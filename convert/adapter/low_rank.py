@@ -93,7 +93,6 @@ class LowRank:
 
     @property
     def nbytes(self) -> int:
-        """See Change."""
         return self.left.source.nbytes + self.right.source.nbytes
 
     def delta(self, files: SourceFiles, rows: range) -> F32Array:
@@ -111,7 +110,6 @@ class LowRank:
         return total
 
     def apply(self, values: F32Array, unmerged: F32Array, files: SourceFiles, first: int) -> None:
-        """See Change."""
         del unmerged
         with np.errstate(over="ignore", invalid="ignore"):
             values += self.delta(files, range(first, first + len(values)))
@@ -126,11 +124,9 @@ class Dora:
 
     @property
     def nbytes(self) -> int:
-        """See Change."""
         return self.change.nbytes + self.magnitude.nbytes
 
     def apply(self, values: F32Array, unmerged: F32Array, files: SourceFiles, first: int) -> None:
-        """See Change."""
         delta = self.change.delta(files, range(first, first + len(values)))
         raw = read_elements(self.magnitude, files, first, len(values))
         with np.errstate(all="ignore"):
@@ -154,11 +150,9 @@ class ColumnDora(OfWhole):
 
     @property
     def nbytes(self) -> int:
-        """See Change."""
         return self.change.nbytes + self.magnitude.nbytes
 
     def apply(self, values: F32Array, unmerged: F32Array, files: SourceFiles, first: int) -> None:
-        """See Change."""
         del unmerged
         assert self.norms is not None  # noqa: S101 - the first pass comes before
         raw = read_elements(self.magnitude, files, 0, self.change.n_cols)
@@ -191,7 +185,6 @@ class ColumnDora(OfWhole):
             gathered[:] = [sum(gathered, measured)]
 
     def with_statistics(self, gathered: Sequence[NDArray[np.float64]]) -> ColumnDora:
-        """See OfWhole."""
         with np.errstate(all="ignore"):
             return replace(self, norms=np.sqrt(gathered[0]).astype(np.float32))
 
@@ -205,11 +198,9 @@ class AddedBias:
 
     @property
     def nbytes(self) -> int:
-        """See Change."""
         return self.source.nbytes
 
     def apply(self, values: F32Array, unmerged: F32Array, files: SourceFiles, first: int) -> None:
-        """See Change."""
         del unmerged
         raw = read_elements(self.source, files, first, len(values))
         values += as_float32(raw.reshape(1, -1), self.source.dtype).reshape(-1, 1) * self.scaling
@@ -224,11 +215,9 @@ class ReplacedRows:
 
     @property
     def nbytes(self) -> int:
-        """See Change."""
         return self.source.nbytes
 
     def apply(self, values: F32Array, unmerged: F32Array, files: SourceFiles, first: int) -> None:
-        """See Change."""
         del unmerged
         for index, row in enumerate(self.rows):
             if first <= row < first + len(values):

@@ -43,7 +43,6 @@ class MergedTensor:
         return self.base.nbytes + sum(change.nbytes for change in self.changes)
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         values = out.view("<f4")
         read_values_into(self.base, files, first, values)
         # One change sees the unmerged rows in `values`; a later one does not.

@@ -17,6 +17,11 @@ class MergeRequest:
     path: Path
     weight: float = 1.0
 
+    @property
+    def directory(self) -> Path:
+        """The adapter's directory, also where a weight file in it is named."""
+        return self.path.parent if self.path.is_file() else self.path
+
 
 def parse_merge(text: str) -> MergeRequest:
     """Read `ADAPTER` or `ADAPTER:WEIGHT`.

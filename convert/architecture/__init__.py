@@ -14,20 +14,28 @@ from typing import Final
 from gguf import MODEL_ARCH_NAMES
 
 from convert.architecture.bloom import BLOOM
+from convert.architecture.cohere import COHERE, COHERE2
+from convert.architecture.config_keys import check_keys
 from convert.architecture.deepseek_v3 import DEEPSEEK_V3
+from convert.architecture.falcon import FALCON
 from convert.architecture.family import Facts, Family
 from convert.architecture.gemma import GEMMA, GEMMA2
 from convert.architecture.gemma3 import GEMMA3
+from convert.architecture.gpt2 import GPT2, STARCODER
+from convert.architecture.gpt_neox import GPT_NEOX
 from convert.architecture.granite import GRANITE, GRANITE_MOE
 from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
 from convert.architecture.llama import LLAMA
-from convert.architecture.mapping import Mapped, map_tensors, plain_names
+from convert.architecture.mapping import Mapped, have_place, map_tensors, plain_names
 from convert.architecture.metadata import first_metadata_of, metadata_of
+from convert.architecture.mpt import MPT
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
 from convert.architecture.phi import PHI2, PHI3, PHI_MOE
 from convert.architecture.qwen import QWEN2, QWEN3
 from convert.architecture.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from convert.architecture.smollm3 import SMOLLM3
+from convert.architecture.stablelm import STABLELM
+from convert.architecture.starcoder2 import STARCODER2
 from convert.errors import UnsupportedError
 
 __all__ = [
@@ -37,9 +45,11 @@ __all__ = [
     "Fields",
     "Hyperparameters",
     "Mapped",
+    "check_keys",
     "facts_of",
     "find_family",
     "first_metadata_of",
+    "have_place",
     "map_tensors",
     "metadata_of",
     "plain_names",
@@ -66,6 +76,15 @@ FAMILIES: Final[tuple[Family, ...]] = (
     OLMO,
     OLMO2,
     OLMOE,
+    COHERE,
+    COHERE2,
+    STABLELM,
+    STARCODER2,
+    STARCODER,
+    GPT2,
+    GPT_NEOX,
+    FALCON,
+    MPT,
 )
 
 

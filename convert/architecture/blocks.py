@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final, Protocol
 
 from convert.architecture.family import Parts, Rule, as_stored, n_experts, n_layers
 from convert.architecture.hyperparameters import MAX_VOCABULARY
 from convert.architecture.metadata import head_dim
 from convert.architecture.rope import llama3_rope_factors, rope_of, rope_type
-from convert.checkpoint.views import Constant, Rows, Shifted, interleaved
+from convert.architecture.row_order import is_ggufs_own, rotary_rows
+from convert.checkpoint.views import Blocks, Constant, Rows, Shifted, concatenated
 from convert.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
     from convert.checkpoint import Tensor
 
 Make = Callable[["Tensor"], "Tensor"]
+
+
+class Matrix(Protocol):
+    """Yields the rules of a layer's matrix and of its bias, as `linear` does."""
+
+    def __call__(
+        self, name: str, n_out: int, n_in: int, make: Make = ..., *, needs_bias: bool = False
+    ) -> Iterator[Rule]:
+        """Yield them."""
+
 
 # The three matrices of a gated feed-forward, in the order in which stacks of experts are written by most families.
 DOWN_GATE_UP = ("down", "gate", "up")
@@ -36,14 +48,16 @@ def decoder(
     bias: bool = False,
     needs_output: bool = False,
     plus_one: bool = False,
+    rope_freqs: bool = False,
 ) -> Callable[[Hyperparameters, int], Iterator[Rule | Constant]]:
-    """Make a family's rules: factors of Llama 3's rotary scaling, embeddings, blocks, the last norm, the output.
+    """Make a family's rules: embeddings, blocks, the last norm, the output.
 
     block: yields the rules of one, `blk.0`. bias, plus_one: of the last norm. needs_output: see `output`.
+    rope_freqs: llama.cpp looks for the factors of Llama 3's rotary scaling.
     """
 
     def rules(h: Hyperparameters, _n_tokens: int) -> Iterator[Rule | Constant]:
-        if rope_type(h) == "llama3":
+        if rope_freqs and rope_type(h) == "llama3":
             yield Constant("rope_freqs.weight", llama3_rope_factors(rope_of(h), head_dim(h)).astype("<f4").tobytes())
         yield from embeddings(h)
         for layer in range(n_layers(h)):
@@ -113,7 +127,7 @@ def norm(name: str, n_values: int, *, plus_one: bool = False, bias: bool = False
 
 
 def _plus_one(tensor: Tensor) -> Tensor:
-    return Shifted(tensor, tensor.name, 1.0)
+    return tensor if is_ggufs_own(tensor.name) else Shifted(tensor, tensor.name, 1.0)
 
 
 def linear(
@@ -136,9 +150,9 @@ def attention(
 ) -> Iterator[Rule]:
     """Yield query, key, value and output. block: `blk.0`.
 
-    interleave: rotary halves are brought together, as GGUF's llama wants them. head_norms: queries and keys have one.
+    interleave: GGUF's architecture turns neighbouring rows, as llama's does. head_norms: queries and keys have one.
     output_bias: llama.cpp has a place for it.
-    Raises ConfigError for heads that cannot be.
+    Raises ConfigError for heads that cannot be; PlanError, when a rule is applied, for rows in an unknown order.
     """
     hidden, size = h.size("hidden_size"), head_dim(h)
     n_heads = h.size("num_attention_heads")
@@ -146,7 +160,7 @@ def attention(
     check_heads(h, n_heads, n_kv_heads, size)
 
     def rotary(tensor: Tensor) -> Tensor:
-        return interleaved(tensor, size) if interleave else tensor
+        return rotary_rows(tensor, head_dim=size, in_pairs=interleave)
 
     yield from linear(f"{block}.attn_q", n_heads * size, hidden, rotary)
     yield from linear(f"{block}.attn_k", n_kv_heads * size, hidden, rotary)
@@ -175,6 +189,54 @@ def feed_forward(hidden: int, inner: int, block: str, *, suffix: str = "", biase
     yield from linear(f"{block}.ffn_gate{suffix}", inner, hidden, no_bias=not biases)
     yield from linear(f"{block}.ffn_up{suffix}", inner, hidden, no_bias=not biases)
     yield from linear(f"{block}.ffn_down{suffix}", hidden, inner, no_bias=not biases)
+
+
+def ungated(
+    hidden: int, inner: int, block: str, matrix: Matrix = linear, *, needs_bias: bool = False
+) -> Iterator[Rule]:
+    """Yield a feed-forward without gate: up and down."""
+    yield from matrix(f"{block}.ffn_up", inner, hidden, needs_bias=needs_bias)
+    yield from matrix(f"{block}.ffn_down", hidden, inner, needs_bias=needs_bias)
+
+
+def one_after_the_other(n_groups: int, sizes: tuple[int, ...]) -> Make:
+    """Make the view that puts what is stored group by group one after the other: all queries, all keys, all values.
+
+    sizes: rows of each in a group.
+    """
+
+    def make(tensor: Tensor) -> Tensor:
+        if is_ggufs_own(tensor.name):
+            return tensor
+        period, first_rows = sum(sizes), accumulate(sizes, initial=0)
+        parts = (
+            Blocks(tensor, tensor.name, (n_groups * size, *tensor.shape[1:]), period, first, size)
+            for size, first in zip(sizes, first_rows, strict=False)
+        )
+        return concatenated(tensor.name, tuple(parts))
+
+    return make
+
+
+def fused_block(
+    block: str,
+    hidden: int,
+    inner: int,
+    *,
+    matrix: Matrix = linear,
+    make: Make = as_stored,
+    n_qkv: int | None = None,
+    bias: bool = True,
+) -> Iterator[Rule]:
+    """Yield a block of GPT-2's kind: norms, queries, keys and values in one matrix, a feed-forward without gate.
+
+    make, n_qkv: that matrix' view and rows. bias: all have one.
+    """
+    yield from norm(f"{block}.attn_norm", hidden, bias=bias)
+    yield from matrix(f"{block}.attn_qkv", n_qkv or 3 * hidden, hidden, make, needs_bias=bias)
+    yield from matrix(f"{block}.attn_output", hidden, hidden, needs_bias=bias)
+    yield from norm(f"{block}.ffn_norm", hidden, bias=bias)
+    yield from ungated(hidden, inner, block, matrix, needs_bias=bias)
 
 
 def experts(h: Hyperparameters, inner: int, block: str, order: tuple[str, ...] = DOWN_GATE_UP) -> Iterator[Rule]:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, Keys
 
-from convert.architecture.blocks import linear, norm
+from convert.architecture.blocks import fused_block, norm, one_after_the_other
 from convert.architecture.family import Facts, Family, Rule, n_layers
 from convert.architecture.metadata import U32, computed, f32, u32
-from convert.checkpoint.views import Blocks, concatenated
 from convert.errors import ConfigError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from convert.architecture.hyperparameters import Hyperparameters
-    from convert.checkpoint import Tensor
 
 _WIDTH: Final = ("hidden_size", "n_embed")
 _HEADS: Final = ("n_head", "num_attention_heads")
@@ -34,23 +32,12 @@ def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
     if hidden % n_heads:
         raise ConfigError(f"`hidden_size` {hidden} is not a multiple of `n_head` {n_heads} in {h.where}")
 
-    def one_after_the_other(tensor: Tensor) -> Tensor:
-        size = hidden // n_heads
-        shape = (hidden, *tensor.shape[1:])
-        parts = (Blocks(tensor, tensor.name, shape, 3 * size, part * size, size) for part in range(3))
-        return concatenated(tensor.name, tuple(parts))
-
+    make = one_after_the_other(n_heads, (hidden // n_heads,) * 3)
     vocabulary = (h.size("vocab_size"), hidden)
     yield Rule("token_embd.weight", vocabulary)
     yield from norm("token_embd_norm", hidden, bias=True)
     for layer in range(n_layers(h)):
-        block = f"blk.{layer}"
-        yield from norm(f"{block}.attn_norm", hidden, bias=True)
-        yield from linear(f"{block}.attn_qkv", 3 * hidden, hidden, one_after_the_other, needs_bias=True)
-        yield from linear(f"{block}.attn_output", hidden, hidden, needs_bias=True)
-        yield from norm(f"{block}.ffn_norm", hidden, bias=True)
-        yield from linear(f"{block}.ffn_up", 4 * hidden, hidden, needs_bias=True)
-        yield from linear(f"{block}.ffn_down", hidden, 4 * hidden, needs_bias=True)
+        yield from fused_block(f"blk.{layer}", hidden, 4 * hidden, make=make)
     yield from norm("output_norm", hidden, bias=True)
     yield Rule("output.weight", vocabulary, required=False)
 

@@ -24,7 +24,7 @@ from convert.architecture.blocks import (
     tied_output,
 )
 from convert.architecture.family import Facts, Family, Rule, n_experts, n_layers
-from convert.architecture.metadata import BOOL, COMMON, F32, SILU, U32, computed, f32, u32
+from convert.architecture.metadata import BOOL, COMMON, F32, U32, computed, f32, u32
 from convert.checkpoint.views import Blocks, Transposed
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -118,7 +118,6 @@ DEEPSEEK_V3: Final = Family(
     hf_names=("DeepseekV3ForCausalLM",),
     arch=MODEL_ARCH.DEEPSEEK2,
     metadata=(
-        SILU,
         *COMMON,
         computed(Keys.Attention.HEAD_COUNT_KV, U32, lambda _: 1),  # attention runs on one packed head
         f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", default=1e-6),

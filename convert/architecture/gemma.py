@@ -1,7 +1,6 @@
 """Gemma and Gemma 2. Source: conversion/gemma.py, GemmaModel and Gemma2Model @ 0c1e570.
 
-A norm is multiplied by 1 + weight, and GGUF holds the sum. The embeddings are the output matrix, always. What llama.cpp
-knows of a Gemma by its number of layers, or does not read at all, a config must not say otherwise.
+A norm is multiplied by 1 + weight, and GGUF holds the sum. The embeddings are the output matrix, always.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, embeddings, feed_forward, norm, tied_output
 from convert.architecture.family import Facts, Family, n_layers
-from convert.architecture.metadata import GELU_TANH, U32, Row, computed, f32, head_dim, only, required, u32
+from convert.architecture.metadata import U32, Row, computed, f32, head_dim, required, u32
 from convert.architecture.rope import rope_beyond_defaults
 from convert.errors import UnsupportedError
 from convert.tokenizer import GEMMA_1_TOKENIZER, GEMMA_TOKENIZER
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from convert.architecture.family import Rule
     from convert.architecture.hyperparameters import Hyperparameters
-    from convert.architecture.metadata import Value
 
 
 def _tensors(h: Hyperparameters, n_tokens: int, *, post_norms: bool) -> Iterator[Rule]:
@@ -46,24 +44,6 @@ def gemma_layer(h: Hyperparameters, block: str, *, post_norms: bool = True, head
         yield from norm(f"{block}.post_ffw_norm", hidden, plus_one=True)
 
 
-def query_scale(n_layers_by_heads: int) -> Row:
-    """Check `query_pre_attn_scalar`, which llama.cpp takes for the head size.
-
-    n_layers_by_heads: of the model, the largest, where it is hidden_size / num_attention_heads.
-    Raises UnsupportedError for another value.
-    """
-
-    def values(h: Hyperparameters) -> Iterator[Value]:
-        scalar, size = h.number("query_pre_attn_scalar"), head_dim(h)
-        if n_layers(h) == n_layers_by_heads:
-            size = h.size("hidden_size") // h.size("num_attention_heads")
-        if scalar is not None and scalar != size:
-            raise UnsupportedError(f"`query_pre_attn_scalar` in {h.where} is {scalar}, llama.cpp computes with {size}")
-        yield from ()
-
-    return Row(values)
-
-
 def window_period(usual: int) -> Row:
     """Make a row of n where every nth layer has full attention, and the others a window.
 
@@ -72,8 +52,8 @@ def window_period(usual: int) -> Row:
     """
 
     def period(h: Hyperparameters) -> int | None:
-        kinds = h.get("layer_types")
-        if not isinstance(kinds, list):
+        kinds = h.texts("layer_types")
+        if kinds is None:
             found = h.optional_size("sliding_window_pattern") or usual
         else:
             found = kinds.index("full_attention") + 1 if "full_attention" in kinds else max(len(kinds) + 1, usual)
@@ -101,13 +81,7 @@ _FACTS: Final = Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_h
 GEMMA: Final = Family(
     hf_names=("GemmaForCausalLM",),
     arch=MODEL_ARCH.GEMMA,
-    metadata=(
-        only(
-            ("hidden_act",), ("gelu_pytorch_tanh", "gelu")
-        ),  # "gelu" in a Gemma's config is the other, transformers says
-        *_METADATA,
-        Row(rope_beyond_defaults),
-    ),
+    metadata=(*_METADATA, Row(rope_beyond_defaults)),
     tensors=partial(_tensors, post_norms=False),
     facts=_FACTS,
     left_out=tied_output,
@@ -117,8 +91,6 @@ GEMMA2: Final = Family(
     hf_names=("Gemma2ForCausalLM",),
     arch=MODEL_ARCH.GEMMA2,
     metadata=(
-        GELU_TANH,
-        query_scale(46),
         *_METADATA,
         required(f32(Keys.LLM.ATTN_LOGIT_SOFTCAPPING, "attn_logit_softcapping"), "attn_logit_softcapping"),
         required(f32(Keys.LLM.FINAL_LOGIT_SOFTCAPPING, "final_logit_softcapping"), "final_logit_softcapping"),

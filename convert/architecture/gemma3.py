@@ -11,8 +11,8 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import cut_embeddings, norm
 from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.gemma import gemma_layer, query_scale, window_period
-from convert.architecture.metadata import COMMON, F32, GELU_TANH, U32, computed, f32, u32
+from convert.architecture.gemma import gemma_layer, window_period
+from convert.architecture.metadata import COMMON, F32, U32, computed, f32, u32
 from convert.architecture.rope import rope_base
 from convert.errors import UnsupportedError
 from convert.tokenizer import GEMMA_TOKENIZER
@@ -46,8 +46,6 @@ GEMMA3: Final = Family(
     hf_names=("Gemma3ForCausalLM",),
     arch=MODEL_ARCH.GEMMA3,
     metadata=(
-        GELU_TANH,
-        query_scale(62),
         *COMMON,
         u32(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings", default=131072),
         u32(Keys.Attention.HEAD_COUNT, "num_attention_heads", default=8),

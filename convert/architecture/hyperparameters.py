@@ -47,18 +47,22 @@ class Fields:
     """Typed access to a JSON object; an error names the key and `where` it stands.
 
     Of several keys the first present one counts, null included; null reads as absent.
+    asked: every key that was looked for, so that it can be told which were not.
     Raises ConfigError for a value of another type, or an absurd one.
     """
 
     values: Mapping[str, Any] = field(repr=False)
     where: str
+    asked: set[str] = field(default_factory=set, repr=False, compare=False, kw_only=True)
 
     def get(self, *keys: str) -> Any:  # noqa: ANN401 - JSON
         """Give the value of the first present key as it stands, None where none is (the reference's find_hparam)."""
+        self.asked.update(keys)
         return next((self.values[key] for key in keys if key in self.values), None)
 
     def has(self, *keys: str) -> bool:
         """Whether one of the keys is there, null or not."""
+        self.asked.update(keys)
         return any(key in self.values for key in keys)
 
     def key(self, *keys: str) -> str:
@@ -111,6 +115,13 @@ class Fields:
             raise self.wrong(keys, "a string")
         return value
 
+    def texts(self, *keys: str) -> list[str] | None:
+        """Give a list of strings."""
+        value = self.get(*keys)
+        if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+            raise self.wrong(keys, "a list of strings")
+        return value
+
     def mapping(self, *keys: str) -> Mapping[str, Any]:
         """Give an object, an empty one where it is absent or null."""
         value = self.get(*keys)
@@ -127,12 +138,6 @@ class Fields:
 class Rope(Fields):
     """The rotary embedding's parameters: those of all layers, or an object for each kind of layer."""
 
-    def number(self, *keys: str) -> float | None:
-        """Give a number; a flag, a string and a list carry none (`"finetuned": true` and the like)."""
-        if isinstance(self.get(*keys), (bool, str, list)):
-            return None
-        return Fields.number(self, *keys)
-
     def original_length(self) -> int | None:
         """Give the context length before scaling; it may be written 8192.0."""
         length = self.number(_LENGTH)
@@ -143,12 +148,14 @@ class Rope(Fields):
     @property
     def full_attention(self) -> Rope:
         """Those of the layers with full attention, which are those of all layers where no kinds are told apart."""
-        return Rope(self.mapping("full_attention"), self.where) if "full_attention" in self.values else self
+        if "full_attention" not in self.values:
+            return self
+        return Rope(self.mapping("full_attention"), self.where, asked=self.asked)
 
     @property
     def sliding_attention(self) -> Rope:
         """Those of the layers with sliding attention; empty where no kinds are told apart."""
-        return Rope(self.mapping("sliding_attention"), self.where)
+        return Rope(self.mapping("sliding_attention"), self.where, asked=self.asked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ LLAMA: Final = Family(
         u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
         computed(Keys.Rope.DIMENSION_COUNT, U32, head_dim),
     ),
-    tensors=decoder(_block),
+    tensors=decoder(_block, rope_freqs=True),
     parts=(
         Parts(
             rf"{_MOE}\.experts\.gate_up_proj",

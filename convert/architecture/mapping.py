@@ -28,7 +28,8 @@ _BUFFERS: Final = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv
 # conversion/base.py, ModelBase.filter_tensors @ 0c1e570
 _COMMON_RENAMES: Final = ((r"e_score_correction_bias$", "e_score_correction.bias"),)
 _WHOLE: Final = -1  # the place of a tensor that is no part of a stack
-_EXPERT: Final = re.compile(r"\.experts\.(\d+)\.")
+# A member of a stack: an expert, which gguf's map has that word for, or a head's norm.
+_MEMBER: Final = re.compile(r"(\.experts|\.norms)\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,15 @@ def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor
     )
 
 
+def have_place(family: Family, h: Hyperparameters, names: Iterable[str], *, n_tokens: int) -> list[str]:
+    """Say which of these names, of tensors that are in no file, mean something that the GGUF would hold."""
+    rules = {rule.source for rule in family.tensors(h, n_tokens) if isinstance(rule, Rule)}
+    if h.flag("tie_word_embeddings"):
+        rules -= {"output.weight"}
+    locate = _locator(family, h)
+    return [name for name in names if family.left_out(h, name) is None and locate(name)[0] in rules]
+
+
 def _gather(
     family: Family, h: Hyperparameters, names: Iterable[str], rules: Sequence[Rule]
 ) -> tuple[dict[str, dict[int, str]], Counter[str]]:
@@ -137,10 +147,11 @@ def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, i
     def locate(name: str) -> tuple[str, int]:
         for pattern, new in renames:
             name = pattern.sub(new, name)
-        expert = _EXPERT.search(name)
-        whole = name if expert is None else f"{name[: expert.start()]}.experts.{name[expert.end() :]}"
-        index = _WHOLE if expert is None else int(expert[1])
-        return name_map.get_name(whole, try_suffixes=(".weight", ".bias")) or "", index
+        member = _MEMBER.search(name)
+        if member is None:
+            return name_map.get_name(name, try_suffixes=(".weight", ".bias")) or "", _WHOLE
+        stack = f"{name[: member.start()]}{member[1].removesuffix('.norms')}.{name[member.end() :]}"
+        return name_map.get_name(stack, try_suffixes=(".weight", ".bias")) or "", int(member[2])
 
     return locate
 

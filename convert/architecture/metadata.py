@@ -147,7 +147,6 @@ def _windows(h: Hyperparameters) -> Iterator[Value]:
 WINDOWS: Final = Row(_windows)
 _ACTIVATION: Final = ("hidden_act", "hidden_activation", "activation_function", "activation")
 SILU: Final = only(_ACTIVATION, ("silu", "swish"))
-GELU_TANH: Final = only(("hidden_activation", "hidden_act"), ("gelu_pytorch_tanh",))
 GELU: Final = only(_ACTIVATION, ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"))
 
 

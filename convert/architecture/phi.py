@@ -15,7 +15,7 @@ from gguf import MODEL_ARCH, Keys
 from convert.architecture.blocks import attention, check_heads, decoder, experts, linear, norm, tied_output
 from convert.architecture.family import N_EXPERTS, Facts, Family, Parts, Rule, n_layers
 from convert.architecture.hyperparameters import MAX_EXPERTS
-from convert.architecture.metadata import BOOL, F32, GELU, SILU, U32, Row, computed, f32, head_dim, only, required, u32
+from convert.architecture.metadata import BOOL, F32, U32, Row, computed, f32, head_dim, only, required, u32
 from convert.architecture.rope import rope_base, rope_beyond_defaults, rope_of
 from convert.checkpoint.views import Constant
 from convert.errors import ConfigError, UnsupportedError
@@ -150,7 +150,6 @@ def _metadata(*, context: Row) -> tuple[Row, ...]:
 
 
 _PHI3_METADATA: Final = (
-    SILU,
     u32(Keys.LLM.CONTEXT_LENGTH, *_CONTEXT),
     *_metadata(context=computed(Keys.Rope.SCALING_ORIG_CTX_LEN, U32, _original_length)),
     required(f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps"), "rms_norm_eps"),
@@ -165,7 +164,6 @@ PHI2: Final = Family(
     hf_names=("PhiForCausalLM",),
     arch=MODEL_ARCH.PHI2,
     metadata=(
-        GELU,
         only(("qk_layernorm",), (False,)),
         *_metadata(context=u32(Keys.LLM.CONTEXT_LENGTH, *_CONTEXT)),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_epsilon", "layer_norm_eps"),

@@ -12,7 +12,7 @@ from gguf import MODEL_ARCH
 
 from convert.architecture.blocks import decoder, gated_block
 from convert.architecture.family import Facts, Family
-from convert.architecture.metadata import COMMON, SILU
+from convert.architecture.metadata import COMMON
 from convert.tokenizer import QWEN_TOKENIZER
 
 _FACTS: Final = Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True)
@@ -20,7 +20,7 @@ _FACTS: Final = Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_h
 QWEN2: Final = Family(
     hf_names=("Qwen2ForCausalLM",),
     arch=MODEL_ARCH.QWEN2,
-    metadata=(SILU, *COMMON),
+    metadata=COMMON,
     tensors=decoder(partial(gated_block, biases=False)),
     facts=_FACTS,
     tokenizer=QWEN_TOKENIZER,
@@ -28,7 +28,7 @@ QWEN2: Final = Family(
 QWEN3: Final = Family(
     hf_names=("Qwen3ForCausalLM",),
     arch=MODEL_ARCH.QWEN3,
-    metadata=(SILU, *COMMON),
+    metadata=COMMON,
     tensors=decoder(partial(gated_block, head_norms=True, biases=False)),
     facts=_FACTS,
     tokenizer=QWEN_TOKENIZER,

@@ -13,7 +13,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import FUSED_EXPERTS, attention, decoder, experts, feed_forward, norm, tied_output
 from convert.architecture.family import Facts, Family, Rule
-from convert.architecture.metadata import COMMON, SILU, u32
+from convert.architecture.metadata import COMMON, u32
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ def _block(h: Hyperparameters, block: str, *, head_norms: bool = False) -> Itera
 
 
 _METADATA: Final = (
-    SILU,
     *COMMON,
     u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size"),
     u32(Keys.LLM.EXPERT_SHARED_FEED_FORWARD_LENGTH, _SHARED),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from gguf import GGUFValueType, Keys, RopeScalingType
 
-from convert.errors import PlanError, UnsupportedError
+from convert.errors import ConfigError, PlanError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +54,8 @@ def rope_type(h: Hyperparameters) -> str | None:
         value = rope.number(key)
         if value is not None and value <= 0:
             raise PlanError(f"`{key}` in config.json is {value}, wanted a positive number")
+        if kind == "llama3" and value is None and rope.has(key):
+            raise rope.wrong((key,), "a positive number")
     if kind == "llama3" and _number(rope, "low_freq_factor", 1.0) == _number(rope, "high_freq_factor", 4.0):
         raise PlanError("the rope scaling's `low_freq_factor` and `high_freq_factor` in config.json are equal")
     return kind
@@ -65,13 +67,15 @@ def _number(rope: Fields, key: str, default: float) -> float:
 
 
 def rope_scaling(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]:
-    """Yield the entries of linear scaling and YaRN."""
+    """Yield the entries of linear scaling and YaRN; ConfigError where no factor is said."""
     kind, rope = rope_type(h), rope_of(h)
     if kind in _LONG:
         raise UnsupportedError(f"rope scaling `{kind}` in config.json", hint=f"supported are {', '.join(_TYPES)}")
-    factor = rope.number("factor")
-    if kind not in ("linear", "yarn") or factor is None:
+    if kind not in ("linear", "yarn"):
         return
+    factor = rope.number("factor")
+    if factor is None:
+        raise ConfigError(f"{rope.where} lacks `factor`", hint="it is the longest context over the original one")
     named = RopeScalingType.LINEAR if kind == "linear" else RopeScalingType.YARN
     yield Keys.Rope.SCALING_TYPE, named.value, GGUFValueType.STRING
     yield Keys.Rope.SCALING_FACTOR, factor, _F32
@@ -90,10 +94,7 @@ def rope_base(h: Hyperparameters) -> float | None:
 
 
 def rope_beyond_defaults(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]:
-    """Yield scaling, and a base frequency that is not llama.cpp's own, where the reference leaves both out.
-
-    It then runs them as if there were none.
-    """
+    """Yield scaling, and a base frequency that is not llama.cpp's own, where the reference forgets both."""
     yield from rope_scaling(h)
     base = rope_base(h)
     if base is not None and base != _DEFAULT_BASE:

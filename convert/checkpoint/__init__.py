@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from convert.checkpoint.index import check_weight_map, merge
+from convert.checkpoint.index import absent_tensors, compare, merge
 from convert.checkpoint.json_file import read_json
 from convert.checkpoint.parts import Parts, WeightFormat, choose_parts
 from convert.checkpoint.safetensors_file import read_safetensors
@@ -31,7 +31,10 @@ from convert.checkpoint.source_files import RowSource, SourceFiles
 from convert.checkpoint.torch_file import read_torch_file
 from convert.checkpoint.wrapped_names import unwrap_names
 from convert.errors import CheckpointError, ConfigError
-from convert.shown import shown
+from convert.shown import shown, shown_list
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "Checkpoint",
@@ -57,19 +60,39 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """
     parts = choose_parts(Path(directory))
     files, notes = _read(parts)
-    sources = merge(files)
-    if parts.index is not None and parts.weight_map is not None:
-        check_weight_map(parts.weight_map, sources, index=parts.index)
+    sources = merge(files, {name: parts.directory / file for name, file in (parts.weight_map or {}).items()})
     if not sources:
         raise CheckpointError(f"{shown(parts.directory)} has no tensors in its weights")
-    tensors, more_notes = unwrap_names(sources)
+    config = _config(parts.directory)
+    absent, lacking, more_notes = _held_against_index(parts, sources, config)
+    tensors, wrappers = unwrap_names(sources)
     return Checkpoint(
         directory=parts.directory,
         tensors=MappingProxyType(tensors),
         files=tuple(WeightFile(path, path.stat().st_size) for path in parts.paths),
-        config=_config(parts.directory),
-        notes=(*parts.notes, *notes, *more_notes),
+        config=config,
+        notes=(*parts.notes, *notes, *more_notes, *wrappers),
+        lacking=lacking,
+        absent=absent,
     )
+
+
+def _held_against_index(
+    parts: Parts, sources: Mapping[str, TensorSource], config: Mapping[str, Any] | ConfigError | None
+) -> tuple[tuple[str, ...], CheckpointError | None, tuple[str, ...]]:
+    """Return the tensors that the index names and no file has, what is wrong if the model needs them, and notes."""
+    if parts.index is None or parts.weight_map is None:
+        return (), parts.lacking, ()
+    notes = compare(parts.weight_map, sources, index=parts.index)
+    absent = tuple(name for name in parts.weight_map if name not in sources)
+    is_tied = isinstance(config, dict) and config.get("tie_word_embeddings") is True
+    if is_tied and all(name.endswith("lm_head.weight") for name in absent) and absent:
+        return (), None, (*notes, f"{shown_list(list(absent))} is in no file: the output is the embeddings")
+    if absent:
+        return absent, parts.lacking or absent_tensors(parts.weight_map, absent, index=parts.index), notes
+    if parts.lacking is not None:
+        notes = (*notes, f"{parts.lacking.message}; all its tensors are in the others")
+    return (), None, notes
 
 
 def _config(directory: Path) -> dict[str, Any] | ConfigError | None:

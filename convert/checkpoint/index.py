@@ -1,13 +1,16 @@
 """The index of a sharded checkpoint, and the rule that keeps its files inside it.
 
-An index entry is a relative path without `..`. The file it names, links followed, must lie in the model directory; or,
-where that is a snapshot of a Hugging Face cache, in the same cached repository, since a cache's snapshots are links:
+An index entry is a relative path without `..`: an index is data from elsewhere, and may not point out of the model
+directory. A link in the directory is its owner's: shards linked in from another disk or from a cache are followed, with
+a note where they lead out. What is *copied* from a directory, its tokenizer and the like, must lie in it, links
+followed; or, where it is a snapshot of a Hugging Face cache, in the same repository, since its snapshots are links:
 
     models--org--name/            the repository: has `snapshots` and `blobs`
     ├── blobs/HASH                the bytes
     └── snapshots/REV/FILE   ->   ../../blobs/HASH
 
-The rule holds for every file of weights found in a directory, indexed or not; a file that the user names is the user's.
+Which tensor is where, the files say. What the index says otherwise is a note, and what it names and no file has is
+kept for whoever can tell whether the model needs it.
 """
 
 from __future__ import annotations
@@ -53,31 +56,43 @@ def _fault_in_entry(file_name: str, suffix: str) -> str | None:
     return None
 
 
-def require_files(directory: Path, names: Iterable[str], *, wanted_by: str) -> None:
-    """Raise CheckpointError listing every file that is missing from the directory, or that links out of it."""
-    names = list(names)
-    missing = [name for name in names if not _exists(directory / name)]
-    if missing:
-        count = f"{len(missing)} of {len(names)} files"
-        raise CheckpointError(
-            f"{shown(directory)} lacks {count} that {wanted_by} names: {shown_list(missing)}",
-            hint="download the checkpoint again: `hf download` resumes where it stopped",
-        )
-    for name in names:
-        require_inside(directory, directory / name)
+def missing_of(directory: Path, names: Iterable[str]) -> list[str]:
+    """List the files that are not in the directory."""
+    return [name for name in names if not _exists(directory / name)]
+
+
+def lacks_files(directory: Path, missing: Sequence[str], n_wanted: int, *, wanted_by: str) -> CheckpointError:
+    """Make the error that lists every file that is missing from the directory."""
+    return CheckpointError(
+        f"{shown(directory)} lacks {len(missing)} of {n_wanted} files that {wanted_by} names: {shown_list([*missing])}",
+        hint="download the checkpoint again: `hf download` resumes where it stopped",
+    )
+
+
+def link_notes(directory: Path, paths: Iterable[Path]) -> tuple[str, ...]:
+    """Tell which files are links out of the directory; CheckpointError for one that leads nowhere."""
+    outside = [path for path in paths if not _is_inside(directory, path)]
+    if not outside:
+        return ()
+    to = sorted({str(path.resolve().parent) for path in outside})
+    return (f"follows links out of the directory, to {shown_list(to)}: {shown_list([p.name for p in outside])}",)
 
 
 def require_inside(directory: Path, path: Path) -> None:
     """Raise CheckpointError if a path, links followed, leaves the model directory and its cached repository."""
+    if not _is_inside(directory, path):
+        raise CheckpointError(
+            f"{shown(path)} is a link out of the checkpoint, to {shown(path.resolve())}",
+            hint="put the file itself there",
+        )
+
+
+def _is_inside(directory: Path, path: Path) -> bool:
     try:
         resolved = path.resolve()
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         raise CheckpointError(f"{shown(path)} is a link that leads nowhere") from error
-    if not any(resolved.is_relative_to(root) for root in _roots(directory.resolve())):
-        raise CheckpointError(
-            f"{shown(path)} is a link out of the checkpoint, to {shown(resolved)}",
-            hint="put the file itself there, or name the directory that has it",
-        )
+    return any(resolved.is_relative_to(root) for root in _roots(directory.resolve()))
 
 
 def _roots(directory: Path) -> list[Path]:
@@ -101,43 +116,49 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def check_weight_map(weight_map: Mapping[str, str], sources: Mapping[str, TensorSource], *, index: Path) -> None:
-    """Check that an index and its files tell the same: each tensor, and the file it is in.
+def compare(weight_map: Mapping[str, str], sources: Mapping[str, TensorSource], *, index: Path) -> tuple[str, ...]:
+    """Tell where an index and its files do not say the same; the files are right.
 
-    Raises CheckpointError naming the tensors that are in one only, or the first that is in another file.
+    conversion/base.py, ModelBase.index_tensors @ 0c1e570 refuses names that are in one only.
     """
-    # conversion/base.py, ModelBase.index_tensors @ 0c1e570 compares the names, not which file has a tensor.
-    missing = [name for name in weight_map if name not in sources]
-    if missing:
-        files = sorted({weight_map[name] for name in missing})
-        raise CheckpointError(
-            f"{shown(index)} names {len(missing)} tensors that are not in their files: {shown_list(missing)},"
-            f" looked for in {shown_list(files)}"
-        )
     extra = [name for name in sources if name not in weight_map]
+    moved = [name for name, file in weight_map.items() if name in sources and sources[name].path != index.parent / file]
+    notes = []
     if extra:
-        files = sorted({source.path.name for name, source in sources.items() if name not in weight_map})
-        raise CheckpointError(
-            f"{shown(index)} does not name {len(extra)} tensors that its files have: {shown_list(extra)},"
-            f" found in {shown_list(files)}"
+        notes.append(f"{shown(index.name)} does not name {len(extra)} tensors that its files have: {shown_list(extra)}")
+    if moved:
+        files = sorted({sources[name].path.name for name in moved})
+        notes.append(
+            f"{shown(index.name)} puts {len(moved)} tensors elsewhere than they are, in {shown_list(files)}:"
+            f" {shown_list(moved)}"
         )
-    for name, file_name in weight_map.items():
-        if sources[name].path != index.parent / file_name:
-            got = sources[name].path.name
-            raise CheckpointError(f"{shown(index)} puts {shown(name)} in {shown(file_name)}, it is in {shown(got)}")
+    return tuple(notes)
 
 
-def merge(parts: Sequence[Sequence[TensorSource]]) -> dict[str, TensorSource]:
-    """Put the tensors of several files into one map, in order.
+def absent_tensors(weight_map: Mapping[str, str], absent: Sequence[str], *, index: Path) -> CheckpointError:
+    """Make the error for tensors that an index names and no file has."""
+    files = sorted({weight_map[name] for name in absent})
+    return CheckpointError(
+        f"{shown(index)} names {len(absent)} tensors that are not in their files: {shown_list(list(absent))},"
+        f" looked for in {shown_list(files)}"
+    )
 
-    Raises CheckpointError if two have a tensor of one name: the reference would silently take the later.
+
+def merge(parts: Sequence[Sequence[TensorSource]], meant: Mapping[str, Path] | None = None) -> dict[str, TensorSource]:
+    """Put the tensors of several files into one map, in order; of one in two files, that of the file that is meant.
+
+    Raises CheckpointError if two have a tensor of one name, and no index tells: the reference silently takes the later.
     """
+    meant = meant or {}
     merged: dict[str, TensorSource] = {}
-    for part in parts:
-        for source in part:
-            if (first := merged.setdefault(source.name, source)) is not source:
-                raise CheckpointError(
-                    f"tensor {shown(source.name)} is in {shown(first.path)} and in {shown(source.path)}, wanted once",
-                    hint="to convert one of them, name the file instead of the directory",
-                )
+    for source in (source for part in parts for source in part):
+        first = merged.get(source.name)
+        if first is None or source.path == meant.get(source.name):
+            merged.pop(source.name, None)
+            merged[source.name] = source
+        elif first.path != meant.get(source.name):
+            raise CheckpointError(
+                f"tensor {shown(source.name)} is in {shown(first.path)} and in {shown(source.path)}, wanted once",
+                hint="to convert one of them, name the file instead of the directory",
+            )
     return merged

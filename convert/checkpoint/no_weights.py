@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.index import cached_name
-from convert.errors import CheckpointError
+from convert.errors import CheckpointError, Remedy
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 _LOOKED_FOR: Final = "`model*.safetensors`, `pytorch_model*.bin` or one `.pt`, `.pth` or `.ckpt`"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # What is there instead → what to do; the first row that fits is told.
-_INSTEAD: Final[tuple[tuple[Callable[[str], bool], str, str], ...]] = (
+_INSTEAD: Final[tuple[tuple[Callable[[str], bool], str, str | Remedy], ...]] = (
     (
         lambda name: name in {"adapter_model.safetensors", "adapter_model.bin"},
         "it has a LoRA adapter",
-        "convert it with its base: `convert all BASE OUTDIR --merge ADAPTER`",
+        Remedy.GIVE_BASE,
     ),
     (
         lambda name: name.endswith(".gguf"),
         "it has a GGUF",
-        "an F32, F16 or BF16 GGUF is quantized with `convert quantize`",
+        Remedy.QUANTIZE_GGUF,
     ),
     (
         lambda name: re.fullmatch(r"consolidated.*\.pth", name) is not None,
@@ -90,6 +90,8 @@ def no_weights(directory: Path, names: Sequence[str]) -> CheckpointError:
     for fits, what, hint in _INSTEAD:
         if found := [name for name in names if fits(name)]:
             message = f"{shown(directory)} has no weights, looked for {_LOOKED_FOR}; {what}: {shown_list(found)}"
+            if isinstance(hint, Remedy):
+                return CheckpointError(message, remedies=(hint,), facts={"adapter": directory})
             return CheckpointError(message, hint=hint)
     if inner := adapters_inside(directory):
         return CheckpointError(f"{shown(directory)} has adapters in it: {shown_list(inner)}", hint="name one of them")

@@ -1,25 +1,30 @@
-"""Which files of a directory are the model: safetensors before `pytorch_model*.bin` before one bare state dict.
+"""Which files of a directory are the model, in the order in which transformers looks for them.
 
-Where the reference reads a directory, the choice and the order are its own (conversion/base.py,
-ModelBase.index_tensors @ 0c1e570): the files that an index names, else every `model*.safetensors`, else every
-`pytorch_model*.bin`; sorted by name. A bare `.pt`, `.pth` or `.ckpt` it does not read, nor what AutoGPTQ saves, which
-is called `gptq_model-4bit-128g.safetensors`, or as its user likes.
+    model.safetensors                  alone, before an index of shards: a second save leaves the old one beside it
+    model.safetensors.index.json       the files that it names
+    model*.safetensors                 all of them
+    pytorch_model.bin …                the same three
+    X-00001-of-00002.safetensors …     shards of one other name, as AutoGPTQ's user likes to call them
+    one .pt, .pth or .ckpt             a bare state dict
+
+Source: transformers 5.23, modeling_utils.py, _get_resolved_checkpoint_files. The order of files is the reference's, by
+name (conversion/base.py, ModelBase.index_tensors @ 0c1e570), which takes an index before the single file.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from convert.checkpoint.index import read_weight_map, require_files, require_inside
+from convert.checkpoint.index import lacks_files, link_notes, missing_of, read_weight_map
 from convert.checkpoint.no_weights import missing_path, no_weights
-from convert.errors import CheckpointError
+from convert.errors import CheckpointError, Remedy
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -32,7 +37,10 @@ class WeightFormat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The files that hold a model, in the order to read them, and the index that named them, if one did."""
+    """The files that hold a model, in the order to read them, and the index that named them, if one did.
+
+    lacking: what is wrong if the files that are there do not hold the whole model.
+    """
 
     directory: Path
     weight_format: WeightFormat
@@ -40,6 +48,7 @@ class Parts:
     index: Path | None = None
     weight_map: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
+    lacking: CheckpointError | None = None
 
 
 BARE_SUFFIXES: Final = (".pt", ".pth", ".ckpt")
@@ -54,14 +63,14 @@ _TRAINER_FILE: Final = re.compile(
     r"(optimizer|scheduler|scaler|training_args|trainer_state|rng_state(_\d+)?)\.(pt|pth|bin)|consolidated.*\.pth"
 )
 _AUTOGPTQ_CONFIG: Final = "quantize_config.json"  # auto_gptq 0.7.1, modeling/_base.py, save_quantized
+_EXLLAMA: Final = frozenset({"output"})  # what it calls its shards, which are not decoded
 _HQQ_PICKLE: Final = "qmodel.pt"  # hqq 0.2.8, models/base.py: no state dict, a dict of each layer's
 
 
 def choose_parts(path: Path) -> Parts:
-    """Choose the files to read: of a model directory, or the one file that the path names.
+    """Choose the files to read: of a model directory, of a repository in the Hub's cache, or the one file named.
 
-    Raises CheckpointError if there is nothing to read, if files are missing or link out of the directory, or if several
-    state dicts could be meant.
+    Raises CheckpointError if there is nothing to read, or if several state dicts could be meant.
     """
     try:
         return _choose_parts(path)
@@ -74,35 +83,71 @@ def _choose_parts(path: Path) -> Parts:
         raise missing_path(path)
     if not path.is_dir():
         return _named_file(path)
+    path = _snapshot_of(path) or path
     parts = _choose(path, sorted(entry.name for entry in path.iterdir()))
-    _require_all_numbers(parts)
-    for part in parts.paths:
-        require_inside(path, part)
-    return parts
+    return replace(parts, notes=(*parts.notes, *link_notes(path, parts.paths)))
+
+
+def _snapshot_of(repository: Path) -> Path | None:
+    """Return what a repository in the Hub's cache has of its main branch, or its one snapshot."""
+    snapshots, main = repository / "snapshots", repository / "refs" / "main"
+    if not snapshots.is_dir() or not (repository / "blobs").is_dir():
+        return None
+    found = [entry for entry in snapshots.iterdir() if entry.is_dir()]
+    named = [entry for entry in found if main.is_file() and entry.name == main.read_text(encoding="utf-8").strip()]
+    return next(iter(named or (found if len(found) == 1 else ())), None)
 
 
 def _choose(directory: Path, names: Sequence[str]) -> Parts:
-    safetensors = _matching(names, "model", ".safetensors")
-    if safetensors or (directory / "model.safetensors.index.json").is_file():
-        return _whole_or_sharded(directory, names, safetensors, "model", WeightFormat.SAFETENSORS)
-    bins = _matching(names, "pytorch_model", ".bin")
-    if bins or (directory / "pytorch_model.bin.index.json").is_file():
-        return _whole_or_sharded(directory, names, bins, "pytorch_model", WeightFormat.TORCH)
-    return _from_autogptq(directory, names) or _bare(directory, names)
+    # An index of which no file is there is a leftover, unless there is nothing else.
+    choices = [parts for parts in _choices(directory, names) if parts is not None]
+    for parts in choices:
+        if parts.paths:
+            return parts
+    for parts in choices:
+        if parts.lacking is not None:
+            raise parts.lacking
+    return _bare(directory, names)
 
 
-def _from_autogptq(directory: Path, names: Sequence[str]) -> Parts | None:
-    """Take the one file of weights beside AutoGPTQ's config, or the shards of one, whatever it is called."""
-    if _AUTOGPTQ_CONFIG not in names:
-        return None
-    for suffix, weight_format in ((".safetensors", WeightFormat.SAFETENSORS), (".bin", WeightFormat.TORCH)):
+def _choices(directory: Path, names: Sequence[str]) -> Iterator[Parts | None]:
+    yield _of_stem(directory, names, "model", ".safetensors")
+    yield _of_stem(directory, names, "pytorch_model", ".bin")
+    yield _of_another_stem(directory, names)
+
+
+def _of_stem(directory: Path, names: Sequence[str], stem: str, suffix: str) -> Parts | None:
+    found, whole, index = _matching(names, stem, suffix), f"{stem}{suffix}", directory / f"{stem}{suffix}.index.json"
+    weight_map = read_weight_map(index, suffix=suffix) if index.is_file() else None
+    if whole in found and (weight_map is None or whole not in weight_map.values()):
+        return Parts(directory, _FILE_FORMATS[suffix], (directory / whole,), notes=_notes(names, [whole], index))
+    if weight_map is None:
+        return None if not found else _parts(directory, names, found, suffix, _missing_numbers(directory, found))
+    named = sorted(set(weight_map.values()))
+    missing = missing_of(directory, named)
+    lacking = lacks_files(directory, missing, len(named), wanted_by=shown(index.name)) if missing else None
+    parts = _parts(directory, names, [name for name in named if name not in missing], suffix, lacking)
+    return replace(parts, index=index, weight_map=weight_map)
+
+
+def _parts(
+    directory: Path, names: Sequence[str], taken: Sequence[str], suffix: str, lacking: CheckpointError | None
+) -> Parts:
+    paths = tuple(directory / name for name in taken)
+    return Parts(directory, _FILE_FORMATS[suffix], paths, notes=_notes(names, taken), lacking=lacking)
+
+
+def _of_another_stem(directory: Path, names: Sequence[str]) -> Parts | None:
+    """Take shards that have one name, or the one file of weights beside AutoGPTQ's config, whatever it is called."""
+    for suffix in (".safetensors", ".bin"):
         found = [name for name in _matching(names, "", suffix) if not _is_beside_weights(name)]
         shards = [_SHARD.fullmatch(name) for name in found]
         stems = {
             shard["stem"] if shard else name.removesuffix(suffix) for shard, name in zip(shards, found, strict=True)
         }
-        if len(stems) == 1:
-            return _whole_or_sharded(directory, names, found, stems.pop(), weight_format)
+        is_meant = _AUTOGPTQ_CONFIG in names or all(shards)
+        if is_meant and len(stems) == 1 and not stems & _EXLLAMA:
+            return _of_stem(directory, names, stems.pop(), suffix)
     return None
 
 
@@ -113,25 +158,6 @@ def _matching(names: Sequence[str], prefix: str, suffix: str) -> list[str]:
 def _is_beside_weights(name: str) -> bool:
     """Say whether a file is a trainer's or an adapter's, by its name."""
     return _TRAINER_FILE.fullmatch(name) is not None or name.startswith("adapter_")
-
-
-def _whole_or_sharded(
-    directory: Path, names: Sequence[str], found: list[str], stem: str, weight_format: WeightFormat
-) -> Parts:
-    suffix = ".safetensors" if weight_format is WeightFormat.SAFETENSORS else ".bin"
-    index, weight_map, taken = directory / f"{stem}{suffix}.index.json", None, found
-    if index.is_file():
-        weight_map = read_weight_map(index, suffix=suffix)
-        taken = sorted(set(weight_map.values()))
-        require_files(directory, taken, wanted_by=shown(index.name))
-    return Parts(
-        directory=directory,
-        weight_format=weight_format,
-        paths=tuple(directory / name for name in taken),
-        index=index if weight_map is not None else None,
-        weight_map=weight_map,
-        notes=_notes(names, taken),
-    )
 
 
 def _bare(directory: Path, names: Sequence[str]) -> Parts:
@@ -150,11 +176,11 @@ def _bare(directory: Path, names: Sequence[str]) -> Parts:
 def _named_file(path: Path) -> Parts:
     weight_format = _FILE_FORMATS.get(path.suffix)
     if path.suffix == ".gguf":
-        raise CheckpointError(f"{shown(path)} is a GGUF, wanted a checkpoint", hint="see `convert quantize --help`")
+        raise CheckpointError(f"{shown(path)} is a GGUF, wanted a checkpoint", remedies=(Remedy.QUANTIZE_GGUF,))
     if weight_format is None:
         wanted = shown_list(list(_FILE_FORMATS))
         raise CheckpointError(f"{shown(path)} is not a model directory, nor a file of weights: {wanted}")
-    if shard := _SHARD.fullmatch(path.name):
+    if (shard := _SHARD.fullmatch(path.name)) and int(shard["count"]) > 1:
         raise CheckpointError(
             f"{shown(path)} is one of {int(shard['count'])} shards", hint=f"name the directory: {shown(path.parent)}"
         )
@@ -162,21 +188,22 @@ def _named_file(path: Path) -> Parts:
     return Parts(path.parent, weight_format, (path,), notes=(note,))
 
 
-def _notes(names: Sequence[str], taken: Sequence[str]) -> tuple[str, ...]:
-    """Tell which files of weights are passed over."""
+def _notes(names: Sequence[str], taken: Sequence[str], index: Path | None = None) -> tuple[str, ...]:
+    """Tell which files of weights are passed over, and the index of another save."""
     suffixes = tuple(_FILE_FORMATS)
     others = [name for name in names if name.endswith(suffixes) and name not in taken]
     others = [name for name in others if not _is_beside_weights(name)]
+    others += [index.name] if index is not None and index.name in names else []
     if not others:
         return ()
     return (f"reads {shown_list(list(taken))}, passes over {shown_list(others)}",)
 
 
-def _require_all_numbers(parts: Parts) -> None:
+def _missing_numbers(directory: Path, found: Sequence[str]) -> CheckpointError | None:
     """Without an index, the shards' own names tell how many there are; the reference would convert what is there."""
-    if parts.weight_map is not None:
-        return
-    shards = [shard for path in parts.paths if (shard := _SHARD.fullmatch(path.name))]
+    shards = [shard for name in found if (shard := _SHARD.fullmatch(name))]
     for stem, count, suffix in sorted({(shard["stem"], shard["count"], shard["suffix"]) for shard in shards}):
         wanted = [f"{stem}-{number:05d}-of-{count}{suffix}" for number in range(1, int(count) + 1)]
-        require_files(parts.directory, wanted, wanted_by="the shards' numbering")
+        if missing := missing_of(directory, wanted):
+            return lacks_files(directory, missing, len(wanted), wanted_by="the shards' numbering")
+    return None

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from convert.checkpoint.source_files import RowSource
-from convert.errors import ConfigError
+from convert.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,7 +120,6 @@ class TensorSource:
         return self.n_elements * self.dtype.itemsize
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         if self.is_transposed:
             self._read_columns(first, out.reshape(len(out), -1, self.dtype.itemsize))
         else:
@@ -146,7 +145,6 @@ class StoredBlocks:
     dtype: GGMLQuantizationType
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         files.read_into(self.path, self.offset + first * out.shape[1], out, name=self.name)
 
 
@@ -167,6 +165,8 @@ class Checkpoint:
     files: the files the tensors lie in.
     config: `config.json`, read once; what is wrong with it; or None where there is none.
     notes: what was decided without being asked: files passed over, prefixes removed; a line each, for the plan to show.
+    lacking: what is wrong if the model needs more than is there: shards or tensors are missing. absent: the tensors,
+        where an index names them.
     """
 
     directory: Path
@@ -174,6 +174,13 @@ class Checkpoint:
     files: tuple[WeightFile, ...] = ()
     config: Mapping[str, Any] | ConfigError | None = None
     notes: tuple[str, ...] = ()
+    lacking: CheckpointError | None = None
+    absent: tuple[str, ...] = ()
+
+    def require_whole(self) -> None:
+        """Raise CheckpointError if something is missing; for whoever cannot tell what the model needs."""
+        if self.lacking is not None:
+            raise self.lacking
 
     @property
     def known_config(self) -> Mapping[str, Any]:

@@ -145,7 +145,6 @@ class Rows(_Part):
         return _unit_in(self.base, matrix_shape(self.shape)[1])
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """Give rows; see RowSource."""
         n_cols, base_cols = matrix_shape(self.shape)[1], matrix_shape(self.base.shape)[1]
         _read_values(self.base, files, self.first_row * base_cols + first * n_cols, n_cols, out)
 
@@ -167,7 +166,6 @@ class Blocks(_Part):
         return 1
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """Give rows; see RowSource."""
         filled = 0
         while filled < len(out):
             block, within = divmod(first + filled, self.n_taken)
@@ -198,7 +196,6 @@ class Swapped(_Whole):
         return self.a * self.b * self.inner
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """Give rows; see RowSource."""
         unit = self.row_unit
         start, stop = first // unit * unit, -(-(first + len(out)) // unit) * unit
         read = np.empty((stop - start, out.shape[1]), np.uint8)
@@ -249,7 +246,6 @@ class Concatenated:
         return together if together * n_cols <= _CHUNK_VALUES else max(units)
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """Give rows; see RowSource."""
         n_cols = matrix_shape(self.shape)[1]
         index, filled = bisect_right(self.ends, first), 0
         while filled < len(out):
@@ -301,7 +297,6 @@ class Transposed(_OfOne):
         return n_rows if n_rows * n_cols <= _CHUNK_VALUES else 1
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """Give rows; see RowSource."""
         n_rows = self.shape[-2]
         filled = 0
         while filled < len(out):
@@ -338,7 +333,6 @@ class Shifted(_Whole):
         return StoredType.F16 if self.base.dtype is StoredType.F16 else StoredType.F32
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """Give rows; see RowSource."""
         rows = range(first, first + len(out))
         with np.errstate(over="ignore"):
             out[:] = to_bytes(_values(self.base, files, rows) + np.float32(self.by), self.dtype)
@@ -354,7 +348,6 @@ class AsFloat32(_Whole):
         return StoredType.F32
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """Give rows; see RowSource."""
         out[:] = _values(self.base, files, range(first, first + len(out))).view(np.uint8)
 
 
@@ -386,7 +379,6 @@ class Constant:
         return 0
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """Give rows; see RowSource."""
         del files
         start = first * out.shape[1]
         out.reshape(-1)[:] = np.frombuffer(self.data, np.uint8)[start : start + out.size]

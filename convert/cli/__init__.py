@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -19,16 +20,21 @@ if TYPE_CHECKING:
 __all__ = ["cli", "main"]
 
 _INTERRUPTED = 130
-_TERMINATED = 143
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived."""
+    """SIGTERM arrived, or SIGHUP, which a terminal sends when it is closed."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum
 
 
 def main() -> NoReturn:
     """Run the command line and exit; see `convert.errors` for the exit codes."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, _terminate)
     # Before NumPy is imported: the workers are threads already, and OpenBLAS's own would only wait for one another.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
@@ -39,7 +45,8 @@ def main() -> NoReturn:
 
 def _run() -> int:  # noqa: PLR0911 - one way out for each way to end
     try:
-        result = cli.main(prog_name=_program_name(), standalone_mode=False)
+        result = _invoke()
+        sys.stdout.flush()
     except ConvertError as error:
         return _fail(error)
     except click.ClickException as error:
@@ -50,9 +57,10 @@ def _run() -> int:  # noqa: PLR0911 - one way out for each way to end
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; no partial file is left", err=True)
         return _INTERRUPTED
-    except _Terminated:
-        click.echo("terminated; no partial file is left", err=True)
-        return _TERMINATED
+    except _Terminated as end:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            click.echo("terminated; no partial file is left", err=True)
+        return end.exit_code
     except BrokenPipeError:
         # The reader of our stdout has gone, as `head` does; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,6 +68,17 @@ def _run() -> int:  # noqa: PLR0911 - one way out for each way to end
     except OSError as error:
         return _fail(_unguarded(error))
     return result if isinstance(result, int) else 0
+
+
+def _invoke() -> object:
+    """Do what Click's own `main` does, except that a reader of our stdout who has gone is no failure."""
+    if any(name.endswith("_COMPLETE") for name in os.environ):  # a shell asks for completions
+        return cli.main(prog_name=_program_name(), standalone_mode=False)
+    try:
+        with cli.make_context(_program_name(), sys.argv[1:]) as context:
+            return cli.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
 
 
 def _unguarded(error: OSError) -> ConvertError:
@@ -77,8 +96,8 @@ def _fail(error: ConvertError) -> int:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    del signum, frame
-    raise _Terminated
+    del frame
+    raise _Terminated(signum)
 
 
 def _program_name() -> str:

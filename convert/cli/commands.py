@@ -2,69 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.cli import quantize_options
 from convert.cli.dequantize_commands import dequantize
+from convert.cli.hints import HintingGroup
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf
+from convert.cli.options import PATH, checkpoint_options, dir_option, writing_options
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from convert.plan import Plan
 
-_PATH = click.Path(path_type=Path)
-_TYPES_HELP = "Comma-separated: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0."
+_OURS_ALONE = {"--json": "as_json", "--allow-nonfinite": "allow_nonfinite"}
 
 
-def _writing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what every command that writes has."""
-    options = (
-        click.option("--force", is_flag=True, help="Replace files that exist and differ from the plan."),
-        click.option(
-            "-j",
-            "--jobs",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Workers; by default one a processor that may be used.",
-        ),
-        click.option(
-            "--allow-nonfinite",
-            is_flag=True,
-            help="Write NaN, infinity and float16 overflow instead of ending in an error.",
-        ),
-        click.option("--dry-run", is_flag=True, help="Print the whole plan and write nothing."),
-        click.option("--json", "as_json", is_flag=True, help="With --dry-run: the plan as JSON."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what every command that reads a checkpoint has."""
-    options = (
-        click.option(
-            "--merge",
-            multiple=True,
-            metavar="ADAPTER[:WEIGHT]",
-            help="Merge a LoRA or DoRA adapter, a directory as peft saves it; may be repeated.",
-        ),
-        click.option(
-            "--pre-tokenizer",
-            metavar="NAME",
-            help="What `tokenizer.ggml.pre` is to be, where the tokenizer is not recognised.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=HintingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="gguf-convert", prog_name="convert")
 def cli() -> None:
     """Convert PyTorch and Hugging Face checkpoints to GGUF files that run anywhere.
@@ -78,14 +35,16 @@ for _command in (dequantize, build_llamacpp, run_gguf, verify, doctor):
 
 
 @cli.command("all", short_help="A checkpoint to f16, q4_0, q4_1, q5_0, q5_1 and q8_0, in one read.")
-@click.argument("model", type=_PATH)
-@click.argument("outdir", type=_PATH)
-@click.option("--types", default="f16,q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=_TYPES_HELP)
+@click.argument("model", type=PATH)
+@click.argument("outdir", type=PATH)
+@click.option("--types", default="f16,q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=quantize_options.TYPES_HELP)
 @click.option("--discard-f16", is_flag=True, help="Leave the f16 file out; the others do not need it.")
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the directory's.")
 @click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
-@_checkpoint_options
-@_writing_options
+@dir_option
+@checkpoint_options
+@quantize_options.quantizing
+@writing_options
 def all_types(
     model: Path,
     outdir: Path,
@@ -93,6 +52,7 @@ def all_types(
     discard_f16: bool,
     name: str | None,
     verifies: bool,
+    directory: Path | None,
     merge: tuple[str, ...],
     pre_tokenizer: str | None,
     **run: Any,
@@ -108,33 +68,37 @@ def all_types(
       convert all ./llama quantized/ --merge ./my-adapter
     """  # noqa: D301 - Click's mark for "do not wrap"
     from convert.conversion import plan_all  # noqa: PLC0415 - NumPy and gguf, only when needed
+    from convert.model import model_request  # noqa: PLC0415
+    from convert.plan import OutputRequest  # noqa: PLC0415
 
-    plan = plan_all(
-        model, outdir, types=types, discard_f16=discard_f16, name=name, pre_tokenizer=pre_tokenizer, merge=merge
-    )
+    request = model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)
+    plan = plan_all(request, OutputRequest(outdir, types, name, discard_f16, quantize_options.taken_from(run)))
     _carry_out(plan, **run)
     if verifies and not run["dry_run"]:
         paths = [output.path for output in plan.outputs]
-        run_verification(paths, against=model, pre_tokenizer=pre_tokenizer, merge=merge)
+        run_verification(paths, against=request, directory=directory)
 
 
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
-@click.argument("model", type=_PATH)
-@click.argument("out", type=_PATH, metavar="OUT.gguf")
-@click.option("--type", "kind", default="f16", show_default=True, help=_TYPES_HELP.replace("Comma-separated", "One of"))
-@_checkpoint_options
-@_writing_options
-def one_type(model: Path, out: Path, kind: str, merge: tuple[str, ...], pre_tokenizer: str | None, **run: Any) -> None:
+@click.argument("model", type=PATH)
+@click.argument("out", type=click.Path(path_type=str), metavar="OUT.gguf")
+@click.option("--type", "kind", default="f16", show_default=True, help="One type, as for `all --types`.")
+@checkpoint_options
+@quantize_options.quantizing
+@writing_options
+def one_type(model: Path, out: str, kind: str, merge: tuple[str, ...], pre_tokenizer: str | None, **run: Any) -> None:
     """Convert the checkpoint MODEL to the file OUT.gguf."""
     from convert.conversion import plan_one  # noqa: PLC0415
+    from convert.model import model_request  # noqa: PLC0415
 
-    _carry_out(plan_one(model, out, type=kind, pre_tokenizer=pre_tokenizer, merge=merge), **run)
+    request = model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)
+    _carry_out(plan_one(request, out, type=kind, options=quantize_options.taken_from(run)), **run)
 
 
 @cli.command("quantize", short_help="An f32, f16 or bf16 GGUF file to other types.")
-@click.argument("source", type=_PATH, metavar="IN.gguf")
-@click.argument("outdir", type=_PATH)
-@click.option("--types", default="q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=_TYPES_HELP)
+@click.argument("source", type=PATH, metavar="IN.gguf")
+@click.argument("outdir", type=PATH)
+@click.option("--types", default="q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=quantize_options.TYPES_HELP)
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the input's, without its type.")
 @click.option(
     "--with",
@@ -142,29 +106,41 @@ def one_type(model: Path, out: Path, kind: str, merge: tuple[str, ...], pre_toke
     type=click.Choice(["convert", "llama.cpp"]),
     default="convert",
     show_default=True,
-    help="llama.cpp: any type its llama-quantize knows (q4_k_m, iq4_xs, …), by the built program.",
+    help="llama.cpp: by the built llama-quantize, a type after the other.",
 )
-@click.option("--imatrix", type=_PATH, metavar="FILE", help="With llama.cpp: an importance matrix.")
-@_writing_options
+@dir_option
+@quantize_options.requantizing
+@writing_options
 def quantize(
-    source: Path, outdir: Path, types: str, name: str | None, encoder: str, imatrix: Path | None, **run: Any
+    source: Path,
+    outdir: Path,
+    types: str,
+    name: str | None,
+    encoder: str,
+    directory: Path | None,
+    **run: Any,
 ) -> None:
     """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read."""
-    from convert.conversion import plan_quantize, quantized_path  # noqa: PLC0415
+    from convert.conversion import plan_quantize  # noqa: PLC0415
+    from convert.plan import OutputRequest, gguf_name  # noqa: PLC0415
 
+    wanted = OutputRequest(outdir, types, name)
+    asked = quantize_options.words(run)
     if encoder == "llama.cpp":
+        if ignored := [flag for flag, name in _OURS_ALONE.items() if run[name]]:
+            raise click.UsageError(f"{ignored[0]} does not go with --with llama.cpp", ctx=click.get_current_context())
         kinds = [kind.strip().upper() for kind in types.split(",")]
-        outputs = {kind: quantized_path(source, outdir, kind, name=name) for kind in kinds}
+        outputs = {kind: wanted.path(gguf_name(source), kind) for kind in kinds}
         options = {key: run[key] for key in ("jobs", "force", "dry_run")}
-        quantize_by_llama_cpp(source, outputs, imatrix=imatrix, **options)
+        imatrix = Path(given) if (given := asked.pop("imatrix")) else None
+        flags = quantize_options.as_flags(asked)
+        quantize_by_llama_cpp(source, outputs, imatrix=imatrix, flags=flags, directory=directory, **options)
         return
-    if imatrix is not None:
-        raise click.UsageError("--imatrix goes with --with llama.cpp", ctx=click.get_current_context())
-    _carry_out(plan_quantize(source, outdir, types=types, name=name), **run)
+    _carry_out(plan_quantize(source, replace(wanted, options=quantize_options.read(asked))), **run)
 
 
 @cli.command("inspect", short_help="What a checkpoint directory or a GGUF file holds.")
-@click.argument("path", type=_PATH)
+@click.argument("path", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 @click.option("--tensors/--no-tensors", default=True, show_default=True, help="List every tensor.")
 def inspect_path(path: Path, as_json: bool, tensors: bool) -> None:
@@ -185,9 +161,7 @@ def inspect_path(path: Path, as_json: bool, tensors: bool) -> None:
         show_inspection(inspection, with_tensors=tensors)
 
 
-def _carry_out(
-    plan: Plan, *, force: bool, jobs: int | None, allow_nonfinite: bool, dry_run: bool, as_json: bool
-) -> None:
+def _carry_out(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> None:
     from convert import stream  # noqa: PLC0415
     from convert.codec import kernel_level  # noqa: PLC0415
     from convert.plan.as_json import plan_as_json  # noqa: PLC0415
@@ -206,6 +180,6 @@ def _carry_out(
     show_plan(plan, look.stderr())
     with look.warnings_shown():
         kernel_level()
-    with look.byte_progress(plan.nbytes) as progress:
-        report = stream.carry_out(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
+    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
+        report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
     show_report(report)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.cli.options import MERGE, PATH, writing_options
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from convert.dequantization import DequantizePlan
     from convert.hub import HubRepository
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command("dequantize", short_help="A packed checkpoint to a plain Hugging Face directory.")
-@click.argument("model", type=_PATH)
-@click.argument("outdir", type=_PATH)
+@click.argument("model", type=PATH)
+@click.argument("outdir", type=PATH)
 @click.option("--dtype", metavar="f16|bf16|f32", help="Of every floating tensor; by default the checkpoint's own.")
 @click.option(
     "--through",
@@ -24,19 +25,14 @@ _PATH = click.Path(path_type=Path)
     help="Take a 16-bit checkpoint down to nf4, nf4-dq, fp4, fp4-dq or int8 and up again, as bitsandbytes does.",
 )
 @click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Of a file of weights.")
-@click.option("--merge", multiple=True, metavar="ADAPTER[:WEIGHT]", help="Merge a PEFT adapter; may be repeated.")
+@MERGE
 @click.option("--push-to-hub", metavar="REPO", help="Then upload OUTDIR to this model repository, made if missing.")
 @click.option("--private", is_flag=True, help="With --push-to-hub: the repository must be private.")
-@click.option("--force", is_flag=True, help="Replace files that exist and differ from the plan.")
-@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Workers; by default at most 16.")
-@click.option(
-    "--allow-nonfinite", is_flag=True, help="Write NaN, infinity and float16 overflow instead of ending in an error."
-)
-@click.option("--dry-run", is_flag=True, help="Print the whole plan and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="With --dry-run: the plan as JSON.")
+@writing_options
 def dequantize(
     model: Path,
     outdir: Path,
+    merge: tuple[str, ...],
     push_to_hub: str | None,
     private: bool,
     force: bool,
@@ -44,7 +40,7 @@ def dequantize(
     allow_nonfinite: bool,
     dry_run: bool,
     as_json: bool,
-    **asked: Any,
+    **wanted: Any,
 ) -> None:
     """Write the checkpoint MODEL, of any architecture, to OUTDIR as `from_pretrained` loads it: unpacked.
 
@@ -64,13 +60,20 @@ def dequantize(
       convert dequantize ./llama ./merged --through nf4-dq --merge ./my-qlora --push-to-hub me/merged --private
     """  # noqa: D301 - Click's mark for "do not wrap"
     from convert.codec import kernel_level  # noqa: PLC0415 - NumPy and gguf, only when needed
-    from convert.dequantization import carry_out_dequantize, check_outputs, plan_dequantize  # noqa: PLC0415
+    from convert.dequantization import (  # noqa: PLC0415
+        DequantizeRequest,
+        carry_out_dequantize,
+        check_outputs,
+        plan_dequantize,
+    )
+    from convert.model import model_request  # noqa: PLC0415
+    from convert.stream import Writing  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
     from convert.terminal.plan import show_plan, show_whole_plan  # noqa: PLC0415
     from convert.terminal.report import show_report  # noqa: PLC0415
 
     _check_usage(push_to_hub, private=private, dry_run=dry_run, as_json=as_json)
-    plan = plan_dequantize(model, outdir, **asked)
+    plan = plan_dequantize(model_request(model, merge=merge), DequantizeRequest(outdir, **wanted))
     if dry_run:
         click.echo(plan.as_json()) if as_json else show_whole_plan(plan.summary)
         return
@@ -79,8 +82,8 @@ def dequantize(
     repository = _prepare(plan, push_to_hub, private=private) if push_to_hub else None
     with look.warnings_shown():
         kernel_level()
-    with look.byte_progress(plan.nbytes) as progress:
-        report = carry_out_dequantize(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
+    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
+        report = carry_out_dequantize(plan, Writing(force, jobs, allow_nonfinite), progress=progress)
     show_report(report)
     if repository is not None:
         _upload(plan, repository)

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.cli.hints import GGUF_WORDS
+from convert.cli.options import dir_option
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
     from rich.progress import Progress
 
+    from convert.errors import Remedy
     from convert.llama_cpp import Build
 
 _PATH = click.Path(path_type=Path)
-_DIR_HELP = "Where llama.cpp lives; by default vendor/llama.cpp in this project's checkout, else the user's cache."
 _LINE_EVERY_S = 30.0
 
 
@@ -49,7 +52,7 @@ _LINE_EVERY_S = 30.0
     help="pypi: take cuBLAS from the nvidia-cublas wheel.",
 )
 @click.option("--server", is_flag=True, help="Build llama-server too.")
-@click.option("--dir", "directory", type=_PATH, help=_DIR_HELP)
+@dir_option
 @click.option("-j", "--jobs", type=int, metavar="N", help="Compilers at a time; by default one a usable processor.")
 @click.option("--json", "as_json", is_flag=True, help="Print build.json.")
 def build_llamacpp(as_json: bool, **options: Any) -> None:
@@ -81,7 +84,7 @@ def build_llamacpp(as_json: bool, **options: Any) -> None:
 @click.option("--server", is_flag=True, help="Start llama-server on 127.0.0.1 instead.")
 @click.option("--port", type=int, default=8080, show_default=True, help="With --server.")
 @click.option("--verbose", is_flag=True, help="Show what llama.cpp says about its work.")
-@click.option("--dir", "directory", type=_PATH, help=_DIR_HELP)
+@dir_option
 def run_gguf(
     gguf: Path, flags: tuple[str, ...], server: bool, port: int, verbose: bool, directory: Path | None, **sampling: Any
 ) -> None:
@@ -93,24 +96,26 @@ def run_gguf(
       convert run quantized/my-finetuned-llama-Q4_0.gguf -p "Once upon a time" -n 100
       convert run quantized/my-finetuned-llama-Q4_0.gguf --server
     """  # noqa: D301 - Click's mark for lines to keep
+    from convert.gguf_file import read_gguf  # noqa: PLC0415
     from convert.llama_cpp.run_model import completion_command, run_attached, server_command  # noqa: PLC0415
 
     if not gguf.is_file():
         raise click.UsageError(f"`{gguf}` is not a file", ctx=click.get_current_context())
+    if not server and sampling["prompt"] is None:
+        raise click.UsageError("what to continue is missing: -p TEXT", ctx=click.get_current_context())
+    read_gguf(gguf)  # what is wrong with it is better said here than among llama.cpp's lines
     if server:
         program = _program("server", directory)
         click.echo(f"serving on http://127.0.0.1:{port}, to this machine alone; Ctrl-C ends it", err=True)
         command = server_command(program, gguf, port=port, flags=flags)
     else:
-        if sampling["prompt"] is None:
-            raise click.UsageError("what to continue is missing: -p TEXT", ctx=click.get_current_context())
         command = completion_command(_program("completion", directory), gguf, **sampling, flags=flags)
     if not run_attached(command, show_stderr=verbose or server):
         raise KeyboardInterrupt
 
 
 @click.command("doctor", short_help="What this machine has, and what to install.")
-@click.option("--dir", "directory", type=_PATH, help=_DIR_HELP)
+@dir_option
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def doctor(as_json: bool, directory: Path | None) -> None:
     """Show what this machine has, what each command would do with it, and what to install for the rest."""
@@ -156,9 +161,9 @@ class _Telling:
         self._task = bar.add_task("", total=None, visible=False)
         self._shown = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, remedies: Sequence[Remedy] = ()) -> None:
         self._bar.update(self._task, visible=False)
-        self._console.print(text, markup=False)
+        self._console.print("; ".join([text, *map(GGUF_WORDS.__getitem__, remedies)]), markup=False)
 
     def advance(self, what: str, done: float, total: float) -> None:
         if self._console.is_terminal:
@@ -230,22 +235,38 @@ def _gb(nbytes: int) -> str:
 
 
 def quantize_by_llama_cpp(
-    source: Path, outputs: dict[str, Path], *, imatrix: Path | None, jobs: int | None, force: bool, dry_run: bool
+    source: Path,
+    outputs: dict[str, Path],
+    *,
+    imatrix: Path | None,
+    flags: Sequence[str],
+    jobs: int | None,
+    force: bool,
+    dry_run: bool,
+    directory: Path | None,
 ) -> None:
     """Carry out `quantize --with llama.cpp`: hand the types to the built llama-quantize."""
     from convert.errors import ToolchainError  # noqa: PLC0415
     from convert.llama_cpp import find_program  # noqa: PLC0415
-    from convert.llama_cpp.quantize import quantize_with_llama_cpp  # noqa: PLC0415
+    from convert.llama_cpp.quantize import check_quantize, quantize_with_llama_cpp  # noqa: PLC0415
 
-    program = find_program("quantize")
+    program = find_program("quantize", directory)
     if program is None:
         raise ToolchainError("no llama.cpp build was found", hint="run `convert build-llamacpp`")
+    check_quantize(program, source, outputs, imatrix=imatrix, force=force)
     if dry_run:
         for path in outputs.values():
             click.echo(f"{path}, by {program}")
         return
     with _reporter() as telling:
         for path in quantize_with_llama_cpp(
-            program, source, outputs, imatrix=imatrix, jobs=jobs, force=force, reporter=telling
+            program,
+            source,
+            outputs,
+            imatrix=imatrix,
+            flags=flags,
+            jobs=jobs,
+            force=force,
+            reporter=telling,
         ):
             telling.say(f"{path}  {path.stat().st_size} bytes")

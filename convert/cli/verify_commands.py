@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from convert.cli.options import PATH, dir_option
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    from convert.model import ModelRequest
     from convert.verify import Measuring
 
-_PATH = click.Path(path_type=Path)
 _TIMEOUT_S = 24 * 3600.0
 
 
 @click.command("verify", short_help="Are GGUF files sound, and how far from the checkpoint.")
-@click.argument("files", type=_PATH, nargs=-1, required=True, metavar="GGUF…")
-@click.option("--against", type=_PATH, metavar="MODEL", help="The checkpoint they were made of, or a float GGUF file.")
-@click.option("--text", type=_PATH, metavar="FILE", help="Measure perplexity and divergence on this text.")
+@click.argument("files", type=PATH, nargs=-1, required=True, metavar="GGUF…")
+@click.option("--against", type=PATH, metavar="MODEL", help="The checkpoint they were made of, or a float GGUF file.")
+@click.option("--text", type=PATH, metavar="FILE", help="Measure perplexity and divergence on this text.")
 @click.option("--pre-tokenizer", metavar="NAME", help="With --against: as given for the conversion.")
 @click.option("--merge", multiple=True, metavar="ADAPTER[:WEIGHT]", help="With --against: as given for the conversion.")
 @click.option(
@@ -30,7 +32,7 @@ _TIMEOUT_S = 24 * 3600.0
     default=None,
     help="Load the files with llama.cpp; by default where a build is found.",
 )
-@click.option("--dir", "directory", type=_PATH, help="Where llama.cpp lives, as for build-llamacpp.")
+@dir_option
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def verify(
     files: tuple[Path, ...],
@@ -51,44 +53,36 @@ def verify(
     \b
       convert verify quantized/*.gguf --against ./my-finetuned-llama --text stories.txt
     """  # noqa: D301 - Click's mark for lines to keep
+    from convert.model import model_request  # noqa: PLC0415 - NumPy and gguf, only when needed
+
+    request = None if against is None else model_request(against, merge=merge, pre_tokenizer=pre_tokenizer)
     run_verification(
-        files,
-        against=against,
-        text=text,
-        pre_tokenizer=pre_tokenizer,
-        merge=merge,
-        with_llama_cpp=with_llama_cpp,
-        directory=directory,
-        as_json=as_json,
+        files, against=request, text=text, with_llama_cpp=with_llama_cpp, directory=directory, as_json=as_json
     )
 
 
 def run_verification(
     files: Sequence[Path],
     *,
-    against: Path | None = None,
+    against: ModelRequest | None = None,
     text: Path | None = None,
-    pre_tokenizer: str | None = None,
-    merge: Sequence[str] = (),
     with_llama_cpp: bool | None = None,
     directory: Path | None = None,
     as_json: bool = False,
 ) -> None:
     """Verify and print; raises VerificationError when something is wrong. Also for `convert all --verify`.
 
-    merge: as given for the conversion. with_llama_cpp: None means where a build is found.
+    with_llama_cpp: None means where a build is found.
     """
     import json  # noqa: PLC0415
 
-    from convert.conversion import model_request  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.terminal.verification import show_verification  # noqa: PLC0415
     from convert.verify import verify_files  # noqa: PLC0415
 
-    request = None if against is None else model_request(against, merge=merge, pre_tokenizer=pre_tokenizer)
     measuring = _measuring(with_llama_cpp, directory, text=text)
-    if measuring is not None and against is not None and against.is_dir():
-        measuring = replace(measuring, checkpoint=request)
-    verification = verify_files(files, against=request, measuring=measuring)
+    if measuring is not None and against is not None and against.path.is_dir():
+        measuring = replace(measuring, checkpoint=against)
+    verification = verify_files(files, against=against, measuring=measuring)
     if as_json:
         click.echo(json.dumps(verification.as_json(), indent=2, ensure_ascii=False))
     else:
@@ -103,6 +97,7 @@ def run_verification(
 def _measuring(with_llama_cpp: bool | None, directory: Path | None, *, text: Path | None) -> Measuring | None:
     from convert.errors import ToolchainError, UsageError  # noqa: PLC0415
     from convert.llama_cpp import find_program  # noqa: PLC0415
+    from convert.llama_cpp.environment import environment  # noqa: PLC0415
     from convert.process import ask  # noqa: PLC0415
     from convert.verify import LlamaCpp, Measuring  # noqa: PLC0415
 
@@ -114,7 +109,8 @@ def _measuring(with_llama_cpp: bool | None, directory: Path | None, *, text: Pat
         return None
     completion, perplexity = (find_program(role, directory) for role in ("completion", "perplexity"))
     if completion is not None and (perplexity is not None or text is None):
-        programs = LlamaCpp(completion, perplexity, partial(ask, timeout_s=_TIMEOUT_S))
+        started = partial(ask, timeout_s=_TIMEOUT_S, env=environment(completion))
+        programs = LlamaCpp(completion, perplexity, started)
         return Measuring(programs, text=text)
     if with_llama_cpp or text is not None:
         raise ToolchainError("no llama.cpp build was found that can run the files", hint="run `convert build-llamacpp`")

@@ -1,6 +1,7 @@
 """The numbers: blocks of quantized weights, encoded fast by compiled kernels and defined readably in NumPy.
 
 contract    what a codec is
+ggml_types  types that the gguf package lacks
 reference   every codec in NumPy (q6_k apart): the definition
 kernels/    the same in C, for each instruction set
 compiled    finds and loads them
@@ -11,8 +12,17 @@ numpy_rows  the same without kernels
 
 from __future__ import annotations
 
+from convert.codec import ggml_types  # noqa: F401 - before any type is looked up
 from convert.codec.compiled import available_levels, kernel_level
-from convert.codec.contract import F16_OVERFLOW, FLOAT_TYPES, BadValues, Codec, KernelsMissingWarning, row_nbytes
+from convert.codec.contract import (
+    F16_OVERFLOW,
+    FLOAT_TYPES,
+    BadValues,
+    Codec,
+    Importance,
+    KernelsMissingWarning,
+    row_nbytes,
+)
 from convert.codec.decoding import decode_4bit
 from convert.codec.encoding import encode_rows, encode_rows_allowing_nonfinite
 from convert.codec.reference import CODECS
@@ -23,6 +33,7 @@ __all__ = [
     "FLOAT_TYPES",
     "BadValues",
     "Codec",
+    "Importance",
     "KernelsMissingWarning",
     "available_levels",
     "decode_4bit",

@@ -14,8 +14,9 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from convert.codec.contract import KernelsMissingWarning
 from convert.errors import UsageError
@@ -31,24 +32,29 @@ _LIBRARY: Final = "_kernels.so"
 _HERE: Final = Path(__file__).parent
 
 
-class Target(ctypes.Structure):
+class EncodeTarget(ctypes.Structure):
     """kernels.h, encode_target."""
 
     _fields_ = (("type", ctypes.c_int32), ("out", ctypes.c_void_p))
 
 
-class Request(ctypes.Structure):
+class EncodeRequest(ctypes.Structure):
     """kernels.h, encode_request."""
 
     _fields_ = (
         ("source", ctypes.c_void_p),
         ("n_values", ctypes.c_int64),
+        ("n_cols", ctypes.c_int64),
         ("source_type", ctypes.c_int32),
         ("through_f16", ctypes.c_int32),
         ("n_targets", ctypes.c_int64),
-        ("targets", ctypes.POINTER(Target)),
+        ("targets", ctypes.POINTER(EncodeTarget)),
+        ("importance", ctypes.c_void_p),
+        ("rows_each", ctypes.c_int64),
+        ("first_row", ctypes.c_int64),
         ("n_nonfinite", ctypes.c_int64),
         ("n_overflow", ctypes.c_int64),
+        ("n_refused", ctypes.c_int64),
     )
 
 
@@ -68,6 +74,14 @@ class Decode4BitRequest(ctypes.Structure):
     )
 
 
+class CodecFacts(ctypes.Structure):
+    """kernels.h, codec_facts."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int32) for name in ("type", "block", "nbytes", "takes_importance", "needs_importance")
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Kernels:
     """A loaded library, and the instruction-set levels this machine can run, the best first."""
@@ -75,13 +89,31 @@ class Kernels:
     library: ctypes.CDLL
     levels: tuple[str, ...]
 
-    def encode(self, level: str, request: Request) -> None:
-        """Carry out the request, without the interpreter's lock; its results are in its last two fields."""
+    def encode(self, level: str, request: EncodeRequest) -> None:
+        """Carry out the request, without the interpreter's lock; its results are in its last three fields."""
         _require_level(level, self.library.convert_kernels_encode(level.encode(), ctypes.byref(request)))
+
+    def codecs(self) -> Iterator[CodecFacts]:
+        """Give what the library knows of each type with blocks."""
+        for index in count():
+            facts = CodecFacts()
+            if not self.library.convert_kernels_codec(index, ctypes.byref(facts)):
+                return
+            yield facts
 
     def decode_4bit(self, level: str, request: Decode4BitRequest) -> None:
         """Carry out the request, without the interpreter's lock."""
         _require_level(level, self.library.convert_kernels_decode_4bit(level.encode(), ctypes.byref(request)))
+
+
+# Name to result and arguments.
+_FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
+    "digest": (ctypes.c_char_p,),
+    "level": (ctypes.c_char_p, ctypes.c_int32),
+    "codec": (ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(CodecFacts)),
+    "encode": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(EncodeRequest)),
+    "decode_4bit": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(Decode4BitRequest)),
+}
 
 
 def _require_level(level: str, unknown: int) -> None:
@@ -109,18 +141,13 @@ def _open(path: Path) -> ctypes.CDLL | None:
     """Load the library at `path`; None if there is none, if it cannot be loaded here, or if it is stale."""
     try:
         library = ctypes.CDLL(str(path))
-        digest = library.convert_kernels_digest
-        level = library.convert_kernels_level
-        encode = library.convert_kernels_encode
-        decode_4bit = library.convert_kernels_decode_4bit
+        for name, (result, *arguments) in _FUNCTIONS.items():
+            function = getattr(library, f"convert_kernels_{name}")
+            function.argtypes, function.restype = arguments, result
     except (OSError, AttributeError):
         return None
-    digest.argtypes, digest.restype = (), ctypes.c_char_p
-    level.argtypes, level.restype = (ctypes.c_int32,), ctypes.c_char_p
-    encode.argtypes, encode.restype = (ctypes.c_char_p, ctypes.POINTER(Request)), ctypes.c_int32
-    decode_4bit.argtypes, decode_4bit.restype = (ctypes.c_char_p, ctypes.POINTER(Decode4BitRequest)), ctypes.c_int32
     sources = _HERE / "kernels"
-    if sources.is_dir() and digest().decode() != sources_digest(sources):
+    if sources.is_dir() and library.convert_kernels_digest().decode() != sources_digest(sources):
         return None
     return library
 

@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from convert.codec.compiled import Kernels, Request, Target, kernel_level, load_kernels
-from convert.codec.contract import FLOAT_TYPES, BadValues, F32Array, U8Array, row_nbytes
+from convert.codec.compiled import EncodeRequest, EncodeTarget, Kernels, kernel_level, load_kernels
+from convert.codec.contract import FLOAT_TYPES, BadValues, BlocksRefused, F32Array, Importance, U8Array, row_nbytes
 from convert.codec.numpy_rows import (
     RowGroup,
     Targets,
@@ -29,15 +29,6 @@ from convert.codec.numpy_rows import (
 from convert.codec.reference import CODECS
 from convert.errors import ShapeError, UnsupportedError
 
-# Where a block's float16 scales and minimum lie, in bytes from its start.
-_SCALE_OFFSETS: Final = {
-    GGMLQuantizationType.Q4_0: (0,),
-    GGMLQuantizationType.Q4_1: (0, 2),
-    GGMLQuantizationType.Q5_0: (0,),
-    GGMLQuantizationType.Q5_1: (0, 2),
-    GGMLQuantizationType.Q8_0: (0,),
-    GGMLQuantizationType.Q6_K: (208,),
-}
 _F16_NAN: Final = np.array([0x00, 0x7E], np.uint8)  # 0x7E00, little endian
 
 
@@ -50,6 +41,8 @@ class _Slice:
     n_cols: int
     through_f16: bool
     targets: Targets
+    importance: Importance | None
+    first_row: int
 
     def __post_init__(self) -> None:
         if self.source_type not in FLOAT_TYPES:
@@ -64,6 +57,10 @@ class _Slice:
             _check_buffer(tensor_type, buffer, n_rows, row_nbytes(tensor_type, self.n_cols))
         if not all(out.flags.writeable for _, out in self.targets):
             raise ShapeError("a target's buffer is read-only")
+        if self.importance is not None:
+            _check_importance(self.importance, self.n_cols, self.first_row + n_rows)
+        elif needing := [kind.name for kind, _ in self.targets if CODECS[kind].needs_importance]:
+            raise UnsupportedError(f"{needing[0]} cannot be made without an importance matrix")
 
     @property
     def float16_matters(self) -> bool:
@@ -85,6 +82,15 @@ def _check_buffer(tensor_type: GGMLQuantizationType, buffer: U8Array, n_rows: in
         raise ShapeError(f"a {tensor_type.name} buffer has {buffer.size} bytes, {n_rows} rows have {n_rows * row_size}")
 
 
+def _check_importance(importance: Importance, n_cols: int, n_rows: int) -> None:
+    columns = importance.columns
+    if columns.dtype != np.float32 or not columns.flags.c_contiguous:
+        raise ShapeError(f"importance is {columns.dtype} {columns.shape}, not contiguous float32")
+    if columns.shape[1:] != (n_cols,) or len(columns) * importance.rows_each < n_rows:
+        wanted = f"{n_rows} rows of {n_cols}, a row of it for {importance.rows_each}"
+        raise ShapeError(f"importance is {columns.shape}, wanted it for {wanted}")
+
+
 def encode_rows(
     source: U8Array,
     source_type: GGMLQuantizationType,
@@ -92,6 +98,8 @@ def encode_rows(
     n_cols: int,
     through_f16: bool,
     targets: Targets,
+    importance: Importance | None = None,
+    first_row: int = 0,
 ) -> BadValues:
     """Encode a slice for every target in one pass over its values.
 
@@ -100,12 +108,16 @@ def encode_rows(
     n_cols: the row's length, a multiple of every target's block size.
     through_f16: quantized targets are computed from float32(float16(x)), not from x.
     targets: a type and the uint8 (n_rows * row_nbytes,) buffer to fill, for each output.
-    Returns how many source values are bad. If any is not finite, quantized targets hold no particular bytes.
+    importance: of the whole tensor's columns; types that do not take it are as without.
+    first_row: where in the tensor the slice begins; `importance` may differ between its experts.
+    Returns how many source values are bad. If any is not finite, quantized targets hold no particular bytes; nor do
+    blocks that are refused.
     F16 and BF16 round to nearest, ties to even; an F16 source goes to an F16 target unchanged.
     Thread-safe; one call into the kernels, without the interpreter's lock and without allocation.
-    Raises ShapeError for a length that does not fit, UnsupportedError for a type without a codec.
+    Raises ShapeError for a length that does not fit, UnsupportedError for a type without a codec, or without the
+    importance that it needs.
     """
-    work = _Slice(source, source_type, n_cols, through_f16, targets)
+    work = _Slice(source, source_type, n_cols, through_f16, targets, importance, first_row)
     kernels, level = load_kernels(), kernel_level()
     if kernels is None or level not in kernels.levels:
         return _encode_with_numpy(work)
@@ -113,17 +125,22 @@ def encode_rows(
 
 
 def _encode_with_kernels(work: _Slice, kernels: Kernels, level: str) -> BadValues:
-    listed = (Target * len(work.targets))(*(Target(kind, out.ctypes.data) for kind, out in work.targets))
-    request = Request(
+    n_targets = len(work.targets)
+    listed = (EncodeTarget * n_targets)(*(EncodeTarget(kind, out.ctypes.data) for kind, out in work.targets))
+    request = EncodeRequest(
         source=work.source.ctypes.data,
         n_values=work.source.size // CODECS[work.source_type].type_size,
+        n_cols=work.n_cols,
         source_type=int(work.source_type),
         through_f16=work.through_f16,
-        n_targets=len(work.targets),
-        targets=ctypes.cast(listed, ctypes.POINTER(Target)),
+        n_targets=n_targets,
+        targets=ctypes.cast(listed, ctypes.POINTER(EncodeTarget)),
+        importance=work.importance and work.importance.columns.ctypes.data,
+        rows_each=work.importance.rows_each if work.importance else 1,
+        first_row=work.first_row,
     )
     kernels.encode(level, request)
-    return BadValues(request.n_nonfinite, request.n_overflow)
+    return BadValues(request.n_nonfinite, request.n_overflow, request.n_refused)
 
 
 def _encode_with_numpy(work: _Slice) -> BadValues:
@@ -131,12 +148,22 @@ def _encode_with_numpy(work: _Slice) -> BadValues:
     for group in row_groups(work.source, work.source_type, work.n_cols):
         bad += count_bad_values(group.values, float16_matters=work.float16_matters)
         encode_group(group, group.values, work.source, work.source_type, work.float_targets)
-        encode_group(group, _to_quantize(work, group), work.source, work.source_type, work.quantized_targets)
+        try:
+            values, weights = _to_quantize(work, group), _importance_of(work, group)
+            encode_group(group, values, work.source, work.source_type, work.quantized_targets, weights)
+        except BlocksRefused as refused:
+            bad += BadValues(0, 0, refused.n_blocks)
     return bad
 
 
 def _to_quantize(work: _Slice, group: RowGroup) -> F32Array:
     return through_float16(group.values) if work.through_f16 else group.values
+
+
+def _importance_of(work: _Slice, group: RowGroup) -> F32Array | None:
+    if work.importance is None:
+        return None
+    return work.importance.of_rows(work.first_row + group.first_row, group.end_row - group.first_row)
 
 
 def encode_rows_allowing_nonfinite(
@@ -146,37 +173,41 @@ def encode_rows_allowing_nonfinite(
     n_cols: int,
     through_f16: bool,
     targets: Targets,
+    importance: Importance | None = None,
+    first_row: int = 0,
 ) -> BadValues:
-    """Encode a slice that holds bad values, for `--allow-nonfinite`; rare, so in NumPy.
+    """Encode a slice that holds bad values, for `allow_nonfinite`; rare, so in NumPy.
 
     Arguments and result as for encode_rows. Float targets hold NaN and infinities as NumPy converts them. In a
     quantized target, a block with a value that is not finite (after float16, where weights go through it) has a float16
     NaN as scale, and as minimum, and otherwise the bytes of a block of zeros: all of it decodes to NaN. Other blocks
-    are as usual.
+    are as usual, that is as if the bad ones were zeros.
     """
-    work = _Slice(source, source_type, n_cols, through_f16, targets)
+    work = _Slice(source, source_type, n_cols, through_f16, targets, importance, first_row)
     bad = BadValues(0, 0)
     for group in row_groups(source, source_type, n_cols):
         bad += count_bad_values(group.values, float16_matters=work.float16_matters)
         encode_group(group, group.values, source, source_type, work.float_targets)
         for tensor_type, out in work.quantized_targets:
-            _encode_poisoned(_to_quantize(work, group), tensor_type, group.part_of(out, tensor_type))
+            bad += _encode_poisoned(work, group, tensor_type, group.part_of(out, tensor_type))
     return bad
 
 
-def _encode_poisoned(values: F32Array, tensor_type: GGMLQuantizationType, out: U8Array) -> None:
-    codec = CODECS[tensor_type]
+def _encode_poisoned(work: _Slice, group: RowGroup, tensor_type: GGMLQuantizationType, out: U8Array) -> BadValues:
+    codec, values = CODECS[tensor_type], _to_quantize(work, group)
     blocks = values.reshape(-1, codec.block_size)
     finite = np.isfinite(blocks).all(axis=1, keepdims=True)
-    clean = np.where(finite, blocks, np.float32(0))
-    encode_rows(
-        clean.reshape(-1).view(np.uint8),
+    bad = encode_rows(
+        np.where(finite, blocks, np.float32(0)).reshape(-1).view(np.uint8),
         GGMLQuantizationType.F32,
-        n_cols=codec.block_size,
+        n_cols=work.n_cols,
         through_f16=False,
         targets=[(tensor_type, out)],
+        importance=work.importance,
+        first_row=work.first_row + group.first_row,
     )
     encoded = out.reshape(-1, codec.type_size)
-    for offset in _SCALE_OFFSETS[tensor_type]:
+    for offset in codec.scale_offsets:
         scale = encoded[:, offset : offset + 2]
         scale[:] = np.where(finite, scale, _F16_NAN)
+    return bad

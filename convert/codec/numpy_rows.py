@@ -49,15 +49,23 @@ def through_float16(values: F32Array) -> F32Array:
 
 
 def encode_group(
-    group: RowGroup, values: F32Array, source: U8Array, source_type: GGMLQuantizationType, targets: Targets
+    group: RowGroup,
+    values: F32Array,
+    source: U8Array,
+    source_type: GGMLQuantizationType,
+    targets: Targets,
+    importance: F32Array | None = None,
 ) -> None:
-    """Encode `values`, which stand for the group's rows, into the group's part of each target."""
+    """Encode `values`, which stand for the group's rows, into the group's part of each target.
+
+    importance: float32 (end_row - first_row, n_cols), or none.
+    """
     for tensor_type, out in targets:
         part = group.part_of(out, tensor_type)
         if tensor_type is source_type is GGMLQuantizationType.F16:
             part[:] = group.part_of(source, source_type)  # keeps the bits of a NaN
         else:
-            part[:] = CODECS[tensor_type].encode(values).reshape(-1)
+            part[:] = CODECS[tensor_type].encode(values, importance).reshape(-1)
 
 
 def count_bad_values(values: F32Array, *, float16_matters: bool) -> BadValues:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
-from convert.codec import q6_k
-from convert.codec.contract import Codec, F32Array, U8Array, sizes_of
+from convert.codec import block32_weighted, q2_k, q3_k, q4_k, q6_k
+from convert.codec.arithmetic import f16_bytes, fifth_bits, nibbles
+from convert.codec.contract import Codec, F32Array, U8Array, Weighting, sizes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,21 +37,6 @@ def _truncate_to_bytes(values: F32Array) -> U8Array:
     """Drop the fraction; keep the low byte. What int32 cannot hold, NaN included, is 0, as on x86-64."""
     in_range = np.abs(values) < 2.0**31
     return np.where(in_range, values, 0).astype(np.int32).astype(np.uint8)
-
-
-def _f16_bytes(values: F32Array) -> U8Array:
-    return values.astype("<f2").view(np.uint8)
-
-
-def _nibbles(quants_of_block: U8Array) -> U8Array:
-    """Byte j: the low four bits of quant j, then those of quant j + 16."""
-    halves = quants_of_block.reshape(-1, 2, 16) & 15
-    return (halves[:, 0] | halves[:, 1] << 4).astype(np.uint8)
-
-
-def _fifth_bits(quants_of_block: U8Array) -> U8Array:
-    """Bit j of 32: bit 4 of quant j."""
-    return np.packbits(quants_of_block >> 4, axis=1, bitorder="little")
 
 
 def _scale_by_peak(blocks: F32Array, divisor: int) -> F32Array:
@@ -74,28 +60,28 @@ def _encode_q4_0(blocks: F32Array) -> U8Array:
     """Float16 scale, nibbles; peak maps to quant 0; truncates x / scale + 8.5, at most 15."""
     scale = _scale_by_peak(blocks, -8)
     q = np.minimum(_truncate_to_bytes(blocks * _inverse(scale) + np.float32(8.5)), 15)
-    return np.concatenate([_f16_bytes(scale), _nibbles(q)], axis=1)
+    return np.concatenate([f16_bytes(scale), nibbles(q)], axis=1)
 
 
 def _encode_q4_1(blocks: F32Array) -> U8Array:
     """Float16 scale, float16 minimum, nibbles; truncates (x - minimum) / scale + 0.5."""
     scale, lowest = _scale_by_range(blocks, 15)
     q = np.minimum(_truncate_to_bytes((blocks - lowest) * _inverse(scale) + np.float32(0.5)), 15)
-    return np.concatenate([_f16_bytes(scale), _f16_bytes(lowest), _nibbles(q)], axis=1)
+    return np.concatenate([f16_bytes(scale), f16_bytes(lowest), nibbles(q)], axis=1)
 
 
 def _encode_q5_0(blocks: F32Array) -> U8Array:
     """Float16 scale, 32 fifth bits, nibbles; peak maps to quant 0; truncates x / scale + 16.5, at most 31."""
     scale = _scale_by_peak(blocks, -16)
     q = np.minimum(_truncate_to_bytes(blocks * _inverse(scale) + np.float32(16.5)), 31)
-    return np.concatenate([_f16_bytes(scale), _fifth_bits(q), _nibbles(q)], axis=1)
+    return np.concatenate([f16_bytes(scale), fifth_bits(q), nibbles(q)], axis=1)
 
 
 def _encode_q5_1(blocks: F32Array) -> U8Array:
     """Float16 scale, float16 minimum, 32 fifth bits, nibbles; truncates (x - minimum) / scale + 0.5."""
     scale, lowest = _scale_by_range(blocks, 31)
     q = _truncate_to_bytes((blocks - lowest) * _inverse(scale) + np.float32(0.5))
-    return np.concatenate([_f16_bytes(scale), _f16_bytes(lowest), _fifth_bits(q), _nibbles(q)], axis=1)
+    return np.concatenate([f16_bytes(scale), f16_bytes(lowest), fifth_bits(q), nibbles(q)], axis=1)
 
 
 def _encode_q8_0(blocks: F32Array) -> U8Array:
@@ -104,7 +90,7 @@ def _encode_q8_0(blocks: F32Array) -> U8Array:
     scaled = blocks * _inverse(scale)
     whole = np.trunc(scaled)
     away = np.copysign(np.abs(scaled - whole) >= np.float32(0.5), scaled).astype(np.float32)
-    return np.concatenate([_f16_bytes(scale), _truncate_to_bytes(whole + away)], axis=1)
+    return np.concatenate([f16_bytes(scale), _truncate_to_bytes(whole + away)], axis=1)
 
 
 def _encode_f32(blocks: F32Array) -> U8Array:
@@ -140,26 +126,33 @@ def _decode_with_gguf(tensor_type: GGMLQuantizationType, blocks: U8Array) -> F32
     return decoded
 
 
-def _codec(
+def _row(
     tensor_type: GGMLQuantizationType,
-    encode_blocks: Callable[[F32Array], U8Array],
+    encode_blocks: Callable[[F32Array], U8Array] | None,
+    *,
+    weighted: Callable[[F32Array, Weighting], U8Array] | None = None,
     decode_blocks: Callable[[U8Array], F32Array] | None = None,
+    scales: tuple[int, ...] = (),
 ) -> Codec:
     block_size, type_size = sizes_of(tensor_type)
     decode = decode_blocks or partial(_decode_with_gguf, tensor_type)
-    return Codec(tensor_type, block_size, type_size, encode_blocks, decode)
+    return Codec(tensor_type, block_size, type_size, encode_blocks, decode, weighted, scales)
 
 
 _TABLE: Final = (
-    _codec(GGMLQuantizationType.F32, _encode_f32, _decode_f32),
-    _codec(GGMLQuantizationType.F16, _f16_bytes, _decode_f16),
-    _codec(GGMLQuantizationType.BF16, _encode_bf16, _decode_bf16),
-    _codec(GGMLQuantizationType.Q4_0, _encode_q4_0),
-    _codec(GGMLQuantizationType.Q4_1, _encode_q4_1),
-    _codec(GGMLQuantizationType.Q5_0, _encode_q5_0),
-    _codec(GGMLQuantizationType.Q5_1, _encode_q5_1),
-    _codec(GGMLQuantizationType.Q8_0, _encode_q8_0),
-    _codec(GGMLQuantizationType.Q6_K, q6_k.encode_super_blocks),
+    _row(GGMLQuantizationType.F32, _encode_f32, decode_blocks=_decode_f32),
+    _row(GGMLQuantizationType.F16, f16_bytes, decode_blocks=_decode_f16),
+    _row(GGMLQuantizationType.BF16, _encode_bf16, decode_blocks=_decode_bf16),
+    _row(GGMLQuantizationType.Q4_0, _encode_q4_0, weighted=block32_weighted.encode_q4_0, scales=(0,)),
+    _row(GGMLQuantizationType.Q4_1, _encode_q4_1, weighted=block32_weighted.encode_q4_1, scales=(0, 2)),
+    _row(GGMLQuantizationType.Q5_0, _encode_q5_0, weighted=block32_weighted.encode_q5_0, scales=(0,)),
+    _row(GGMLQuantizationType.Q5_1, _encode_q5_1, weighted=block32_weighted.encode_q5_1, scales=(0, 2)),
+    _row(GGMLQuantizationType.Q8_0, _encode_q8_0, scales=(0,)),
+    _row(GGMLQuantizationType.Q2_K, q2_k.encode_q2_k, weighted=q2_k.encode_q2_k_weighted, scales=(80, 82)),
+    _row(GGMLQuantizationType.Q3_K, q3_k.encode_q3_k, weighted=q3_k.encode_q3_k_weighted, scales=(108,)),
+    _row(GGMLQuantizationType.Q4_K, q4_k.encode_q4_k, weighted=q4_k.encode_q4_k_weighted, scales=(0, 2)),
+    _row(GGMLQuantizationType.Q5_K, q4_k.encode_q5_k, weighted=q4_k.encode_q5_k_weighted, scales=(0, 2)),
+    _row(GGMLQuantizationType.Q6_K, q6_k.encode_q6_k, weighted=q6_k.encode_q6_k_weighted, scales=(208,)),
 )
 
 CODECS: Final[Mapping[GGMLQuantizationType, Codec]] = MappingProxyType({codec.type: codec for codec in _TABLE})

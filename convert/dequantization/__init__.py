@@ -15,30 +15,29 @@ from typing import TYPE_CHECKING
 
 from convert.dequantization.carry_out import carry_out_dequantize, check_outputs
 from convert.dequantization.data import DequantizePlan
-from convert.dequantization.plan import plan_dequantize
+from convert.dequantization.plan import DequantizeRequest, plan_dequantize
+from convert.stream import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from convert.conversion import Merge, PathLike
+    from convert.model import ModelRequest, PathLike
     from convert.stream import Progress, Report
 
-__all__ = ["DequantizePlan", "carry_out_dequantize", "check_outputs", "dequantize", "plan_dequantize"]
+__all__ = [
+    "DequantizePlan",
+    "DequantizeRequest",
+    "carry_out_dequantize",
+    "check_outputs",
+    "dequantize",
+    "plan_dequantize",
+]
 
 
 def dequantize(
-    model: PathLike,
-    outdir: PathLike,
+    model: PathLike | ModelRequest,
+    outputs: PathLike | DequantizeRequest,
+    writing: Writing = Writing(),  # noqa: B008 - frozen
     *,
-    dtype: str | None = None,
-    through: str | None = None,
-    max_shard_size: str | int = "5GB",
-    merge: Merge | Iterable[Merge] = (),
-    force: bool = False,
-    jobs: int | None = None,
-    allow_nonfinite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Write a checkpoint as a plain Hugging Face directory; see `plan_dequantize` and `carry_out`."""
-    plan = plan_dequantize(model, outdir, dtype=dtype, through=through, max_shard_size=max_shard_size, merge=merge)
-    return carry_out_dequantize(plan, force=force, jobs=jobs, allow_nonfinite=allow_nonfinite, progress=progress)
+    return carry_out_dequantize(plan_dequantize(model, outputs), writing, progress=progress)

@@ -7,16 +7,17 @@ directory is no model before it is whole.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import OutputError, UsageError, WeightsError
+from convert.errors import OutputError
+from convert.process import usable_processors
 from convert.shown import shown, shown_list
 from convert.stream import (
     Progress,
     Report,
+    Writing,
     WrittenOutput,
-    available_cpus,
     carry_out,
     check_room,
     outputs_to_make,
@@ -24,7 +25,6 @@ from convert.stream import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from convert.dequantization.data import DequantizePlan
@@ -32,35 +32,24 @@ if TYPE_CHECKING:
 
 # Workers' slices are what takes memory: these stay under 512 MB on a machine of any size.
 MAX_JOBS: Final = 16
-_HINTS: Final = {
-    "--types bf16": "--dtype bf16",
-    " or --name": "",
-    "choose fewer types with --types, or another directory": "make room, or choose another directory",
-}
 
 
 def carry_out_dequantize(
     plan: DequantizePlan,
+    writing: Writing = Writing(),  # noqa: B008 - frozen
     *,
-    force: bool = False,
-    jobs: int | None = None,
-    allow_nonfinite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Make the directory that a plan describes; arguments and errors as for `carry_out`.
 
     Raises OutputError too for a directory that holds files which the plan does not.
     """
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"the number of jobs is {jobs}, wanted at least 1")
     started = time.monotonic()
-    to_make = check_outputs(plan, force=force)
-    remove_abandoned(plan.outdir, [output.path for output in plan.outputs])
-    options = {"force": force, "jobs": jobs or min(available_cpus(), MAX_JOBS), "allow_nonfinite": allow_nonfinite}
+    to_make = check_outputs(plan, force=writing.force)
+    writing = replace(writing, jobs=writing.jobs or min(usable_processors(), MAX_JOBS))
     written: dict[Path, WrittenOutput] = {}
     for part in _existing_first(plan, to_make):
-        with _own_hints():
-            report = carry_out(part, progress=progress, **options)  # type: ignore[arg-type]
+        report = carry_out(part, writing, progress=progress)
         written |= {output.path: output for output in report.outputs}
     return Report(tuple(written[output.path] for output in plan.outputs), time.monotonic() - started)
 
@@ -71,9 +60,9 @@ def check_outputs(plan: DequantizePlan, *, force: bool) -> list[dict[int, Output
     Raises OutputError for files in the way, or too little room.
     """
     _refuse_foreign(plan)
-    with _own_hints():
-        to_make = [outputs_to_make(part, force=force) for part in plan.plans]
-        check_room([output for part in to_make for output in part.values()])
+    to_make = [outputs_to_make(part, force=force) for part in plan.plans]
+    remove_abandoned([plan.outdir])
+    check_room([output for part in to_make for output in part.values()])
     return to_make
 
 
@@ -87,8 +76,6 @@ def _existing_first(plan: DequantizePlan, to_make: list[dict[int, Output]]) -> l
 def _refuse_foreign(plan: DequantizePlan) -> None:
     """Refuse a directory with other files in it: they might be loaded, or uploaded, as if they were this model's."""
     if not plan.outdir.is_dir():
-        if plan.outdir.exists():
-            raise OutputError(f"{shown(plan.outdir)} is a file, wanted a directory", hint="choose another one")
         return
     planned = {output.path for output in plan.outputs} | {output.path.parent for output in plan.outputs}
     others = sorted(path.name for path in plan.outdir.iterdir() if path not in planned and path.name[0] != ".")
@@ -97,15 +84,3 @@ def _refuse_foreign(plan: DequantizePlan) -> None:
             f"{shown(plan.outdir)} holds what this run would not write: {shown_list(others)}",
             hint="choose another directory, or move these away",
         )
-
-
-@contextmanager
-def _own_hints() -> Iterator[None]:
-    """Let hints name this command's options, where the rooms below speak of those that make GGUF files."""
-    try:
-        yield
-    except (OutputError, WeightsError) as error:
-        if error.hint:
-            for theirs, own in _HINTS.items():
-                error.hint = error.hint.replace(theirs, own)
-        raise

@@ -9,13 +9,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from convert.adapter import MergedTensors, MergeRequest, merge_adapters, resolve_model
+from convert.adapter import MergedTensors, MergeRequest, merge_adapters, other_bases, resolve_model
 from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
 from convert.checkpoint.index import cached_name
 from convert.checkpoint.packed import ModelTensors, model_tensors
 from convert.checkpoint.packed.values import FLOATS
 from convert.checkpoint.source import TORCH_FLOATS, TORCH_NAMES
-from convert.conversion import Merge, merge_requests, model_directory
 from convert.dequantization.data import DequantizePlan
 from convert.dequantization.model_card import model_card
 from convert.dequantization.shards import (
@@ -31,43 +30,48 @@ from convert.dequantization.shards import (
 from convert.dequantization.side_files import SideFile, copied_files, json_file, mended_config
 from convert.dequantization.through import Through, quantized_weights, refuse_transposed, take_through
 from convert.dequantization.wide_float import NarrowedDouble
-from convert.errors import CheckpointError, UsageError
-from convert.plan import FileKind, Output, Plan
+from convert.errors import CheckpointError, Remedy, UsageError
+from convert.model import ModelRequest, PathLike, absolute, as_request
+from convert.plan import FileKind, Output, Plan, require_directory
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-PathLike = str | os.PathLike[str]
-
 DTYPES: Final = {"f16": StoredType.F16, "bf16": StoredType.BF16, "f32": StoredType.F32}
 
 
-def plan_dequantize(
-    model: PathLike,
-    outdir: PathLike,
-    *,
-    dtype: str | None = None,
-    through: str | None = None,
-    max_shard_size: str | int = "5GB",
-    merge: Merge | Iterable[Merge] = (),
-) -> DequantizePlan:
-    """Plan a plain Hugging Face directory of a checkpoint that may be packed.
+@dataclass(frozen=True, slots=True)
+class DequantizeRequest:
+    """A plain Hugging Face directory to make.
 
-    model: a checkpoint of any architecture, or an adapter beside or within reach of its base. dtype: f16, bf16 or f32,
-    by default the checkpoint's own. through: nf4, nf4-dq, fp4, fp4-dq or int8, to be taken down to and up again.
-    max_shard_size: bytes, or such as `5GB`. merge: adapters, as `ADAPTER` or `ADAPTER:WEIGHT`.
+    dtype: f16, bf16 or f32, by default the checkpoint's own. through: nf4, nf4-dq, fp4, fp4-dq or int8, to be taken
+    down to and up again. max_shard_size: bytes, or such as `5GB`.
+    """
+
+    outdir: PathLike
+    dtype: str | None = None
+    through: str | None = None
+    max_shard_size: str | int = "5GB"
+
+
+def plan_dequantize(model: PathLike | ModelRequest, outputs: PathLike | DequantizeRequest) -> DequantizePlan:
+    """Plan a plain Hugging Face directory of a checkpoint that may be packed, of any architecture.
+
     Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
     """
-    limit = parse_size(max_shard_size)
-    wanted, down = _parse_dtype(dtype), _parse_through(through)
-    base = resolve_model(_absolute(model), merge_requests(merge))
+    request = outputs if isinstance(outputs, DequantizeRequest) else DequantizeRequest(outputs)
+    outdir = absolute(request.outdir)
+    limit = parse_size(request.max_shard_size)
+    wanted, down = _parse_dtype(request.dtype), _parse_through(request.through)
+    asked = as_request(model)
+    base = resolve_model(asked.path, asked.adapters)
     checkpoint = open_checkpoint(base.model)
-    _check_outdir(checkpoint.directory, _absolute(outdir))
+    _check_outdir(checkpoint.directory, outdir)
     opened = _open_tensors(checkpoint, wanted, down, base.requests)
-    notes = (*base.notes, *checkpoint.notes, *opened.notes)
-    return _lay_out(checkpoint, _absolute(outdir), opened, limit, notes)
+    notes = (*base.notes, *other_bases(asked.adapters, checkpoint), *checkpoint.notes, *opened.notes)
+    return _lay_out(checkpoint, outdir, opened, limit, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class _Opened:
 def _open_tensors(
     checkpoint: Checkpoint, wanted: StoredType | None, through: Through | None, requests: Sequence[MergeRequest]
 ) -> _Opened:
+    checkpoint.require_whole()
     unpacked = model_tensors(checkpoint)
     tensors = {name: _floating(tensor) for name, tensor in unpacked.tensors.items()}
     decoded = [name for name, tensor in unpacked.tensors.items() if tensor is not checkpoint.tensors.get(name)]
@@ -103,9 +108,8 @@ def _open_tensors(
 def _lay_out(
     checkpoint: Checkpoint, outdir: Path, opened: _Opened, limit: int, notes: tuple[str, ...]
 ) -> DequantizePlan:
-    config_file, config = mended_config(
-        checkpoint.directory, opened.dtype, vocab_size=opened.merged.vocab_size, unties=opened.merged.unties
-    )
+    config = checkpoint.require_config()
+    config_file = mended_config(config, opened.dtype, vocab_size=opened.merged.vocab_size, unties=opened.merged.unties)
     architecture = _architecture(config)
     stored = [_stored(tensor, name, opened.dtype) for name, tensor in opened.merged.tensors.items()]
     cut = cut_into_shards(stored, limit)
@@ -160,7 +164,7 @@ def _statements(source: Path, opened: _Opened) -> tuple[str, ...]:
         said.append(f"The weights are those of {name}; all floating-point tensors are {dtype}.")
     for request in opened.requests:
         weight = "" if request.weight == 1 else f" with the weight {request.weight:g}"
-        said.append(f"Then the adapter {shown(_name(model_directory(request.path)))} was merged into them{weight}.")
+        said.append(f"Then the adapter {shown(_name(request.directory))} was merged into them{weight}.")
     return tuple(said)
 
 
@@ -203,13 +207,15 @@ def _architecture(config: Mapping[str, Any]) -> str:
 def _check_through(checkpoint: Checkpoint, unpacked: ModelTensors, through: Through) -> None:
     if unpacked.packing is not None:
         raise UsageError(
-            f"--through takes a 16-bit checkpoint, {shown(checkpoint.directory)} is packed by {unpacked.packing}",
-            hint="without --through it is dequantized to what it holds",
+            f"the way through a packed type takes a 16-bit checkpoint, {shown(checkpoint.directory)} is packed by"
+            f" {unpacked.packing}",
+            remedies=(Remedy.WITHOUT_THROUGH,),
         )
-    refuse_transposed(checkpoint.directory, through)
+    refuse_transposed(checkpoint.require_config(), through)
 
 
 def _check_outdir(source: Path, outdir: Path) -> None:
+    require_directory(outdir)
     target, model = Path(os.path.realpath(outdir)), Path(os.path.realpath(source))
     if target == model or target.is_relative_to(model):
         where = "is the model's own directory" if target == model else f"is inside the model's directory `{model}`"
@@ -233,7 +239,3 @@ def _parse_through(text: str | None) -> Through | None:
     except ValueError:
         known = ", ".join(kind.value for kind in Through)
         raise UsageError(f"unknown type `{text}` to go through", hint=f"known are {known}") from None
-
-
-def _absolute(path: PathLike) -> Path:
-    return Path(os.path.abspath(path))

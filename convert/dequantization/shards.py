@@ -18,7 +18,7 @@ from gguf import GGMLQuantizationType
 
 from convert.checkpoint import StoredType, Tensor
 from convert.checkpoint.packed.values import FLOATS
-from convert.errors import UsageError
+from convert.errors import Remedy, UsageError
 from convert.gguf_file import TensorInfo
 from convert.plan import FileKind, Output, Plan, Target, Task
 
@@ -106,7 +106,7 @@ def cut_into_shards(tensors: Sequence[StoredTensor], max_nbytes: int) -> list[li
     if current:
         shards.append(current)
     if len(shards) > MAX_SHARDS:
-        raise UsageError(f"there would be {len(shards)} shards, at most {MAX_SHARDS}", hint="give --max-shard-size")
+        raise UsageError(f"there would be {len(shards)} shards, at most {MAX_SHARDS}", remedies=(Remedy.LARGER_SHARDS,))
     return shards
 
 

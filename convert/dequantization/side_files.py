@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.checkpoint import StoredType, read_json
 from convert.checkpoint.index import require_inside
 from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer
 from convert.checkpoint.source import TORCH_NAMES
@@ -18,8 +17,10 @@ from convert.errors import CheckpointError
 from convert.shown import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from convert.checkpoint import StoredType
 
 MAX_NBYTES: Final = 128 << 20  # of all together: they are held in memory; a large tokenizer.json is about 35 MB
 
@@ -100,15 +101,13 @@ def read_bounded(path: Path, max_nbytes: int = MAX_NBYTES) -> bytes:
 
 
 def mended_config(
-    directory: Path, dtype: StoredType, *, vocab_size: int | None = None, unties: bool = False
-) -> tuple[SideFile, dict[str, Any]]:
+    config: Mapping[str, Any], dtype: StoredType, *, vocab_size: int | None = None, unties: bool = False
+) -> SideFile:
     """Write `config.json` as that of a plain checkpoint: no quantization, and the dtype in the spelling it uses.
 
     Sections of a part of the model (`text_config` and the like) are mended too. vocab_size: if an adapter resized it.
     unties: an adapter gave the output matrix weights of its own.
-    Returns the file, and the config as it was.
     """
-    config = read_json(directory / "config.json")
     mended = _mended(config, TORCH_NAMES[dtype])
     if not any(key in mended for key in _DTYPE_KEYS):
         mended["torch_dtype"] = TORCH_NAMES[dtype]  # every transformers reads this spelling
@@ -117,10 +116,10 @@ def mended_config(
         section["vocab_size"] = vocab_size
     if unties:
         mended["tie_word_embeddings"] = False
-    return json_file("config.json", mended), config
+    return json_file("config.json", mended)
 
 
-def _mended(section: dict[str, Any], dtype: str) -> dict[str, Any]:
+def _mended(section: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     mended: dict[str, Any] = {}
     for key, value in section.items():
         if key in _DTYPE_KEYS:

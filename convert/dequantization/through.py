@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from convert.checkpoint import StoredType, Tensor, matrix_shape, read_json
+from convert.checkpoint import StoredType, Tensor, matrix_shape
 from convert.checkpoint.packed.values import FLOATS, as_float32, pieces, rounded, to_bytes
 from convert.checkpoint.statistics import OfWhole
 from convert.dequantization.four_bit import (
@@ -33,7 +33,6 @@ from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from convert.checkpoint import SourceFiles
     from convert.codec.contract import F32Array, U8Array
@@ -74,12 +73,12 @@ def take_through(tensors: Mapping[str, Tensor], through: Through, dtype: StoredT
     return {name: wrapper(tensor, through, dtype) if name in taken else tensor for name, tensor in tensors.items()}
 
 
-def refuse_transposed(directory: Path, through: Through) -> None:
+def refuse_transposed(config: Mapping[str, Any], through: Through) -> None:
     """Raise UnsupportedError for the architectures whose matrices are stored transposed: their blocks run elsewhere."""
-    model_type = read_json(directory / "config.json").get("model_type")
+    model_type = config.get("model_type")
     if model_type in CONV1D_MODELS:
         raise UnsupportedError(
-            f"--through {through.value} does not know the transposed layers (`Conv1D`) of {shown(model_type)}",
+            f"the way through {through.value} does not know the transposed layers (`Conv1D`) of {shown(model_type)}",
             hint="load the model with transformers and bitsandbytes, and save what `dequantize` gives",
         )
 
@@ -132,7 +131,6 @@ class RoundedToInt8(_Rounded):
     """A weight as `Int8Params` leaves it."""
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         for rows in pieces(len(out), matrix_shape(self.shape)[1]):
             loaded = self._load(files, range(first + rows.start, first + rows.stop))
             out[rows.start : rows.stop] = to_bytes(round_to_int8(loaded), self.dtype)
@@ -150,7 +148,6 @@ class RoundedTo4Bit(_Rounded, OfWhole):
     statistics: NestedStatistics | None = field(default=None, compare=False, repr=False)
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         assert not self.lacks_statistics  # noqa: S101 - the first pass comes before
         n_cols = matrix_shape(self.shape)[1]
         for rows in pieces(len(out), n_cols):
@@ -196,7 +193,6 @@ class RoundedTo4Bit(_Rounded, OfWhole):
         gathered.append(measured)
 
     def with_statistics(self, gathered: Sequence[F32Array]) -> RoundedTo4Bit:
-        """See OfWhole."""
         return replace(self, statistics=nested_statistics(np.concatenate(gathered)))
 
 

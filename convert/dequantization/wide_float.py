@@ -41,7 +41,6 @@ class NarrowedDouble:
         return self.base.nbytes
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         raw = np.empty((len(out), 2 * out.shape[1]), np.uint8)
         self.base.read_rows(files, first, raw)
         with np.errstate(over="ignore"):  # an infinity is found by the encoder

@@ -20,15 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.errors import ToolchainError, UsageError
+from convert.errors import Remedy, ToolchainError, UsageError
 from convert.llama_cpp import configure, source, where
 from convert.llama_cpp.backend import Backend, Choice, choose_backend, hip_compiler
 from convert.llama_cpp.build_json import NAME, Build, read_build, write_build
 from convert.llama_cpp.cuda import fetch_cublas
 from convert.llama_cpp.programs import choose_targets, judge, put_aliases
 from convert.llama_cpp.reporter import Reporter, Silent
-from convert.llama_cpp.toolchain import Toolchain, find_toolchain
-from convert.process import end_leftover, run
+from convert.llama_cpp.toolchain import Toolchain, compiler_variables, find_toolchain
+from convert.process import end_leftover, run, usable_processors
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from convert.llama_cpp.where import Home
 
 _STEP: Final = re.compile(r"^\[\s*(\d+)(?:/(\d+)|%)\]\s*(.*)")
+_NOT_IN_A_PATH: Final = frozenset('";\\:')
 _CONFIGURE_TIMEOUT_S: Final = 1800.0
 
 
@@ -87,10 +89,16 @@ def build_llamacpp(
     telling = reporter or Silent()
     check_arguments(source, ref, cublas, cmake_args, jobs)
     place = where.home(directory)
+    _check_path(place.path)
     tools = find_toolchain()
     from_pypi = cublas == "pypi"
     choice = choose_backend(backend, cuda_arch=cuda_arch, cublas_from_pypi=from_pypi)
     telling.say(f"backend: {choice.backend.value} ({choice.reason})")
+    telling.say(f"place: {place.path}")
+    if choice.unused:
+        telling.say(f"the GPU {choice.unused} is not used: {choice.reason}", choice.remedies)
+    if os.environ.get("CMAKE_ARGS"):
+        telling.say(f"CMAKE_ARGS is not read: {os.environ['CMAKE_ARGS']}")
     request = Request(
         source,
         ref,
@@ -98,7 +106,7 @@ def build_llamacpp(
         from_pypi and choice.backend is Backend.CUDA,
         server,
         tuple(cmake_args),
-        jobs or usable_cores(),
+        jobs or usable_processors(),
     )
     try:
         found = _find(request, place)
@@ -108,7 +116,7 @@ def build_llamacpp(
                 found = _find(request, place) or _build(request, place, tools, telling)
         put_aliases(found.programs, (found.bin, place.path))
     except OSError as error:
-        raise ToolchainError(f"cannot build in `{place.path}`: {error}", hint="`--dir` names another place") from error
+        raise ToolchainError(f"cannot build in `{place.path}`: {error}", remedies=(Remedy.BUILD_ELSEWHERE,)) from error
     return found
 
 
@@ -118,16 +126,20 @@ def check_arguments(
     """Raise UsageError for arguments that make no sense."""
     source.check(wanted_source, ref)
     if cublas not in {"toolkit", "pypi"}:
-        raise UsageError(f"`--cublas {cublas}` is neither `toolkit` nor `pypi`")
+        raise UsageError(f"`cublas` is `{cublas}`, wanted `toolkit` or `pypi`")
     if jobs is not None and jobs < 1:
-        raise UsageError(f"`--jobs {jobs}` is not a number of jobs")
+        raise UsageError(f"`jobs` is {jobs}, wanted at least 1")
     if wrong := [argument for argument in cmake_args if not argument.startswith("-")]:
         raise UsageError(f"`{wrong[0]}` is not an argument for CMake: these begin with `-`, as in `-DGGML_NATIVE=OFF`")
 
 
-def usable_cores() -> int:
-    """Count the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _check_path(path: Path) -> None:
+    """Raise UsageError for a place that CMake's lists, its generated files, or the loader's paths cannot name."""
+    if wrong := [letter for letter in str(path) if letter in _NOT_IN_A_PATH or not letter.isprintable()]:
+        raise UsageError(
+            f"llama.cpp cannot be built in {shown(path)}: there is a {shown(wrong[0])} in its path",
+            remedies=(Remedy.BUILD_ELSEWHERE,),
+        )
 
 
 def processor() -> str:
@@ -169,7 +181,7 @@ def _build(request: Request, place: Home, tools: Toolchain, telling: Reporter) -
     options = _cmake_options(request, tree, place, tools, telling)
     command = configure.configure_command(tools, tree.path, directory, options, system=sys.platform)
     _begin(directory, command, tools)
-    configured = _configure(command, directory, tree, telling)
+    configured = _configure(command, directory, tree, compiler_variables(tools), telling)
     targets = choose_targets(configured.programs, server=options.server)
     making = configure.build_command(tools.cmake.path, directory, list(targets.values()), request.jobs)
     _make(making, directory, tree, telling)
@@ -275,7 +287,9 @@ def _but_for_server(command: Sequence[str]) -> list[str]:
     return [word for word in command if not word.startswith("-DLLAMA_BUILD_SERVER=")]
 
 
-def _configure(command: list[str], directory: Path, tree: Tree, telling: Reporter) -> configure.Configured:
+def _configure(
+    command: list[str], directory: Path, tree: Tree, compilers: dict[str, str], telling: Reporter
+) -> configure.Configured:
     telling.say(f"configuring: {shlex.join(command)}")
     run(
         command,
@@ -283,7 +297,7 @@ def _configure(command: list[str], directory: Path, tree: Tree, telling: Reporte
         log=directory / "build.log",
         on_start=_note_pid(directory),
         timeout_s=_CONFIGURE_TIMEOUT_S,
-        env=_environment(tree),
+        env=_environment(tree) | compilers,
     )
     (directory / "configured.json").write_text(json.dumps(command), encoding="utf-8")
     return configure.read_file_api(directory)

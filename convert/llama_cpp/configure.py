@@ -33,6 +33,10 @@ COMMON: Final = (
     "-DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON",
 )
 _OFF_UNLESS_ASKED: Final = "-DGGML_METAL=OFF"  # on macOS it is on by default
+# DT_RPATH, which the loader reads before LD_LIBRARY_PATH: another llama.cpp's libraries there are not taken.
+_OWN_LIBRARIES_FIRST: Final = tuple(
+    f"-DCMAKE_{kind}_LINKER_FLAGS_INIT=-Wl,--disable-new-dtags" for kind in ("EXE", "SHARED")
+)
 # GCC's broken `_tile_loadconfig`, see `toolchain`: without the macro llama.cpp takes its AVX-512 code instead of AMX.
 _WITHOUT_AMX: Final = ("-DCMAKE_C_FLAGS_INIT=-U__AMX_INT8__", "-DCMAKE_CXX_FLAGS_INIT=-U__AMX_INT8__")
 
@@ -78,6 +82,8 @@ def configure_command(tools: Toolchain, tree: Path, build_dir: Path, options: Op
     # Else upstream asks git, which may answer for the checkout around the tree, or count a shallow history.
     command += [f"-DLLAMA_BUILD_COMMIT={options.commit[:10]}", "-DLLAMA_BUILD_NUMBER=0"]
     command += [f"-DCMAKE_INSTALL_RPATH={_rpath(options, system)}"]
+    if system == "linux":
+        command += _OWN_LIBRARIES_FIRST
     command += _backend_arguments(options)
     if options.without_amx:
         command += _WITHOUT_AMX

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import ProgramError, ToolchainError, UsageError
+from convert.errors import ProgramError, Remedy, ToolchainError, UsageError
 from convert.llama_cpp.pin import CUBLAS_WHEELS
 from convert.llama_cpp.unpack import unpack_zip
 from convert.llama_cpp.where import appearing
-from convert.process import ask, run
+from convert.process import ask, how_it_ended, run
+from convert.shown import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,12 +28,28 @@ if TYPE_CHECKING:
 
 HOW_TO_GET: Final = {
     "nvcc": "the CUDA toolkit: https://developer.nvidia.com/cuda-downloads, or apt install nvidia-cuda-toolkit",
-    "cuBLAS": "`--cublas pypi` takes it from the nvidia-cublas wheel; or libcublas-dev of the CUDA toolkit's packages",
-    "GPU": "`--cuda-arch 90`, say, builds for a GPU that is elsewhere (its compute capability without the point)",
+    "cuBLAS": "libcublas-dev of the CUDA toolkit's packages",
+    "GPU": "an NVIDIA driver whose nvidia-smi sees it",
     "host compiler": "set CUDAHOSTCXX or NVCC_CCBIN to an older g++, or take a newer CUDA toolkit",
+    "architecture": "name those that this toolkit knows, or take a newer one",
+    "nvcc's run": "see what nvcc says",
     "driver": "a newer NVIDIA driver, or an older CUDA toolkit",
 }
 
+# What else helps, with no part to get.
+REMEDIES: Final = {"cuBLAS": (Remedy.CUBLAS_FROM_PYPI,), "GPU": (Remedy.NAME_GPU,)}
+
+# nvcc's and its headers' words (crt/host_config.h of CUDA 11 to 13) -> which part is wrong.
+_NVCC_SAYS: Final = {
+    "Unsupported gpu architecture": "architecture",
+    "is not defined for option 'gpu-architecture'": "architecture",
+    "is not defined for option 'gpu-code'": "architecture",
+    "unsupported GNU version": "host compiler",
+    "unsupported clang version": "host compiler",
+    "Failed to preprocess host compiler properties": "host compiler",
+    "No supported host compiler": "host compiler",
+    "error trying to exec": "host compiler",
+}
 _ARCH: Final = re.compile(r"\d{2,3}[af]?(?:-real|-virtual)?")
 _NVCC_VERSION: Final = re.compile(r"\bV(\d+)\.(\d+)")
 _TOP: Final = re.compile(r"^#\$ TOP=(.+)$", re.MULTILINE)
@@ -69,7 +86,7 @@ class Cuda:
     """What of CUDA was found.
 
     driver: the CUDA version that the driver supports, None where there is no driver. driver_links: whether there is a
-    library, the driver's own or the toolkit's stub of it, to link programs with.
+    library, the driver's own or the toolkit's stub of it, to link programs with. nvidia_smi: its words, if no GPU.
     """
 
     nvcc: Path | None
@@ -79,6 +96,7 @@ class Cuda:
     driver: tuple[int, int] | None
     gpus: tuple[Gpu, ...]
     driver_links: bool = True
+    nvidia_smi: str = ""
 
     @property
     def can_link_driver(self) -> bool:
@@ -89,6 +107,7 @@ class Cuda:
 def find_cuda() -> Cuda:
     """Look for every part of CUDA; nothing missing is an error here."""
     nvcc = _find_nvcc()
+    gpus, said = _ask_nvidia_smi()
     root = None if nvcc is None else _root(nvcc)
     return Cuda(
         nvcc=nvcc,
@@ -96,22 +115,24 @@ def find_cuda() -> Cuda:
         version=None if nvcc is None else _nvcc_version(nvcc),
         cublas=None if root is None else _find_cublas(root),
         driver=_driver_version(),
-        gpus=find_gpus(),
+        gpus=gpus,
+        nvidia_smi=said,
         driver_links=root is not None and _first(_library_folders(root), "libcuda.so") is not None,
     )
 
 
-def find_gpus() -> tuple[Gpu, ...]:
-    """Ask nvidia-smi which GPUs there are; none where it is missing or finds no device."""
+def _ask_nvidia_smi() -> tuple[tuple[Gpu, ...], str]:
+    """Ask nvidia-smi which GPUs there are; where it is there and names none, give its own words."""
     smi = shutil.which("nvidia-smi")
     if smi is None:
-        return ()
+        return (), ""
     fields = "name,compute_cap,memory.total,driver_version"
     try:
         answer = ask([smi, f"--query-gpu={fields}", "--format=csv,noheader,nounits"], timeout_s=20)
-    except ProgramError:
-        return ()
-    return tuple(_gpus(answer.stdout)) if answer.exit_code == 0 else ()
+    except ProgramError as error:
+        return (), error.message
+    gpus = tuple(_gpus(answer.stdout)) if answer.exit_code == 0 else ()
+    return gpus, "" if gpus else " ".join(answer.text.split()) or how_it_ended(answer.exit_code)
 
 
 def _gpus(csv: str) -> Iterable[Gpu]:
@@ -122,12 +143,13 @@ def _gpus(csv: str) -> Iterable[Gpu]:
 
 
 def arch_list(text: str) -> str:
-    """Check `--cuda-arch` and write it as CMake wants it: `86,90` is `86;90`. Raises UsageError."""
+    """Check compute capabilities, and write them as CMake wants them: `86,90` is `86;90`. Raises UsageError."""
     archs = [part.strip().replace(".", "") for part in re.split(r"[;,]", text)]
     if wrong := [arch for arch in archs if not _ARCH.fullmatch(arch)]:
         raise UsageError(
-            f"`--cuda-arch` has `{wrong[0]}`, wanted is a compute capability such as `90`",
-            hint="several are separated by commas; `convert doctor` shows those of this machine's GPUs",
+            f"`{wrong[0]}` is not a CUDA architecture, wanted is a compute capability such as `90`",
+            hint="several are separated by commas",
+            remedies=(Remedy.SEE_DOCTOR,),
         )
     return ";".join(archs)
 
@@ -137,8 +159,11 @@ def archs_of(gpus: Iterable[Gpu]) -> str:
     return ";".join(sorted({gpu.arch for gpu in gpus}, key=int))
 
 
-def compile_trouble(nvcc: Path, arch: str) -> str | None:
-    """Compile one kernel: None if nvcc, its host compiler and this architecture go together, else what nvcc said."""
+def compile_trouble(nvcc: Path, arch: str) -> tuple[str, str] | None:
+    """Compile one kernel: None if nvcc, its host compiler and this architecture go together.
+
+    Else which of them is wrong, a key of HOW_TO_GET, and what nvcc said.
+    """
     with tempfile.TemporaryDirectory(prefix="convert-cuda-") as folder:
         source = Path(folder) / "probe.cu"
         source.write_text(_PROBE, encoding="utf-8")
@@ -147,12 +172,12 @@ def compile_trouble(nvcc: Path, arch: str) -> str | None:
         try:
             answer = ask([nvcc, *host, *code, "-c", source, "-o", Path(folder) / "probe.o"], timeout_s=120)
         except ProgramError as error:
-            return error.message
-    lines = [line for line in answer.text.splitlines() if line.strip()]
+            return "nvcc's run", error.message
     if answer.exit_code == 0:
         return None
-    # Only to show: nvcc puts what matters somewhere between its warnings.
-    return next((line for line in lines if "error" in line or "fatal" in line), lines[-1] if lines else "silently")
+    heard = excerpt(answer.text)
+    said = heard.error or (heard.lines or [how_it_ended(answer.exit_code)])[-1].strip()
+    return next((part for words, part in _NVCC_SAYS.items() if words in answer.text), "nvcc's run"), said
 
 
 def _gencode(arch: str) -> str:

@@ -19,10 +19,10 @@ from convert.errors import ConvertError
 from convert.llama_cpp import cuda as cuda_parts
 from convert.llama_cpp import where
 from convert.llama_cpp.backend import choose_backend
-from convert.llama_cpp.build import usable_cores
 from convert.llama_cpp.build_json import read_builds
 from convert.llama_cpp.pin import GIT_URL
 from convert.llama_cpp.toolchain import HOW_TO_GET, find_compiler, find_tool, find_toolchain
+from convert.process import usable_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,14 +46,14 @@ _TOOLS: Final = ("cmake", "ninja", "make", "ccache", "git")
 
 
 def examine(directory: Path | None = None) -> dict[str, Any]:
-    """Look at everything, as plain values. directory: where llama.cpp would be built, as `--dir` says."""
+    """Look at everything, as plain values. directory: where llama.cpp would be built, in the default place if None."""
     # The network is slow to say no: ask it first, look at the answers last.
     reach = {"git_host": _Reach(GIT_URL), "package_index": _Reach(_package_index())}
     cuda = cuda_parts.find_cuda()
     builds = [build.as_json() for build in read_builds(where.homes(directory))]
     machine: dict[str, Any] = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cores": usable_cores(),
+        "cores": usable_processors(),
         "memory_nbytes": _memory_nbytes(),
         "disk": _disk(where.home(directory).path),
         "compilers": {name: _json_or_none(find_compiler(name)) for name in ("c", "c++")},
@@ -248,7 +248,9 @@ def _building(machine: dict[str, Any], find_cuda: Callable[[], Cuda]) -> dict[st
     network = machine["network"]
     git = machine["tools"]["git"] is not None and network["git_host"]["reachable"]
     pypi = importlib.util.find_spec("pip") is not None and network["package_index"]["reachable"]
-    origin = "from git" if git else "from PyPI" if pypi else "only with --source PATH: nothing else is reachable"
+    origin = (
+        "from git" if git else "from PyPI" if pypi else "only from a source tree of yours: nothing else is reachable"
+    )
     if find_cuda().nvcc is not None and choice.cuda is None:
         install |= machine["cuda"]["missing"]
     does = f"builds for {choice.backend.value} ({choice.reason}), {origin}, in {machine['disk']['path']}"

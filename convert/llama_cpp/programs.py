@@ -7,12 +7,15 @@ names are looked up in the tree that is built.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import ProgramError, ToolchainError
-from convert.process import ask
+from convert.errors import ProgramError, Remedy, ToolchainError
+from convert.llama_cpp.environment import environment
+from convert.process import Answer, ask, how_it_ended
+from convert.shown import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,6 +23,16 @@ if TYPE_CHECKING:
 
 _PROBE_TIMEOUT_S: Final = 120.0  # the first start of a CUDA build may compile kernels
 _OK: Final = frozenset({0})
+_ILLEGAL: Final = frozenset({-signal.SIGILL, 128 + signal.SIGILL})
+# The dynamic linker's words (glibc, elf/dl-lookup.c, dl-load.c, rtld.c; musl; dyld) -> what to do.
+_CAUSES: Final = {
+    "symbol lookup error": "a library of another build is in the way: see LD_PRELOAD, LD_LIBRARY_PATH, /etc/ld.so.conf",
+    "version `": "a library that was found is older than the one it was built with: build again on this machine",
+    "cannot open shared object file": "that library is not here any more: install it again, or build again without it",
+    "Error loading shared library": "that library is not here any more: install it again, or build again without it",
+    "Library not loaded": "that library is not here any more: install it again, or build again without it",
+    "failed to map segment": "its file system is mounted `noexec`: build in another place",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +93,32 @@ def choose_targets(available: Mapping[str, Path], *, server: bool) -> dict[str, 
 def judge(path: Path, role: str) -> int:
     """Start a built program and return its exit code. Raises ToolchainError if it does not start and end well."""
     program = next(program for program in PROGRAMS if program.role == role)
-    said = ""
+    said: str = ""
+    hint: str | None = None
+    remedies: tuple[Remedy, ...] = ()
     for probe in program.probes:
         try:
-            answer = ask([path, probe], timeout_s=_PROBE_TIMEOUT_S)
+            answer = ask([path, probe], timeout_s=_PROBE_TIMEOUT_S, env=environment(path))
         except ProgramError as error:
-            said = error.message
+            said, remedies = error.message, (Remedy.BUILD_ELSEWHERE,)
             continue
         if answer.exit_code in program.exit_codes:
             return answer.exit_code
-        last = answer.text.rsplit("\n", 1)[-1]
-        said = f"`{path.name} {probe}` ended with exit code {answer.exit_code} ({last})"
-    raise ToolchainError(f"`{path}` was built but does not run: {said}", hint="`convert doctor` says what is missing")
+        said, hint = _last_of(answer), cause(answer.exit_code, answer.text)
+    raise ToolchainError(f"`{path}` was built but does not run: {said}", hint=hint, remedies=remedies)
+
+
+def _last_of(answer: Answer) -> str:
+    heard = excerpt(answer.text)
+    words = (heard.lines or ["it said nothing"])[0 if heard.error else -1]
+    return f"{how_it_ended(answer.exit_code)}, {words}"
+
+
+def cause(exit_code: int, said: str) -> str | None:
+    """Say why a built program did not start, where its end tells that; None where it is another matter."""
+    if exit_code in _ILLEGAL:
+        return "this processor lacks what the build was made for; CMake's `-DGGML_NATIVE=OFF` builds for any"
+    return next((hint for words, hint in _CAUSES.items() if words in said), None)
 
 
 def put_aliases(programs: Mapping[str, Path], folders: Iterable[Path]) -> dict[str, str]:
@@ -118,7 +145,7 @@ def _link(link: Path, target: Path) -> None:
         return
     if link.exists() and not link.is_symlink():
         raise ToolchainError(
-            f"`{link}` is in the way of a link to `{target}`", hint="move it away, or choose a `--dir`"
+            f"`{link}` is in the way of a link to `{target}`", hint="move it away", remedies=(Remedy.BUILD_ELSEWHERE,)
         )
     leads_to = os.path.relpath(target, link.parent)
     if link.is_symlink() and str(link.readlink()) == leads_to:

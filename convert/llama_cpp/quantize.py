@@ -8,19 +8,25 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import CheckpointError, OutputError, UsageError
+from convert.errors import CheckpointError, OutputError, Remedy, UsageError
+from convert.llama_cpp.environment import environment
 from convert.llama_cpp.reporter import Reporter, Silent
 from convert.process import ask, run
+from convert.stream import existing_parent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 # `  15  or  Q4_K_M  :  4.58G, +0.1754 ppl @ Llama-3-8B`: tools/quantize/quantize.cpp, usage @ 0c1e570.
 _LISTED_TYPE: Final = re.compile(r"^\s*\d+\s+or\s+([A-Z0-9_]+)\s*:", re.MULTILINE)
 # `[   1/  47]   token_embd.weight - …`: src/llama-quant.cpp, llama_model_quantize_impl @ 0c1e570.
+# `llama_model_quantize_impl: quant size  =     1.11 MiB (5.07 BPW)`: the same.
+_SIZE: Final = re.compile(r"quant size\s*=\s*([\d.]+) MiB")
 _STEP: Final = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
 
 
@@ -48,14 +54,35 @@ def quantize_with_llama_cpp(
     Raises UsageError for an unknown type, CheckpointError or OutputError for the files, and ProgramError (a
     ToolchainError), naming the log, where the program fails; then the type's file is not there.
     """
-    wanted = {kind.upper(): path for kind, path in outputs.items()}
-    _check_types(program, wanted)
-    _check_files(source, imatrix, wanted, force=force)
+    wanted = check_quantize(program, source, outputs, imatrix=imatrix, force=force)
+    _check_room(program, source, wanted)
     for kind, path in wanted.items():
         options = [*(("--imatrix", str(imatrix)) if imatrix else ()), *flags]
         threads = [] if jobs is None else [str(jobs)]
         _write(path, [str(program), *options, str(source)], [kind, *threads], reporter or Silent())
     return tuple(wanted.values())
+
+
+def check_quantize(
+    program: Path, source: Path, outputs: Mapping[str, Path], *, imatrix: Path | None = None, force: bool = False
+) -> dict[str, Path]:
+    """Check what can be known before the work, as `quantize_with_llama_cpp` says; give the types in capitals."""
+    wanted = {kind.upper(): path for kind, path in outputs.items()}
+    _check_types(program, wanted)
+    _check_files(source, imatrix, wanted, force=force)
+    return wanted
+
+
+def _check_room(program: Path, source: Path, wanted: Mapping[str, Path]) -> None:
+    """Raise OutputError where a disk lacks room, as far as the program can tell the size without writing."""
+    said = {kind: ask([program, "--dry-run", source, kind], env=environment(program)).text for kind in wanted}
+    sizes = {kind: found[1] for kind, text in said.items() if (found := _SIZE.search(text))}
+    needed = sum(float(size) for size in sizes.values()) * (1 << 20)
+    directory = existing_parent(next(iter(wanted.values())))
+    if (free := shutil.disk_usage(directory).free) < needed:
+        raise OutputError(
+            f"the outputs need {needed:.0f} bytes, `{directory}` has {free} free", remedies=(Remedy.MORE_ROOM,)
+        )
 
 
 def _check_types(program: Path, wanted: Mapping[str, Path]) -> None:
@@ -73,15 +100,15 @@ def _check_files(source: Path, imatrix: Path | None, wanted: Mapping[str, Path],
         raise UsageError("two types are to be written to one file")
     for path in wanted.values():
         if path.exists() and path.samefile(source):
-            raise UsageError(f"the output `{path}` is the input itself", hint="choose another directory, or --name")
+            raise UsageError(f"the output `{path}` is the input itself", remedies=(Remedy.OTHER_PLACE,))
         if path.exists() and not force:
-            raise OutputError(f"`{path}` is already there", hint="--force replaces; or choose another directory")
+            raise OutputError(f"`{path}` is already there", remedies=(Remedy.FORCE, Remedy.OTHER_PLACE))
 
 
 def _write(path: Path, before: Sequence[str], after: Sequence[str], reporter: Reporter) -> None:
     """Run `before PARTIAL after`; the partial file gets its name if that ends well, and the log stays if not."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    log = path.with_name(f"{path.name}.log")
+    log = Path(tempfile.gettempdir()) / f"convert-{os.getpid()}-{path.name}.log"
     what = f"quantizing to {after[0]}"
 
     def listen(line: str) -> None:
@@ -92,7 +119,7 @@ def _write(path: Path, before: Sequence[str], after: Sequence[str], reporter: Re
         path.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         reporter.say(what)
-        run([*before, str(partial), *after], step=what, log=log, on_line=listen)
+        run([*before, str(partial), *after], step=what, log=log, on_line=listen, env=environment(Path(before[0])))
         _publish(partial, path)
         log.unlink()
     except OSError as error:

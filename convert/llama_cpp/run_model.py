@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.errors import ToolchainError
-from convert.process import attach
+from convert.llama_cpp.environment import environment
+from convert.llama_cpp.programs import cause
+from convert.process import attach, how_it_ended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 LOOPBACK: Final = "127.0.0.1"
 _INTERRUPTED: Final = frozenset({-signal.SIGINT, 128 + signal.SIGINT})
+_NOBODY_READS: Final = frozenset({-signal.SIGPIPE, 128 + signal.SIGPIPE})
+_MOST_LINES: Final = 5
 _CONVERSATION: Final = frozenset({"-cnv", "--conversation", "-no-cnv", "--no-conversation", "-i", "--interactive"})
 
 
@@ -45,12 +50,16 @@ def server_command(program: Path, gguf: Path, *, port: int, flags: Sequence[str]
 def run_attached(command: Sequence[str], *, show_stderr: bool) -> bool:
     """Run one of these on this terminal; False if the user interrupted it.
 
-    Raises ToolchainError, with the end of what it said, if it failed.
+    Raises ToolchainError, with the first error that it told, if it failed; BrokenPipeError if nobody reads its text.
     """
-    exit_code, said = attach(command, show_stderr=show_stderr)
+    program = Path(command[0])
+    exit_code, said = attach(command, show_stderr=show_stderr, env=environment(program))
     if exit_code in _INTERRUPTED:
         return False
+    if exit_code in _NOBODY_READS:
+        raise BrokenPipeError(errno.EPIPE, "nobody reads the text")
     if exit_code:
-        how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
-        raise ToolchainError(f"`{command[0]}` {how}", hint=said or None)
+        error = f": {said.error}" if said.error else ""
+        hint = cause(exit_code, "\n".join(said.lines)) or "\n".join(said.after_error[:_MOST_LINES])
+        raise ToolchainError(f"`{program.name}` failed, {how_it_ended(exit_code)}{error}", hint=hint or None)
     return True

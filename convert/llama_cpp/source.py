@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.errors import ToolchainError, UsageError
+from convert.errors import Remedy, ToolchainError, UsageError
 from convert.llama_cpp import git_source, pypi_source
 from convert.llama_cpp.pin import COMMIT, GIT_URL, SDIST
 from convert.llama_cpp.reporter import Reporter, Silent
@@ -36,7 +36,7 @@ class Tree:
 
 
 def known_commit(source: str, ref: str | None) -> str | None:
-    """Tell the commit that is wanted, where that needs no network: the pin, or `--ref` with a whole commit."""
+    """Tell the commit that is wanted, where that needs no network: the pin, or a whole commit."""
     if _is_folder(source):
         return None
     if ref is None:
@@ -78,16 +78,16 @@ def fetch_tree(
 def check(source: str, ref: str | None) -> None:
     """Raise UsageError for a source and a ref that make no sense."""
     if ref is not None and (not ref or ref.startswith("-") or re.search(r"[\s~^:?*\[\\]|\.\.", ref)):
-        raise UsageError(f"`--ref {ref}` is not the name of a tag, a branch or a commit")
+        raise UsageError(f"`{ref}` is not the name of a tag, a branch or a commit")
     if source.startswith("-"):
-        raise UsageError(f"`--source {source}` is neither a URL nor a path")
+        raise UsageError(f"the source `{source}` is neither a URL nor a path")
     if ref is not None and ref != COMMIT and source == "pypi":
-        raise UsageError(f"PyPI carries the pinned commit only, `--ref {ref}` needs `--source git`")
+        raise UsageError(f"PyPI carries the pinned commit only, `{ref}` needs the source `git`")
     if _is_folder(source) and ref is not None:
-        raise UsageError("`--ref` does not go with a local path: check it out there first")
+        raise UsageError(f"`{ref}` does not go with a local path: check it out there first")
     if _is_folder(source) and not Path(source).expanduser().is_dir():
         raise UsageError(
-            f"`--source {source}` is not a folder", hint="wanted: auto, git, pypi, a git URL, or a source tree's path"
+            f"the source `{source}` is not a folder", hint="wanted: auto, git, pypi, a git URL, or a source tree's path"
         )
 
 
@@ -107,7 +107,7 @@ def _auto(ref: str | None, place: Home, reporter: Reporter) -> Tree:
         except ToolchainError as pypi_error:
             raise ToolchainError(
                 f"llama.cpp can be had from neither git nor PyPI: {git_error.message}; {pypi_error.message}",
-                hint="`--source PATH` builds a source tree that you bring yourself",
+                remedies=(Remedy.OWN_SOURCE,),
             ) from pypi_error
 
 
@@ -118,6 +118,15 @@ def _from_pypi(place: Home, reporter: Reporter, *, origin: str) -> Tree:
 def _from_git(url: str, ref: str | None, place: Home, reporter: Reporter) -> Tree:
     reporter.say(f"source: git {url}, {ref or COMMIT}")
     remote = git_source.reach(url, ref or COMMIT)
+    try:
+        return _fetched(remote, url, place, reporter)
+    except ToolchainError as error:
+        if ref is None and url != GIT_URL:  # a fork, perhaps of another time
+            raise ToolchainError(error.message, hint=error.hint, remedies=(Remedy.OTHER_COMMIT,)) from error
+        raise
+
+
+def _fetched(remote: git_source.Remote, url: str, place: Home, reporter: Reporter) -> Tree:
     if remote.commit is not None and (tree := _find(place, remote.commit)) is not None:
         return tree
     name = remote.commit or f"unresolved-{remote.ref}"

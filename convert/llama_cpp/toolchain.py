@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.errors import ProgramError, ToolchainError
-from convert.process import ask
+from convert.process import ask, how_it_ended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +36,8 @@ HOW_TO_GET: Final = {
     "hipcc": "the ROCm packages: https://rocm.docs.amd.com/projects/install-on-linux",
 }
 
+_COMPILERS: Final = {"c": ("CC", ("cc", "gcc", "clang")), "c++": ("CXX", ("c++", "g++", "clang++"))}
+_LAUNCHERS: Final = frozenset({"ccache", "sccache", "distcc", "icecc"})
 _VERSION: Final = re.compile(r"\d+(?:\.\d+)+")
 
 
@@ -78,7 +80,9 @@ class Toolchain:
 
 
 def find_toolchain() -> Toolchain:
-    """Find the tools. Raises ToolchainError that names every missing one and how to get it."""
+    """Find the tools. Raises ToolchainError naming every missing one and how to get it, or a variable's."""
+    for language in ("c", "c++"):
+        _check_named(language)
     cmake, ninja, make = find_tool("cmake"), find_tool("ninja"), find_tool("make")
     c, cxx = find_compiler("c"), find_compiler("c++")
     missing = [name for name, found in (("cmake", cmake), ("cc", c), ("c++", cxx)) if found is None]
@@ -86,7 +90,12 @@ def find_toolchain() -> Toolchain:
         missing.append("ninja")
     if missing or cmake is None or c is None or cxx is None:
         raise missing_tools("building llama.cpp needs", missing)
-    if (version := _numbers(cmake.version)) and version < CMAKE_MIN:
+    if not (version := _numbers(cmake.version)):
+        said = _describe([str(cmake.path)]) or "nothing"
+        raise ToolchainError(
+            f"`{cmake.path}` does not work: asked for its version, it says {said}", hint=HOW_TO_GET["cmake"]
+        )
+    if version < CMAKE_MIN:
         wanted = ".".join(map(str, CMAKE_MIN))
         raise ToolchainError(
             f"`{cmake.path}` is CMake {cmake.version}, llama.cpp needs {wanted}", hint=HOW_TO_GET["cmake"]
@@ -118,15 +127,46 @@ def version_of(command: Sequence[str]) -> str:
 
 
 def find_compiler(language: str) -> Compiler | None:
-    """Find the compiler that CMake will take: $CC or $CXX, else the usual names. `language`: `c` or `c++`."""
-    variable, names = ("CC", ("cc", "gcc", "clang")) if language == "c" else ("CXX", ("c++", "g++", "clang++"))
-    named = shlex.split(os.environ.get(variable, ""))
+    """Find the compiler that CMake will take: $CC or $CXX, else the usual names. `language`: `c` or `c++`.
+
+    A launcher before it (`ccache gcc`) is left out: CMake has its own place for one.
+    """
+    variable, names = _COMPILERS[language]
+    named = _named(variable)
     candidates = [named] if named else [[name] for name in names]
     for words in candidates:
         if found := shutil.which(words[0]):
             command = (found, *words[1:])
             return Compiler(command, _describe(command), _loses_tile_config(_macros(command, language)))
     return None
+
+
+def _named(variable: str) -> list[str]:
+    words = shlex.split(os.environ.get(variable, ""))
+    return words[1:] if len(words) > 1 and Path(words[0]).name in _LAUNCHERS else words
+
+
+def _check_named(language: str) -> None:
+    """Raise ToolchainError for a compiler that a variable names and that is not there, or does not work."""
+    variable, names = _COMPILERS[language]
+    if not (words := _named(variable)):
+        return
+    says = f"${variable} is `{os.environ[variable]}`, and `{words[0]}`"
+    hint = f"name another in {variable}, or unset it for the usual ones ({', '.join(names)})"
+    if (found := shutil.which(words[0])) is None:
+        raise ToolchainError(f"{says} was not found", hint=hint)
+    try:
+        answer = ask([found, *words[1:], "--version"], timeout_s=20)
+    except ProgramError as error:
+        raise ToolchainError(f"{says} does not work: {error.message}", hint=hint) from error
+    if answer.exit_code and not answer.text:
+        raise ToolchainError(f"{says} does not work: {how_it_ended(answer.exit_code)}", hint=hint)
+
+
+def compiler_variables(tools: Toolchain) -> dict[str, str]:
+    """Give the variables by which CMake takes these compilers, for those that the user has named."""
+    found = {"CC": tools.c, "CXX": tools.cxx}
+    return {name: shlex.join(compiler.command) for name, compiler in found.items() if os.environ.get(name)}
 
 
 def _describe(command: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Where llama.cpp lives, and the lock that keeps two builds apart.
 
-    HOME                      vendor/llama.cpp in a checkout of this project, else <cache>/gguf-convert/llama.cpp
+    HOME                      vendor/llama.cpp in a checkout around here, else <cache>/gguf-convert/llama.cpp
     ├── lock                  held by the process that fetches or builds
     ├── sources/COMMIT/       llama.cpp's tree as `tree/`, with `source.json`; it appears by a rename, so it is whole
     ├── cublas/VERSION/       cuBLAS from PyPI, where asked for; likewise
@@ -16,17 +16,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import ToolchainError
+from convert.errors import Remedy, ToolchainError
+from convert.file_system import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +58,7 @@ class Home:
 
 
 def home(directory: Path | None = None) -> Home:
-    """Choose where to build: `directory`, else this project's checkout, else the user's cache."""
+    """Choose where to build: `directory`, else the checkout of this project around here, else the user's cache."""
     if directory is not None:
         return Home(directory.expanduser().absolute())
     return homes()[0]
@@ -81,10 +80,12 @@ def user_cache() -> Home:
 
 
 def checkout_directory() -> Path | None:
-    """Find the checkout of this project that we run in: around the package, around here, or around this Python."""
-    package = Path(__file__).absolute().parent.parent
-    starts = (package.parent, Path.cwd(), *Path.cwd().parents, *Path(sys.prefix).absolute().parents)
-    return next((start for start in starts if _is_our_checkout(start)), None)
+    """Find the checkout of this project around the current directory.
+
+    Where the package or this Python lie does not matter: who works elsewhere has a cache of their own.
+    """
+    here = Path.cwd()
+    return next((start for start in (here, *here.parents) if _is_our_checkout(start)), None)
 
 
 def _is_our_checkout(directory: Path) -> bool:
@@ -101,17 +102,15 @@ def locked(place: Home, reporter: Reporter) -> Iterator[None]:
     """Hold the lock of a home; waits, and says so, while another process holds it."""
     try:
         place.path.mkdir(parents=True, exist_ok=True)
-        lock = (place.path / "lock").open("w")
+        opened = (place.path / "lock").open("w")
     except OSError as error:
         raise ToolchainError(
-            f"cannot build in `{place.path}`: {error.strerror}", hint="`--dir` names another place"
+            f"cannot build in `{place.path}`: {error.strerror}", remedies=(Remedy.BUILD_ELSEWHERE,)
         ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with opened:
+        if not lock(opened.fileno(), place.path / "lock"):
             reporter.say(f"another process works in {place.path}; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(opened.fileno(), place.path / "lock", wait=True)
         yield
 
 

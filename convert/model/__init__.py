@@ -8,21 +8,29 @@
     from_checkpoint   a directory, decoded, merged and mapped by its family
     pooling           what an embedding model does with its last states
     from_gguf         a file as it is
+    decoded           its quantized tensors as floats, for quantizing them again
 
 No weight is read here.
 """
 
+from convert.model.decoded import Decoded
 from convert.model.from_checkpoint import Model, gguf_model, open_model
 from convert.model.from_gguf import read_gguf_model
 from convert.model.gguf_model import GGUFModel, float_values, tensor_type
-from convert.model.request import ModelRequest
+from convert.model.request import Merge, ModelRequest, PathLike, absolute, as_request, model_request
 
 __all__ = [
+    "Decoded",
     "GGUFModel",
+    "Merge",
     "Model",
     "ModelRequest",
+    "PathLike",
+    "absolute",
+    "as_request",
     "float_values",
     "gguf_model",
+    "model_request",
     "open_model",
     "read_gguf_model",
     "tensor_type",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from gguf import GGML_QUANT_VERSION, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFType, GGUFValueType, GGUFWriter, Keys
 
-from convert.adapter import merge_adapters, resolve_model
+from convert.adapter import merge_adapters, other_bases, resolve_model
 from convert.architecture import (
     Family,
     Hyperparameters,
+    Mapped,
+    check_keys,
     find_family,
     first_metadata_of,
+    have_place,
     map_tensors,
     metadata_of,
     plain_names,
@@ -21,6 +25,7 @@ from convert.architecture import (
 from convert.authorship import write_authorship
 from convert.checkpoint import open_checkpoint
 from convert.checkpoint.packed import model_tensors
+from convert.errors import PlanError
 from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
 from convert.model.gguf_model import GGUFModel
 from convert.model.pooling import pooling_entries
@@ -41,11 +46,12 @@ _NO_SCORE: Final = -1000.0  # what LlamaHfVocab gives every token
 class Model:
     """A model's directory, opened.
 
-    directory: of the checkpoint. tokenizer: the directory of the tokenizer's files, an adapter's where it has resized
-    the vocabulary. is_plain: the tensors are the checkpoint's own, neither decoded nor merged.
+    checkpoint: as it was opened. directory: of the checkpoint. tokenizer: the directory of the tokenizer's files, an
+    adapter's where it has resized the vocabulary. is_plain: the tensors are the checkpoint's own, as stored.
     notes: a line each, for the plan to show.
     """
 
+    checkpoint: Checkpoint
     directory: Path
     config: Mapping[str, Any]
     hyperparameters: Hyperparameters
@@ -72,6 +78,7 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
     if merged.vocab_size is not None:
         h = h.replaced(vocab_size=merged.vocab_size)
     return Model(
+        checkpoint=checkpoint,
         directory=checkpoint.directory,
         config=checkpoint.require_config(),
         hyperparameters=h,
@@ -79,7 +86,13 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
         tensors=merged.tensors,
         tokenizer=merged.tokenizer or checkpoint.directory,
         is_plain=unpacked.packing is None and not base.requests,
-        notes=(*base.notes, *checkpoint.notes, *unpacked.notes, *merged.notes),
+        notes=(
+            *base.notes,
+            *other_bases(request.adapters, checkpoint),
+            *checkpoint.notes,
+            *unpacked.notes,
+            *merged.notes,
+        ),
     )
 
 
@@ -92,7 +105,7 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
     """
     model = open_model(request, checkpoint)
     h = model.hyperparameters
-    own = metadata_of(model.family, h)
+    first, own = first_metadata_of(model.family, h), metadata_of(model.family, h)
     vocabulary = read_vocabulary(
         model.tokenizer,
         vocab_size=h.size("vocab_size"),
@@ -100,24 +113,54 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         pre_tokenizer=request.pre_tokenizer,
         model_config=model.config,
     )
-    mapped = map_tensors(model.family, h, model.tensors, n_tokens=len(vocabulary.tokens))
+    mapped = _mapped(model, n_tokens=len(vocabulary.tokens))
+    unused = check_keys(model.family.arch, h)
     return GGUFModel(
         source=model.directory,
         architecture=h.architecture,
-        metadata=_metadata(model, own, vocabulary, mapped.tensors),
+        metadata=_metadata(model, first, own, vocabulary, mapped.tensors),
         tensors=mapped.tensors,
         alignment=ALIGNMENT,
         through=GGMLQuantizationType.F16,
-        notes=model.notes + mapped.notes + _notes(h, vocabulary),
+        notes=model.notes + mapped.notes + unused + _notes(h, vocabulary),
     )
 
 
+def _mapped(model: Model, *, n_tokens: int) -> Mapped:
+    """Map a model's tensors. Where something of the checkpoint is missing, the model must not have needed it."""
+    checkpoint, family, h = model.checkpoint, model.family, model.hyperparameters
+    try:
+        mapped = map_tensors(family, h, model.tensors, n_tokens=n_tokens)
+    except PlanError:
+        checkpoint.require_whole()
+        raise
+    if checkpoint.lacking is None:
+        return mapped
+    if have_place(family, h, checkpoint.absent, n_tokens=n_tokens) or not _biases_are_alike(mapped):
+        raise checkpoint.lacking
+    return replace(mapped, notes=(f"{checkpoint.lacking.message}; the model has all that it needs", *mapped.notes))
+
+
+def _biases_are_alike(mapped: Mapped) -> bool:
+    """Whether each block has the same biases: a model can run without, so that none of them is missed."""
+    biases: dict[str, set[str]] = defaultdict(set)
+    for name, _ in mapped.tensors:
+        _, _, rest = name.partition(".")
+        block, _, part = rest.partition(".")
+        biases[block] |= {part} if name.startswith("blk.") and name.endswith(".bias") else set()
+    found = [parts for block, parts in biases.items() if block.isdigit()]
+    return all(parts == found[0] for parts in found)
+
+
 def _metadata(
-    model: Model, own: Mapping[str, KeyValue], vocabulary: Vocabulary, tensors: Sequence[tuple[str, Tensor]]
+    model: Model,
+    first: Mapping[str, KeyValue],
+    own: Mapping[str, KeyValue],
+    vocabulary: Vocabulary,
+    tensors: Sequence[tuple[str, Tensor]],
 ) -> tuple[Entry, ...]:
-    """Gather the metadata in the reference's order: who made it, the family's, the tokenizer's."""
+    """Gather the metadata in the reference's order: the family's first, who made it, the family's own, the tokenizer's."""
     writer = GGUFWriter(None, MODEL_ARCH_NAMES[model.family.arch])
-    first = first_metadata_of(model.family, model.hyperparameters)
     for name, tensor in tensors:  # the writer counts parameters for the size label
         writer.add_tensor_info(name, tensor.shape, None, 0, raw_dtype=GGMLQuantizationType.F32)
     writer.add_type(GGUFType.MODEL)

@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from convert.adapter import MergeRequest, parse_merge
 
-    from convert.adapter import MergeRequest
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PathLike = str | os.PathLike[str]
+Merge = str | os.PathLike[str] | MergeRequest
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """A model to read.
 
-    path: a directory, the weight file in it, or an adapter's directory, whose base is then looked for; absolute.
-    adapters: to merge, in order. pre_tokenizer: what `tokenizer.ggml.pre` is to be, where it is not recognised.
+    path: a directory as transformers saves it, the weight file in it, or the directory of an adapter as peft saves it,
+    whose base is then looked for; absolute. adapters: to merge, in order.
+    pre_tokenizer: what `tokenizer.ggml.pre` is to be, where it is not recognised.
     """
 
     path: Path
     adapters: tuple[MergeRequest, ...] = ()
     pre_tokenizer: str | None = None
+
+    @property
+    def directory(self) -> Path:
+        """The model's directory, also where a weight file in it is named; links are kept."""
+        return self.path.parent if self.path.is_file() else self.path
+
+
+def model_request(
+    model: PathLike, *, merge: Merge | Iterable[Merge] = (), pre_tokenizer: str | None = None
+) -> ModelRequest:
+    """Say which model is meant. merge: such as `"./adapter"` or `["A:0.7", "B"]`; only a string can carry a weight.
+
+    Raises UsageError for a weight that is not finite.
+    """
+    listed = [merge] if isinstance(merge, (str, os.PathLike, MergeRequest)) else merge
+    return ModelRequest(absolute(model), tuple(map(_merge_request, listed)), pre_tokenizer)
+
+
+def as_request(model: PathLike | ModelRequest) -> ModelRequest:
+    """Let a path stand for the model that it leads to."""
+    return model if isinstance(model, ModelRequest) else model_request(model)
+
+
+def _merge_request(merge: Merge) -> MergeRequest:
+    if isinstance(merge, MergeRequest):
+        request = merge
+    else:
+        request = parse_merge(merge) if isinstance(merge, str) else MergeRequest(Path(merge))
+    return replace(request, path=absolute(request.path))
+
+
+def absolute(path: PathLike) -> Path:
+    """Make a path absolute, links kept: the metadata has the directory's own name, not that of a link's target."""
+    return Path(os.path.abspath(path))

@@ -2,12 +2,41 @@
 
 A plan is frozen data that pickles. `stream` carries it out and decides nothing; `--dry-run` prints it and is the truth.
 
+    request  which files are wanted
     data     what a plan is
-    files    what each file is to hold: metadata, tensors, their types
+    files    what each file is to hold: tensors, their types
+    metadata what a quantized file says
+    pruned   a model without some of its layers
+    checks   whether an importance matrix fits, and what it lacks
     layout   from that to offsets, headers and tasks: `plan`
 """
 
 from convert.plan.data import FileKind, FileLayout, Output, Plan, Target, Task
 from convert.plan.layout import lay_out, plan
+from convert.plan.request import (
+    OutputRequest,
+    directory_name,
+    gguf_name,
+    parse_type,
+    parse_types,
+    require_directory,
+    require_file,
+)
 
-__all__ = ["FileKind", "FileLayout", "Output", "Plan", "Target", "Task", "lay_out", "plan"]
+__all__ = [
+    "FileKind",
+    "FileLayout",
+    "Output",
+    "OutputRequest",
+    "Plan",
+    "Target",
+    "Task",
+    "directory_name",
+    "gguf_name",
+    "lay_out",
+    "parse_type",
+    "parse_types",
+    "plan",
+    "require_directory",
+    "require_file",
+]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from convert.checkpoint import Tensor
     from convert.gguf_file import TensorInfo
+    from convert.importance import ImportanceEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,14 @@ class Target:
 class Task:
     """Read one tensor once, and write it in every type that any output wants.
 
-    name: in the outputs. type: of the values that the tensor gives.
+    name: in the outputs. type: of the values that the tensor gives. importance: of its columns, where it is known.
     """
 
     name: str
     tensor: Tensor
     type: GGMLQuantizationType
     targets: tuple[Target, ...]
+    importance: ImportanceEntry | None = None
 
 
 class FileKind(Enum):

@@ -6,16 +6,18 @@ Source: conversion/base.py, ModelBase.write; src/llama-quant.cpp, llama_model_qu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from gguf import GGML_QUANT_VERSION, GGUFValueType, Keys
+from gguf import Keys
 
-from convert.gguf_file import Entry, KeyValue, encoded_entry
-from convert.model import GGUFModel, tensor_type
+from convert.model import tensor_type
+from convert.plan.metadata import file_type_entry, quantized_metadata
 from convert.quant_mix import (
     FILE_TYPES,
+    NO_OPTIONS,
     FileType,
     ModelFacts,
+    QuantizeOptions,
     TensorToType,
     TypeChoice,
     choose_float_types,
@@ -27,7 +29,8 @@ from convert.quant_mix import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_SPLIT_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
+    from convert.gguf_file import Entry
+    from convert.model import GGUFModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,60 +50,50 @@ class FileContent:
     tensors: tuple[PlannedTensor, ...]
 
 
-def file_content(model: GGUFModel, wanted: FileType) -> FileContent:
-    """Say what a model's file of a type holds."""
+def file_content(model: GGUFModel, wanted: FileType, options: QuantizeOptions = NO_OPTIONS) -> FileContent:
+    """Say what a model's file of a type holds; layers to leave out are left out of the model already.
+
+    A float file of a checkpoint is the converter's; where options change its tensors or metadata, it is what
+    llama-quantize makes of the converter's.
+    """
     tensors = [TensorToType(name, tensor.shape, tensor_type(tensor)) for name, tensor in model.tensors]
     if model.through is None:
-        return _as_quantized(tensors, model, wanted)
-    if not wanted.is_quantized:
-        return _as_converted(tensors, model, wanted)
-    float_type = FILE_TYPES[model.through.name]
+        return _as_quantized(tensors, model, wanted, options)
+    float_type = FILE_TYPES[model.through.name] if wanted.is_quantized else wanted
     choices = choose_float_types(tensors, float_type)
+    if not wanted.is_quantized and not options.changes_content:
+        return _as_converted(tensors, choices, model, wanted)
     floats = [replace(tensor, type=choice.type) for tensor, choice in zip(tensors, choices, strict=True)]
-    return _as_quantized(floats, model, wanted)
+    return _as_quantized(floats, model, wanted, options)
 
 
-def _as_converted(tensors: Sequence[TensorToType], model: GGUFModel, wanted: FileType) -> FileContent:
+def _as_converted(
+    tensors: Sequence[TensorToType], choices: Sequence[TypeChoice], model: GGUFModel, wanted: FileType
+) -> FileContent:
     """Keep the order, and fill in the file type where it stands, as the converter does."""
-    choices = choose_float_types(tensors, wanted)
     planned = (
         PlannedTensor(tensor.name, tensor.shape, choice) for tensor, choice in zip(tensors, choices, strict=True)
     )
-    declared = _file_type_entry(wanted)
+    declared = file_type_entry(wanted.declared or 0)
     metadata = (declared if entry[0].key == Keys.General.FILE_TYPE else entry for entry in model.metadata)
     return FileContent(tuple(metadata), tuple(planned))
 
 
-def _as_quantized(tensors: Sequence[TensorToType], model: GGUFModel, wanted: FileType) -> FileContent:
-    """Sort the tensors and move two keys to the end, as llama-quantize does."""
+def _as_quantized(
+    tensors: Sequence[TensorToType], model: GGUFModel, wanted: FileType, options: QuantizeOptions
+) -> FileContent:
+    """Sort the tensors, and set metadata at the end, as llama-quantize does."""
     by_name = {tensor.name: tensor for tensor in tensors}
     ordered = [by_name[name] for name in file_order(by_name)]
-    choices = choose_types(ordered, wanted, _facts(model))
-    planned = (
+    facts = ModelFacts.of(model.values, options.overridden)
+    choices = choose_types(ordered, wanted, facts, options)
+    planned = tuple(
         PlannedTensor(tensor.name, _ggml_shape(tensor.shape), choice)
         for tensor, choice in zip(ordered, choices, strict=True)
     )
-    return FileContent(_moved(model.metadata, wanted), tuple(planned))
-
-
-def _facts(model: GGUFModel) -> ModelFacts:
-    n_experts = model.values.get(Keys.LLM.EXPERT_COUNT.format(arch=model.arch), 0)
-    names = {name for name, _ in model.tensors}
-    return ModelFacts.of(model.arch, n_experts if isinstance(n_experts, int) else 0, names)
+    return FileContent(quantized_metadata(model, ordered, wanted, facts, options), planned)
 
 
 def _ggml_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     # Parity: ggml drops leading dimensions of 1, and llama-quantize writes what ggml counts.
     return shape[len(shape) - ggml_n_dims(shape) :]
-
-
-def _moved(metadata: Sequence[Entry], wanted: FileType) -> tuple[Entry, ...]:
-    # gguf_set_val_u32 removes a key and appends it: the two that llama-quantize sets end up last.
-    version = KeyValue(Keys.General.QUANTIZATION_VERSION, GGML_QUANT_VERSION, GGUFValueType.UINT32)
-    dropped = {Keys.General.QUANTIZATION_VERSION, Keys.General.FILE_TYPE, *_SPLIT_KEYS}
-    kept = tuple(entry for entry in metadata if entry[0].key not in dropped)
-    return (*kept, encoded_entry(version), _file_type_entry(wanted))
-
-
-def _file_type_entry(wanted: FileType) -> Entry:
-    return encoded_entry(KeyValue(Keys.General.FILE_TYPE, int(wanted.declared), GGUFValueType.UINT32))

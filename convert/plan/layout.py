@@ -5,83 +5,118 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from convert.codec import FLOAT_TYPES
-from convert.errors import PlanError, UnsupportedError
+from gguf import GGMLQuantizationType
+
+from convert.codec import CODECS, FLOAT_TYPES
+from convert.errors import PlanError, Remedy, UnsupportedError
 from convert.gguf_file import layout
-from convert.model import GGUFModel, tensor_type
+from convert.model import Decoded, GGUFModel, tensor_type
+from convert.plan.checks import check_importance, importance_notes, n_importance_values
 from convert.plan.data import FileLayout, Output, Plan, Target, Task
 from convert.plan.files import file_content
+from convert.plan.pruned import prune
+from convert.quant_mix import NO_OPTIONS, QuantizeOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from gguf import GGMLQuantizationType
-
+    from convert.checkpoint import Tensor
     from convert.quant_mix import FileType
 
 
-def plan(model: GGUFModel, outputs: Mapping[FileType, Path]) -> Plan:
+def plan(model: GGUFModel, outputs: Mapping[FileType, Path], options: QuantizeOptions = NO_OPTIONS) -> Plan:
     """Plan the files that a model becomes: for each type, the path of its file.
 
-    Raises PlanError if two outputs have one path or two tensors one name; UnsupportedError for a tensor that would have
-    to be quantized a second time. Nothing is written.
+    Raises PlanError if two outputs have one path or two tensors one name, if the importance matrix does not fit the
+    model, or a type needs one and has none; UnsupportedError for a tensor that would be quantized a second time, or a
+    type that cannot be made. Nothing is written.
     """
     _check_distinct(map(str, outputs.values()), "output")
     _check_distinct((name for name, _ in model.tensors), "tensor")
-    planned = tuple(_output(model, wanted, path) for wanted, path in outputs.items())
-    _check_encodable(model, planned)
+    model, options = prune(model, options)
+    planned = tuple(_output(model, wanted, path, options) for wanted, path in outputs.items())
+    check_importance(model, dict(zip(outputs, planned, strict=True)), options)
+    _check_encodable(model, planned, options)
+    tasks = _tasks(model, planned, options)
     return Plan(
         source=model.source,
         architecture=model.architecture,
         n_parameters=model.n_parameters,
         source_nbytes=model.source_nbytes,
         outputs=planned,
-        tasks=_tasks(model, planned),
+        tasks=tasks,
         through=model.through,
-        notes=model.notes,
+        notes=model.notes + importance_notes(tasks, options) + _requantized_note(tasks),
     )
 
 
-def lay_out(model: GGUFModel, wanted: FileType) -> FileLayout:
-    """Lay out the file of one type that a model becomes, wherever it may go."""
-    content = file_content(model, wanted)
+def lay_out(model: GGUFModel, wanted: FileType, options: QuantizeOptions = NO_OPTIONS) -> FileLayout:
+    """Lay out the file of one type that a model becomes, wherever it may go; layers are left out of it already.
+
+    Raises PlanError for a tensor that no type can be found for.
+    """
+    content = file_content(model, wanted, options)
     listed = ((tensor.name, tensor.shape, tensor.choice.type) for tensor in content.tensors)
     header, infos, nbytes = layout(listed, content.metadata, model.alignment)
     reasons = {tensor.name: tensor.choice.reason for tensor in content.tensors if tensor.choice.reason is not None}
     return FileLayout(header, infos, nbytes, reasons)
 
 
-def _output(model: GGUFModel, wanted: FileType, path: Path) -> Output:
-    file = lay_out(model, wanted)
+def _output(model: GGUFModel, wanted: FileType, path: Path, options: QuantizeOptions) -> Output:
+    file = lay_out(model, wanted, options)
     return Output(path, file.header, file.tensors, file.nbytes, label=wanted.name, reasons=file.reasons)
 
 
-def _tasks(model: GGUFModel, outputs: Sequence[Output]) -> tuple[Task, ...]:
+def _tasks(model: GGUFModel, outputs: Sequence[Output], options: QuantizeOptions) -> tuple[Task, ...]:
     gathered: dict[str, dict[GGMLQuantizationType, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     for index, output in enumerate(outputs):
         for info in output.tensors:
             gathered[info.name][info.type].append((index, info.offset))
-    return tuple(
-        Task(
-            name,
-            tensor,
-            tensor_type(tensor),
-            tuple(Target(encoded, tuple(places)) for encoded, places in gathered[name].items()),
-        )
-        for name, tensor in model.tensors
-    )
+    return tuple(task for name, tensor in model.tensors for task in _tasks_of(name, tensor, gathered[name], options))
 
 
-def _check_encodable(model: GGUFModel, outputs: Iterable[Output]) -> None:
+def _tasks_of(
+    name: str,
+    tensor: Tensor,
+    places: Mapping[GGMLQuantizationType, Sequence[tuple[int, int]]],
+    options: QuantizeOptions,
+) -> Iterator[Task]:
+    """Make one task of a tensor; or two, where one is quantized, copied for some outputs, and decoded for others."""
+    own = tensor_type(tensor)
+    targets = [Target(encoded, tuple(listed)) for encoded, listed in places.items()]
+    importance = None if options.importance is None else options.importance.entries.get(name)
+    if importance is not None and importance.n_values != n_importance_values(tensor):
+        importance = None  # the embeddings', which llama-quantize ignores too
+    if own in FLOAT_TYPES or own not in CODECS:
+        yield Task(name, tensor, own, tuple(targets), importance)
+        return
+    if copied := tuple(target for target in targets if target.type is own):
+        yield Task(name, tensor, own, copied)
+    if made := tuple(target for target in targets if target.type is not own):
+        yield Task(name, Decoded(tensor), GGMLQuantizationType.F32, made, importance)
+
+
+def _check_encodable(model: GGUFModel, outputs: Iterable[Output], options: QuantizeOptions) -> None:
     stored = {name: tensor_type(tensor) for name, tensor in model.tensors}
     for output in outputs:
         for info in output.tensors:
-            if stored[info.name] is not info.type and stored[info.name] not in FLOAT_TYPES:
+            own = stored[info.name]
+            if own is info.type:
+                continue
+            if own not in FLOAT_TYPES and (own not in CODECS or not options.allow_requantize):
                 raise UnsupportedError(
-                    f"tensor `{info.name}` of `{model.source}` is {stored[info.name].name} already",
+                    f"tensor `{info.name}` of `{model.source}` is {own.name} already",
+                    remedies=(Remedy.REQUANTIZE,) if own in CODECS else (),
                     hint="quantizing twice loses more than once; start from an F32, F16 or BF16 file",
                 )
+            if info.type not in CODECS:
+                raise UnsupportedError(f"{info.type.name}, for `{info.name}`, is not a type this version can encode")
+
+
+def _requantized_note(tasks: Iterable[Task]) -> tuple[str, ...]:
+    decoded = [task.name for task in tasks if isinstance(task.tensor, Decoded)]
+    return (f"{len(decoded)} tensors are quantized already, and lose a second time",) if decoded else ()
 
 
 def _check_distinct(names: Iterable[str], what: str) -> None:

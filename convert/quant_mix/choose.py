@@ -1,23 +1,33 @@
-"""Which tensor gets which type, as rules with their source.
+"""Which tensor gets which type in a file that llama-quantize makes, decided over the whole file.
 
-The reference decides in two places: the converter (which tensors stay float32 in the F16 file) and
-llama-quantize (which tensors are quantized, and to what). Both are here, as data and pure functions.
-Source: conversion/base.py, ModelBase.prepare_tensors; src/llama-quant.cpp, tensor_allows_quantization,
-llama_tensor_get_type_impl and tensor_type_fallback @ 0c1e570.
+    kept ─ it is no weight, or too sensitive; or all are copied
+    asked for ─ embeddings, output matrix, by the name
+    the mixture ─ `rules.py`, by the tensor's role and its layer
+    fallback ─ rows that are not whole blocks
+
+Source: src/llama-quant.cpp, llama_tensor_get_type, tensor_type_fallback, tensor_requires_imatrix @ 0c1e570.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from convert.errors import PlanError
+from convert.quant_mix.options import NO_OPTIONS
+from convert.quant_mix.roles import VALUE_LIKE, Role, role_of, why_kept
+from convert.quant_mix.rules import Spot, is_counted, is_eight_bits, is_lowest, mixture
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from convert.quant_mix.facts import ModelFacts
     from convert.quant_mix.file_types import FileType
+    from convert.quant_mix.options import QuantizeOptions
 
 _Type = GGMLQuantizationType
 
@@ -39,82 +49,48 @@ class TypeChoice:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What the choice depends on beyond the tensor: the GGUF architecture, its experts, tied embeddings."""
+_FALLBACK: Final = {
+    **dict.fromkeys(
+        (_Type.IQ1_S, _Type.IQ1_M, _Type.IQ2_XXS, _Type.IQ2_XS, _Type.IQ2_S, _Type.IQ3_XXS, _Type.IQ3_S, _Type.IQ4_XS),
+        _Type.IQ4_NL,
+    ),
+    **dict.fromkeys((_Type.Q2_0, _Type.Q2_K, _Type.Q3_K, _Type.TQ1_0, _Type.TQ2_0), _Type.Q4_0),
+    _Type.Q4_K: _Type.Q5_0,
+    _Type.Q5_K: _Type.Q5_1,
+    _Type.Q6_K: _Type.Q8_0,
+}
+_LARGEST_WITHOUT_FALLBACK: Final = 32
+_FIRST_CHARACTERS: Final = re.compile(r"blk\.(\d+)")
 
-    arch: str
-    n_experts: int
-    tied_embeddings: bool
-
-    @classmethod
-    def of(cls, arch: str, n_experts: int, tensor_names: Iterable[str]) -> ModelFacts:
-        """Gather the facts; embeddings count as tied where there is no output matrix."""
-        return cls(arch, n_experts, tied_embeddings="output.weight" not in tensor_names)
-
-
-# tensor_allows_quantization: a tensor whose name holds one of these keeps its type.
-_NEVER_QUANTIZED: Final = (
-    "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj",
-    "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight", "indexer.q_proj.weight",
-    "time_mix_first.weight", "time_mix_w0.weight", "time_mix_w1.weight", "time_mix_w2.weight",
-    "time_mix_v0.weight", "time_mix_v1.weight", "time_mix_v2.weight", "time_mix_a0.weight",
-    "time_mix_a1.weight", "time_mix_a2.weight", "time_mix_g1.weight", "time_mix_g2.weight",
-    "time_mix_decay_w1.weight", "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight", "attn_rel_b.weight",
-    ".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_", ".rel_pos", ".patch_embd", ".patch_merger",
-    "a.rvq.codebook", "mm.a.code_embd",
-)  # fmt: skip
-_NEVER_QUANTIZED_NAMES: Final = ("position_embd.weight", "token_types.weight")
-
-_TOKEN_EMBEDDINGS: Final = ("token_embd.weight", "per_layer_token_embd.weight")
-_VALUE_LIKE: Final = ("attn_qkv.weight", "attn_kv_b.weight", "attn_v.weight")
-_EIGHT_EXPERTS: Final = 8
-
-# tensor_type_fallback, for the types this project writes.
-_FALLBACK: Final = {_Type.Q6_K: _Type.Q8_0}
+# Without importance these are garbage, and ggml aborts on most; Q2_K only in a Q2_K_S file.
+_NEED_IMPORTANCE: Final = frozenset({_Type.IQ3_XXS, _Type.IQ2_XXS, _Type.IQ2_XS, _Type.IQ2_S, _Type.IQ1_M, _Type.IQ1_S})
 
 
-# ModelBase.prepare_tensors: what stays float32 in a converter's file, by the name in GGUF, any block number for `*`.
-_ALWAYS_F32: Final = re.compile(
-    r"blk\.\d+\.(?:ffn_gate_inp(?:_shexp)?|ssm_conv1d(?:_[qkv])?|shortconv\.conv|time_mix_(?:first|w1|w2|decay_w1|decay_w2"
-    r"|lerp_fused)|altup_(?:correct|predict)_coef|indexer\.proj)\.weight|(?:position_embd|token_types)\.weight"
-)
-
-
-def choose_float_types(tensors: Iterable[TensorToType], wanted: FileType) -> list[TypeChoice]:
-    """Choose, as the converter does, the type of each tensor of a float file made from a checkpoint."""
-    return [_float_choice(tensor, wanted) for tensor in tensors]
-
-
-def _float_choice(tensor: TensorToType, wanted: FileType) -> TypeChoice:
-    if wanted.type is _Type.F32:
-        return TypeChoice(wanted.type)
-    if len(tensor.shape) == 1:
-        return TypeChoice(_Type.F32, "one dimension")
-    if (
-        tensor.name.endswith("_norm.weight")
-        or not tensor.name.endswith(".weight")
-        or _ALWAYS_F32.fullmatch(tensor.name) is not None
-    ):
-        return TypeChoice(_Type.F32, "always float32")
-    return TypeChoice(wanted.type)
-
-
-def choose_types(tensors: Iterable[TensorToType], wanted: FileType, facts: ModelFacts) -> list[TypeChoice]:
+def choose_types(
+    tensors: Iterable[TensorToType], wanted: FileType, facts: ModelFacts, options: QuantizeOptions = NO_OPTIONS
+) -> list[TypeChoice]:
     """Choose, as llama-quantize does, the type of each tensor of a file, given in the file's order.
 
     The tensors' own types are those of the file that is quantized.
+    Raises PlanError where llama-quantize has no type for a tensor.
     """
-    return [_quantize_choice(tensor, wanted, facts) for tensor in tensors]
+    listed = list(tensors)
+    settled = [_settled(tensor, wanted, facts, options) for tensor in listed]
+    mixed = [tensor for tensor, choice in zip(listed, settled, strict=True) if choice is None]
+    of_mixture = _of_mixture(_spots(mixed, listed, wanted, facts, options), options)
+    return [next(of_mixture) if choice is None else choice for choice in settled]
 
 
-def _quantize_choice(tensor: TensorToType, wanted: FileType, facts: ModelFacts) -> TypeChoice:
-    kept = _why_kept(tensor.name, tensor.shape)
-    if kept is not None:
-        return TypeChoice(tensor.type, kept if tensor.type is not wanted.type else None)
-    if not wanted.is_quantized:
-        return TypeChoice(wanted.type)
-    return _fall_back(_mixture(tensor.name, tensor.shape, wanted, facts), tensor.shape[-1])
+def needs_importance(name: str, tensor_type: GGMLQuantizationType, wanted: FileType) -> bool:
+    """Whether a tensor cannot be made without importance."""
+    if role_of(name) in (Role.EMBEDDING, Role.OUTPUT):
+        return False
+    return tensor_type in _NEED_IMPORTANCE or (tensor_type is _Type.Q2_K and wanted.name == "Q2_K_S")
+
+
+def may_be_quantized(name: str, shape: tuple[int, ...], facts: ModelFacts, options: QuantizeOptions) -> bool:
+    """Whether a tensor's type is chosen at all; all others keep theirs."""
+    return why_kept(name, shape, facts.arch) is None and not (options.leave_output and name == "output.weight")
 
 
 def file_order(names: Iterable[str]) -> list[str]:
@@ -124,47 +100,95 @@ def file_order(names: Iterable[str]) -> list[str]:
     """
 
     def key(name: str) -> tuple[int, bytes]:
-        match = re.match(r"blk\.(\d+)", name)
+        match = _FIRST_CHARACTERS.match(name)
         return (int(match[1]) if match else -1, name.encode())
 
     return sorted(names, key=key)
 
 
-def _why_kept(name: str, shape: tuple[int, ...]) -> str | None:
-    if ggml_n_dims(shape) < 2:  # noqa: PLR2004 - only matrices and stacks of them are quantized
-        return "one dimension"
-    if not name.endswith("weight"):
-        return "not a weight"
-    if name in _NEVER_QUANTIZED_NAMES or any(part in name for part in _NEVER_QUANTIZED):
-        return "too small and too sensitive to quantize"
-    return None
+def _settled(tensor: TensorToType, wanted: FileType, facts: ModelFacts, options: QuantizeOptions) -> TypeChoice | None:
+    """Choose where no mixture is asked; None where one is."""
+    if wanted.copies:
+        return TypeChoice(tensor.type)
+    if not may_be_quantized(tensor.name, tensor.shape, facts, options):
+        kept = why_kept(tensor.name, tensor.shape, facts.arch) or "left as it is, as asked"
+        return TypeChoice(tensor.type, kept if tensor.type is not wanted.type else None)
+    if (asked := _asked_by_role(tensor.name, options)) is not None:
+        return TypeChoice(asked, "as asked for")  # Parity: rows that are not whole blocks have no fallback here
+    if not wanted.is_quantized:
+        return TypeChoice(wanted.type)
+    if (by_name := options.type_for(tensor.name)) is not None:
+        return _fall_back(tensor, TypeChoice(by_name.type, f"as asked for: {by_name.pattern}"), wanted)
+    return _fall_back(tensor, TypeChoice(wanted.type), wanted) if options.pure else None
 
 
-def ggml_n_dims(shape: tuple[int, ...]) -> int:
-    """Count dimensions as ggml does: leading ones (in NumPy order) do not count."""
-    significant = next((index for index, size in enumerate(shape) if size != 1), len(shape) - 1)
-    return len(shape) - significant
+def _asked_by_role(name: str, options: QuantizeOptions) -> GGMLQuantizationType | None:
+    if role_of(name) is Role.OUTPUT:
+        return options.output_type
+    is_named = name == "per_layer_token_embd.weight" and options.type_for(name) is not None
+    return options.embedding_type if role_of(name) is Role.EMBEDDING and not is_named else None
 
 
-def _mixture(name: str, shape: tuple[int, ...], wanted: FileType, facts: ModelFacts) -> TypeChoice:
-    asked = wanted.type
-    is_tied = facts.tied_embeddings and name in _TOKEN_EMBEDDINGS
-    if name == "output.weight" or is_tied:
-        role = "tied embedding, also the output matrix" if is_tied else "output matrix"
-        wide = _Type.Q8_0 if facts.arch == "falcon" or shape[-1] % GGML_QUANT_SIZES[asked][0] else _Type.Q6_K
-        return TypeChoice(asked) if asked is _Type.Q8_0 else TypeChoice(wide, role)
-    if name in _TOKEN_EMBEDDINGS:
-        return TypeChoice(asked)
-    is_key_or_value = "attn_k.weight" in name or any(part in name for part in _VALUE_LIKE)
-    if is_key_or_value and facts.n_experts == _EIGHT_EXPERTS and asked is not _Type.Q8_0:
-        return TypeChoice(_Type.Q8_0, "attention key or value of a model with 8 experts")
-    return TypeChoice(asked)
+def _spots(
+    mixed: Sequence[TensorToType],
+    listed: Sequence[TensorToType],
+    wanted: FileType,
+    facts: ModelFacts,
+    options: QuantizeOptions,
+) -> Iterator[tuple[TensorToType, Spot]]:
+    """Place each tensor among its like: a model's values, and its feed-forward matrices, are counted."""
+    names = [tensor.name for tensor in listed]
+    is_tied = "output.weight" not in names
+    n_values = sum(role_of(name) in VALUE_LIKE for name in names)
+    seen: Counter[Role] = Counter()
+    for tensor in mixed:
+        role = role_of(tensor.name)
+        is_tied_embedding = is_tied and role is Role.EMBEDDING
+        group = Role.VALUE if role in VALUE_LIKE else role
+        counts = is_counted(role, wanted, is_tied=is_tied) and not is_eight_bits(tensor.name, facts.arch)
+        index = seen[group]
+        if counts and group is not Role.VALUE and not is_lowest(wanted) and facts.n_experts > 1:
+            index = _layer(tensor.name, facts.n_layers)  # experts stand in no order that counting would follow
+        seen[group] += counts
+        yield tensor, Spot(
+            name=tensor.name, role=role, n_cols=tensor.shape[-1], n_matrices=_n_matrices(tensor.shape), wanted=wanted,
+            facts=facts, index=index, of=n_values if group is Role.VALUE else facts.n_layers,
+            is_tied=is_tied_embedding, has_importance=options.has_importance,
+        )  # fmt: skip
 
 
-def _fall_back(choice: TypeChoice, n_cols: int) -> TypeChoice:
-    block_size = GGML_QUANT_SIZES[choice.type][0]
+def _layer(name: str, n_layers: int) -> int:
+    match = _FIRST_CHARACTERS.match(name)
+    if match is None or int(match[1]) >= n_layers:
+        raise PlanError(f"tensor `{name}` is in no layer of the model's {n_layers}, by which its type is chosen")
+    return int(match[1])
+
+
+def _n_matrices(shape: tuple[int, ...]) -> int:
+    return shape[-3] if len(shape) > 2 else 1  # noqa: PLR2004
+
+
+def _of_mixture(spots: Iterator[tuple[TensorToType, Spot]], options: QuantizeOptions) -> Iterator[TypeChoice]:
+    for tensor, spot in spots:
+        if is_eight_bits(spot.name, spot.facts.arch):
+            chosen, why = _Type.Q8_0, f"never below eight bits in {spot.facts.arch}"
+        elif spot.is_tied and options.output_type is not None:
+            chosen, why = options.output_type, "as asked for of the output matrix, which it is too"
+        else:
+            chosen, why = mixture(spot)
+        yield _fall_back(tensor, TypeChoice(chosen, why), spot.wanted)
+
+
+def _fall_back(tensor: TensorToType, choice: TypeChoice, wanted: FileType) -> TypeChoice:
+    """Take a type whose blocks fill the rows; the reason stays out where the type is the file type's own."""
+    n_cols, block_size = tensor.shape[-1], GGML_QUANT_SIZES[choice.type][0]
     if n_cols % block_size == 0:
-        return choice
+        return TypeChoice(choice.type, choice.reason if choice.type is not wanted.type else None)
+    if choice.type not in _FALLBACK and block_size > _LARGEST_WITHOUT_FALLBACK:
+        raise PlanError(
+            f"tensor `{tensor.name}` has rows of {n_cols}, {choice.type.name} needs a multiple of {block_size}, "
+            "and no other type stands in for it"
+        )
     narrower = _FALLBACK.get(choice.type, choice.type)
     if n_cols % GGML_QUANT_SIZES[narrower][0]:
         narrower = _Type.F16

@@ -4,17 +4,17 @@ Slices of whole rows go through a few workers, each with its own reused buffers,
 workers x one slice whatever the model's size. Files appear under their final names only when complete.
 """
 
-from convert.stream.carry_out import Progress, Report, WrittenOutput, carry_out, outputs_to_make
+from convert.stream.carry_out import Progress, Report, Writing, WrittenOutput, carry_out, outputs_to_make
 from convert.stream.first_pass import with_statistics
-from convert.stream.publish import OutputState, check_room, existing_parent, output_states, remove_abandoned
-from convert.stream.workers import available_cpus
+from convert.stream.publish import OutputState, check_room, existing_parent, output_states
+from convert.stream.siblings import remove_abandoned
 
 __all__ = [
     "OutputState",
     "Progress",
     "Report",
+    "Writing",
     "WrittenOutput",
-    "available_cpus",
     "carry_out",
     "check_room",
     "existing_parent",

@@ -10,12 +10,22 @@ import numpy as np
 from convert.checkpoint import matrix_shape
 from convert.checkpoint.views import leaves
 from convert.codec import F16_OVERFLOW
-from convert.errors import WeightsError
+from convert.errors import Remedy, WeightsError
 from convert.model import float_values
 from convert.stream.slices import row_ranges
 
 if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
+
     from convert.checkpoint import SourceFiles, Tensor
+
+
+def describe_refusal(tensor: Tensor, refusing: GGMLQuantizationType, rows: range) -> WeightsError:
+    """Make the error for weights or importance so extreme that llama.cpp's own encoder aborts on them."""
+    return WeightsError(
+        f"tensor `{tensor.name}` has weights in rows {rows.start} to {rows.stop - 1} that {refusing.name} cannot hold: "
+        "they, or their importance, are too large"
+    )
 
 
 @dataclass(slots=True)
@@ -58,8 +68,8 @@ def _scan(tensor: Tensor, sources: SourceFiles, *, checks_f16: bool) -> _Found:
 def _error(name: str, n_nonfinite: int, n_overflow: int, value: float, place: tuple[int, ...]) -> WeightsError:
     counts = ((n_nonfinite, "NaN or infinite"), (n_overflow, "beyond float16 (65504)"))
     found = " and ".join(f"{count} values {what}" for count, what in counts if count)
-    remedy = "keep the range with --types bf16, or " if n_overflow and not n_nonfinite else ""
+    wider = (Remedy.WIDER_FLOAT,) if n_overflow and not n_nonfinite else ()
     return WeightsError(
         f"tensor `{name}` has {found}, the first is {value:g} at {list(place)}",
-        hint=f"{remedy}write the file all the same with --allow-nonfinite",
+        remedies=(*wider, Remedy.ALLOW_NONFINITE),
     )

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint import SourceFiles
-from convert.errors import OutputError, UsageError
+from convert.errors import OutputError, Remedy, UsageError
+from convert.process import usable_processors
 from convert.stream.encode import SliceEncoder
 from convert.stream.first_pass import with_statistics
 from convert.stream.publish import (
@@ -23,9 +24,11 @@ from convert.stream.publish import (
     open_partial,
     output_states,
     remove_empty,
+    settle,
 )
+from convert.stream.siblings import remove_abandoned
 from convert.stream.slices import Slice, cut
-from convert.stream.workers import Workers, available_cpus
+from convert.stream.workers import Workers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,30 +55,43 @@ class Report:
     seconds: float
 
 
-def carry_out(
-    plan: Plan,
-    *,
-    force: bool = False,
-    jobs: int | None = None,
-    allow_nonfinite: bool = False,
-    progress: Progress | None = None,
-) -> Report:
-    """Make the files that a plan describes.
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How a plan is carried out.
 
-    A file that exists and holds the planned bytes is kept; that is known from comparing all of them.
     force: make every file anew, and replace what is there. jobs: workers, by default one a processor that may be used.
     allow_nonfinite: NaN, infinity and float16 overflow go into the files instead of ending the work.
+    """
+
+    force: bool = False
+    jobs: int | None = None
+    allow_nonfinite: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for no jobs at all."""
+        if self.jobs is not None and self.jobs < 1:
+            raise UsageError(f"the number of jobs is {self.jobs}, wanted at least 1")
+
+
+def carry_out(
+    plan: Plan,
+    writing: Writing = Writing(),
+    *,
+    progress: Progress | None = None,
+) -> Report:
+    """Make the files that a plan describes; `progress` is called with the bytes written since the last call.
+
+    A file that exists and holds the planned bytes is kept; that is known from comparing all of them.
     A plan whose tensors lack statistics is completed first, which writes nothing and so is no progress.
     Raises OutputError, WeightsError or CheckpointError; then, and when interrupted, nothing is published.
     """
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"the number of jobs is {jobs}, wanted at least 1")
     started = time.monotonic()
-    to_make = outputs_to_make(plan, force=force)
+    to_make = outputs_to_make(plan, force=writing.force)
+    remove_abandoned({output.path.parent for output in plan.outputs})
     check_room(list(to_make.values()))
-    workers = jobs or available_cpus()
+    workers = writing.jobs or usable_processors()
     plan = with_statistics(plan, jobs=workers)
-    work = _Work(plan, to_make, allow_nonfinite=allow_nonfinite, progress=progress or (lambda _: None))
+    work = _Work(plan, to_make, allow_nonfinite=writing.allow_nonfinite, progress=progress or (lambda _: None))
     work.run(workers)
     outputs = tuple(
         WrittenOutput(output.path, output.nbytes, index in to_make) for index, output in enumerate(plan.outputs)
@@ -91,8 +107,11 @@ def outputs_to_make(plan: Plan, *, force: bool) -> dict[int, Output]:
     states = output_states(plan)
     for output, state in zip(plan.outputs, states, strict=True):
         if state is OutputState.FOREIGN:
-            hint = f"choose another directory or --name; only a {output.kind.value} is ever replaced"
-            raise OutputError(f"`{output.path}` is there already, and no {output.kind.value}", hint=hint)
+            raise OutputError(
+                f"`{output.path}` is there already, and no {output.kind.value}",
+                hint=f"only a {output.kind.value} is ever replaced",
+                remedies=(Remedy.OTHER_PLACE,),
+            )
     others = [output.path for output, state in zip(plan.outputs, states, strict=True) if state is OutputState.OTHER]
     if others and not force:
         raise _differs(others)
@@ -104,7 +123,7 @@ def _differs(paths: Sequence[Path]) -> OutputError:
     listed = ", ".join(f"`{path}`" for path in paths)
     return OutputError(
         f"{listed} already there, and not what this run would make",
-        hint="--force replaces; or choose another directory or --name",
+        remedies=(Remedy.FORCE, Remedy.OTHER_PLACE),
     )
 
 
@@ -164,6 +183,7 @@ class _Work:
     def _publish_files(self) -> None:
         for file in self._files.values():
             file.publish()
+        settle(dict.fromkeys(file.final.parent for file in self._files.values()))
 
     def _abandon(self) -> None:
         self._workers.stop.set()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from convert.codec import FLOAT_TYPES, encode_rows, encode_rows_allowing_nonfinite
-from convert.stream.bad_values import describe_bad_values
+from convert.checkpoint import matrix_shape
+from convert.codec import FLOAT_TYPES, Importance, encode_rows, encode_rows_allowing_nonfinite
+from convert.stream.bad_values import describe_bad_values, describe_refusal
 from convert.stream.slices import Slice, buffer_sizes
 
 if TYPE_CHECKING:
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convert.checkpoint import SourceFiles
+    from convert.importance import ImportanceEntry
     from convert.plan import Target, Task
     from convert.stream.publish import ExistingFile, PartialFile
+
+
+class _How(TypedDict):
+    """What is said to the codec room of every target of a slice."""
+
+    n_cols: int
+    through_f16: bool
+    importance: Importance | None
+    first_row: int
 
 
 class SliceEncoder:
@@ -61,13 +72,33 @@ class SliceEncoder:
     ) -> None:
         through_f16 = self._through_f16 and any(kind not in FLOAT_TYPES for kind, _ in targets)
         tensor_type = piece.task.type
-        bad = encode_rows(rows, tensor_type, n_cols=piece.n_cols, through_f16=through_f16, targets=targets)
-        if not (bad.n_nonfinite or bad.n_overflow):
+        how: _How = {
+            "n_cols": piece.n_cols,
+            "through_f16": through_f16,
+            "importance": None,
+            "first_row": 0,
+        }
+        if piece.task.importance is not None:
+            how["importance"], how["first_row"] = _importance(piece, piece.task.importance, self._sources)
+        bad = encode_rows(rows, tensor_type, targets=targets, **how)
+        if not bad:
             return
+        if bad.n_refused and not (bad.n_nonfinite or bad.n_overflow):
+            refused = (kind for kind, out in targets if encode_rows(rows, tensor_type, targets=[(kind, out)], **how))
+            raise describe_refusal(piece.task.tensor, next(refused), piece.rows)
         if not self._allow_nonfinite:
             checks_f16 = through_f16 or any(target.type.name == "F16" for target in piece.task.targets)
             raise describe_bad_values(piece.task.tensor, self._sources, checks_f16=checks_f16)
-        encode_rows_allowing_nonfinite(rows, tensor_type, n_cols=piece.n_cols, through_f16=through_f16, targets=targets)
+        encode_rows_allowing_nonfinite(rows, tensor_type, targets=targets, **how)
+
+
+def _importance(piece: Slice, entry: ImportanceEntry, files: SourceFiles) -> tuple[Importance, int]:
+    """Read the importance of the experts that a slice is of, and say where in the first one's rows it begins."""
+    n_experts = entry.n_values // piece.n_cols
+    rows_each = matrix_shape(piece.task.tensor.shape)[0] // n_experts
+    first, last = piece.rows.start // rows_each, (piece.rows.stop - 1) // rows_each
+    values = entry.read(files, first * piece.n_cols, (last - first + 1) * piece.n_cols)
+    return Importance(values.reshape(-1, piece.n_cols), rows_each), piece.rows.start - first * rows_each
 
 
 def _write(

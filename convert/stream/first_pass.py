@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from convert.checkpoint import SourceFiles
 from convert.checkpoint.statistics import lacking, replaced
-from convert.stream.workers import Workers, available_cpus
+from convert.process import usable_processors
+from convert.stream.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ def with_statistics(plan: Plan, *, jobs: int | None = None) -> Plan:
     with closing(SourceFiles()) as sources:
         while found := lacking(tensors):
             workers, measuring = Workers(), _Measuring(found, sources)
-            workers.run(jobs or available_cpus(), lambda: measuring.work(workers.stop))  # noqa: B023 - runs here
+            workers.run(jobs or usable_processors(), lambda: measuring.work(workers.stop))  # noqa: B023 - runs here
             tensors = replaced(tensors, measuring.known())
     if tensors is planned:
         return plan

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import OutputError
+from convert.errors import OutputError, Remedy
+from convert.file_system import lock, sync, sync_directory
 from convert.plan.data import FileKind
+from convert.stream.siblings import sibling
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from convert.plan import Output, Plan
@@ -121,12 +122,13 @@ class PartialFile:
     def _write_behind(self) -> None:
         """Start writing to disk what is still in memory only, and let go of what is on disk already."""
         if hasattr(os, "posix_fadvise"):  # not on macOS
-            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            with contextlib.suppress(OSError):  # advice only: a file system may not take it
+                os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def flush(self) -> None:
         """Wait until the file is on disk."""
         try:
-            os.fsync(self.fd)
+            sync(self.fd)
         except OSError as error:
             raise _output_error(self.final, error) from error
 
@@ -136,11 +138,10 @@ class PartialFile:
             os.ftruncate(self.fd, 0)
 
     def publish(self) -> None:
-        """Give the flushed file its final name."""
+        """Give the flushed file its final name; `settle` is to follow."""
         try:
             self.partial.replace(self.final)
             self.is_published = True
-            _sync_directory(self.final.parent)
         except OSError as error:
             raise _output_error(self.final, error) from error
 
@@ -173,29 +174,47 @@ def open_partial(output: Output) -> PartialFile:
         os.ftruncate(file.fd, 0)
         _reserve(file.fd, output.nbytes)
         file.write(memoryview(output.header), 0)
-    except OSError as error:
+    except (OSError, OutputError) as error:
         file.discard()
         file.close()
-        raise _output_error(output.path, error) from error
+        raise error if isinstance(error, OutputError) else _output_error(output.path, error) from error
     return file
 
 
+def settle(directories: Iterable[Path]) -> None:
+    """Wait until the names of published files are on disk. Raises OutputError for a disk that fails: they stay."""
+    try:
+        for directory in directories:
+            sync_directory(directory)
+    except OSError as error:
+        raise OutputError(
+            f"the files in `{directory}` are whole, but their names may not be on disk: {error.strerror}",
+            hint="look at the disk; then run the same command again, which compares them",
+        ) from error
+
+
 def _open_locked(final: Path) -> PartialFile:
-    partial = final.with_name(f".{final.name}.partial")
+    partial = sibling(final)
     while True:
         try:
             fd = _create(partial)
         except OSError as error:
             raise _output_error(final, error) from error
+        file = PartialFile(final, partial, fd)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            raise OutputError(f"another run is writing `{final}`") from None
+            is_ours = lock(fd, partial)
+        except OSError as error:
+            if os.fstat(fd).st_size == 0:  # made here, not found
+                file.discard()
+            file.close()
+            raise _output_error(final, error) from error
+        if not is_ours:
+            file.close()
+            raise OutputError(f"another run is writing `{final}`")
         # Between open and lock another run may have renamed this very file to its final name.
         if _is_same_file(fd, partial):
-            return PartialFile(final, partial, fd)
-        os.close(fd)
+            return file
+        file.close()
 
 
 def _create(path: Path) -> int:
@@ -222,19 +241,6 @@ def remove_empty(directories: Iterable[Path]) -> None:
             directory.rmdir()
 
 
-def remove_abandoned(directory: Path, planned: Collection[Path]) -> None:
-    """Remove what killed runs left of shards that are not planned any more; what a run is writing stays."""
-    ours = {path.with_name(f".{path.name}.partial") for path in planned}
-    for path in set(directory.glob(".model*.safetensors.partial")) - ours:
-        with contextlib.suppress(OSError):
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            finally:
-                os.close(fd)
-
-
 def _is_same_file(fd: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), path.lstat())
@@ -254,7 +260,7 @@ def check_room(outputs: Sequence[Output]) -> None:
         if free < nbytes:
             raise OutputError(
                 f"the outputs need {nbytes} bytes, `{directory}` has {free} free",
-                hint="choose fewer types with --types, or another directory",
+                remedies=(Remedy.MORE_ROOM,),
             )
 
 
@@ -269,17 +275,9 @@ def _reserve(fd: int, nbytes: int) -> None:
         try:
             os.posix_fallocate(fd, 0, nbytes)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
     os.ftruncate(fd, nbytes)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:

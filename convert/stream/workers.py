@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _INTERRUPTING: Final = (signal.SIGINT, signal.SIGTERM)
-
-
-def available_cpus() -> int:
-    """Count the processors that this process may use: affinity, and a container's quota."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(affinity, _quota()))
-
-
-def _quota() -> int:
-    try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return -(-int(limit) // int(period))
-    except (OSError, ValueError):  # no such limit, or "max"
-        return 1 << 16
 
 
 class Workers:

@@ -47,8 +47,13 @@ def stdout() -> Console:
     return _console(stderr=False)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704 - called where rich has caught it, which then would exit with 1; `cli` knows better
+
+
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    console = _Console(stderr=stderr, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _UNLIMITED  # a file or a pipe has no width to cut a path to
     return console

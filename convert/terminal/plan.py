@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from convert import stream
@@ -36,24 +37,22 @@ def _disk(plan: Plan) -> str:
 
 
 def show_whole_plan(plan: Plan) -> None:
-    """Print everything that a run would do: exact lengths, disk, and each deviation in type with its reason."""
+    """Print everything that a run would do: exact lengths, disk, and each tensor's type with the rule that chose it."""
     console = stdout()
     show_plan(plan, console)
     console.print(f"\n{plan.nbytes} bytes in all")
     for output in plan.outputs:
         console.print(f"\n{escape(str(output.path))}  {output.nbytes} bytes, {len(output.tensors)} tensors")
         table = make_grid()
-        for pattern, (n_tensors, type_name, reason) in _grouped_reasons(output).items():
-            table.add_row("", escape(pattern), f"{n_tensors}x", type_name, reason)
+        for (pattern, type_name, why), n_tensors in _choices(output).items():
+            table.add_row("", escape(pattern), f"{n_tensors}x", type_name, escape(why))
         console.print(table)
 
 
-def _grouped_reasons(output: Output) -> dict[str, tuple[int, str, str]]:
-    grouped: dict[str, tuple[int, str, str]] = {}
+def _choices(output: Output) -> dict[tuple[str, str, str], int]:
+    """Count the tensors of one name in all layers that have one type for one reason; names in the file's order."""
+    counts: dict[str, Counter[tuple[str, str, str]]] = defaultdict(Counter)
     for tensor in output.tensors:
-        reason = output.reasons.get(tensor.name)
-        if reason is not None:
-            pattern = re.sub(r"\.\d+\.", ".*.", tensor.name)
-            n_tensors = grouped.get(pattern, (0, "", ""))[0]
-            grouped[pattern] = (n_tensors + 1, tensor.type.name, reason)
-    return grouped
+        pattern = re.sub(r"\.\d+\.", ".*.", tensor.name)
+        counts[pattern][pattern, tensor.type.name, output.reasons.get(tensor.name, "the type asked for")] += 1
+    return {choice: n_tensors for counted in counts.values() for choice, n_tensors in counted.items()}

@@ -107,7 +107,7 @@ def _read(
         return read_byte_level_bpe(files, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
     if pre_tokenizer is not None:
         raise UsageError(
-            f"--pre-tokenizer {pre_tokenizer} is for byte-level BPE, and the tokenizer in {shown(files.directory)}"
+            f"the pre-tokenizer `{pre_tokenizer}` is for byte-level BPE, and the tokenizer in {shown(files.directory)}"
             " is of the sentencepiece kind, which has none"
         )
     if kind is TokenizerKind.SENTENCEPIECE:

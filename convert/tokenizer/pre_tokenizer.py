@@ -12,7 +12,7 @@ import difflib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.errors import TokenizerError, UsageError
+from convert.errors import Remedy, TokenizerError, UsageError
 from convert.shown import shown
 from convert.tokenizer.fast_tokenizer import tokenizer_class
 from convert.tokenizer.files import entry, typed
@@ -70,12 +70,11 @@ def name_pre_tokenizer(files: TokenizerFiles, tokenizer: FastTokenizer, *, asked
     tokens = {*tokenizer.base, *(token.content for token in tokenizer.added.values())}
     row = next((row for row in PRE_TOKENIZERS if declared and _matches(row, declared, tokens)), None)
     if row is None:
+        sentencepiece_like = _has_byte_fallback(files)
         raise TokenizerError(
             f"the pre-tokenizer is not one that is known: {_shown_declaration(files)}",
-            hint=_BYTE_FALLBACK_HINT
-            if _has_byte_fallback(files)
-            else "say which of llama.cpp's it is with `--pre-tokenizer NAME` (`default` is falcon's, seldom right):"
-            f" {', '.join(sorted(KNOWN_NAMES))}",
+            hint=_BYTE_FALLBACK_HINT if sentencepiece_like else f"known are {', '.join(sorted(KNOWN_NAMES))}",
+            remedies=() if sentencepiece_like else (Remedy.NAME_PRE_TOKENIZER,),
         )
     return row.name
 

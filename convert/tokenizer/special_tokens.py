@@ -173,8 +173,8 @@ def _read_config(reading: _Reading, tokenizer: dict[str, Any], n_tokens: int | N
         return
     added = _objects(tokenizer.get("added_tokens"), "added_tokens")
     for kind in reading.kinds:
-        add = reading.config.get(f"add_{kind}_token")
-        if isinstance(add, bool):
+        add = entry(reading.config, f"add_{kind}_token", bool, file=_CONFIG)
+        if add is not None:
             reading.add.setdefault(kind, add)
         content = token_content(reading.config.get(f"{kind}_token"), key=f"{kind}_token")
         match = next((token for token in added if content is not None and token.get("content") == content), None)

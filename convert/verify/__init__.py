@@ -5,6 +5,7 @@ blocks          no NaN and no infinity, in values and in blocks' scales
 metadata        what loading needs
 chat_template   it renders, and its control tokens are tokens
 against         every tensor, decoded, beside the checkpoint's values; with `bounds`, what each type can explain
+second_way      the same of some tensors, by transformers' reading of GGUF instead of our tables
 running         llama.cpp loads it; with `probabilities`: perplexity, KL divergence, the likeliest token
 """
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from convert.errors import CheckpointError, UnsupportedError
 from convert.gguf_file import read_gguf
-from convert.model import ModelRequest
+from convert.model import ModelRequest, open_model
 from convert.verify.against import Comparison, wanted_model
 from convert.verify.blocks import check_blocks
 from convert.verify.chat_template import check_chat_template
-from convert.verify.data import Finding, TensorError, Verification, VerifiedFile, problem
+from convert.verify.data import Finding, Severity, TensorError, Verification, VerifiedFile, note, problem
 from convert.verify.metadata import check_metadata
 from convert.verify.reading import open_file
 from convert.verify.running import measure_all
+from convert.verify.second_way import SecondWay, open_second_way
 from convert.verify.structure import check_structure
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ def verify_files(
     for path in paths:
         if not path.is_file():
             raise CheckpointError(f"`{path}` is not a file")
-    wanted = None if against is None else wanted_model(_request(against))
-    files = tuple(_verify(path, wanted) for path in paths)
+    request = None if against is None else _request(against)
+    wanted = None if request is None else wanted_model(request)
+    judge, notes = _second_judge(request)
+    files = tuple(_verify(path, wanted, judge, notes) for path in paths)
     return Verification(files if measuring is None else _measured(files, measuring))
 
 
@@ -52,7 +55,16 @@ def _request(against: Path | ModelRequest) -> ModelRequest:
     return against if isinstance(against, ModelRequest) else ModelRequest(against)
 
 
-def _verify(path: Path, wanted: GGUFModel | None) -> VerifiedFile:
+def _second_judge(request: ModelRequest | None) -> tuple[SecondWay | None, tuple[Finding, ...]]:
+    if request is None or request.path.suffix == ".gguf":
+        return None, ()
+    try:
+        return open_second_way(open_model(request)), ()
+    except UnsupportedError as error:
+        return None, (note("second way", error.message),)
+
+
+def _verify(path: Path, wanted: GGUFModel | None, judge: SecondWay | None, notes: tuple[Finding, ...]) -> VerifiedFile:
     nbytes = path.stat().st_size
     try:
         header = read_gguf(path)
@@ -60,7 +72,9 @@ def _verify(path: Path, wanted: GGUFModel | None) -> VerifiedFile:
         return VerifiedFile(path, nbytes, (problem("header", error.message),))
     with open_file(path) as file:
         findings, errors = _findings(header, file, wanted)
-    return VerifiedFile(path, nbytes, tuple(findings), tuple(errors))
+        is_wrong = any(finding.severity is Severity.PROBLEM for finding in findings)
+        more = () if judge is None or is_wrong else tuple(judge.check(header, file))
+    return VerifiedFile(path, nbytes, (*findings, *more, *notes), tuple(errors))
 
 
 def _findings(header: GGUFFile, file: OpenFile, wanted: GGUFModel | None) -> tuple[list[Finding], list[TensorError]]:

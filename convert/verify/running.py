@@ -16,6 +16,7 @@ from gguf import Keys
 
 from convert.errors import UnsupportedError, VerificationError
 from convert.gguf_file import read_gguf
+from convert.shown import excerpt
 from convert.verify.data import Finding, Measured, note, problem
 from convert.verify.probabilities import Probabilities, divergence, read_probabilities
 from convert.verify.with_transformers import checkpoint_probabilities
@@ -41,10 +42,10 @@ class Answered(Protocol):
     """How a program ended, and what it said."""
 
     @property
-    def exit_code(self) -> int: ...  # noqa: D102
+    def exit_code(self) -> int: ...
 
     @property
-    def text(self) -> str: ...  # noqa: D102
+    def text(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def _load(path: Path, llama_cpp: LlamaCpp) -> Result:
     answer = llama_cpp.ask([*command, "-no-cnv", "--no-warmup", "--no-repack"])
     if answer.exit_code == 0:
         return Result(Measured(loads=True))
-    found = problem(CHECK, f"llama.cpp does not run it (exit code {answer.exit_code}): {_last_words(answer.text)}")
+    found = problem(CHECK, f"llama.cpp does not run it (exit code {answer.exit_code}): {_first_error(answer.text)}")
     return Result(Measured(loads=False), (found,))
 
 
@@ -190,7 +191,7 @@ class _Measurement:
         answer = self._measuring.llama_cpp.ask([*command, "--kl-divergence-base", str(out)])
         if answer.exit_code or not out.is_file():
             raise VerificationError(
-                f"llama-perplexity failed (exit code {answer.exit_code}): {_last_words(answer.text)}"
+                f"llama-perplexity failed (exit code {answer.exit_code}): {_first_error(answer.text)}"
             )
         return read_probabilities(out), answer.text
 
@@ -209,7 +210,6 @@ def _n_windows(header: GGUFFile, n_ctx: int) -> int:
     return max(_MAX_NBYTES // (n_ctx // 2 * n_vocab * 2), 1)
 
 
-def _last_words(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if "error" in line.lower()] or lines
-    return said[-1] if said else "it said nothing"
+def _first_error(text: str) -> str:
+    heard = excerpt(text)
+    return heard.error or (heard.lines or ["it said nothing"])[-1].strip()

@@ -20,6 +20,7 @@ from convert.checkpoint.statistics import measured
 from convert.errors import UnsupportedError
 from convert.model import Model, float_values, open_model
 from convert.verify.probabilities import Probabilities, write_probabilities
+from convert.verify.transformers_names import in_halves, transformers_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,21 +70,25 @@ def _load(model: Model) -> Any:  # noqa: ANN401 - transformers publishes no type
     except ImportError as error:
         raise UnsupportedError(f"transformers cannot be imported: {error}") from None
     disable_progress_bar()
-    how: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
+    how: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "output_loading_info": True}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if model.is_plain:
-                network = transformers.AutoModelForCausalLM.from_pretrained(model.directory, **how)
+            if model.is_plain and all(transformers_name(name) == name for name in model.tensors):
+                network, found = transformers.AutoModelForCausalLM.from_pretrained(model.directory, **how)
             else:
-                how |= {"config": _config_without_packing(model), "state_dict": _state_dict(model)}
-                network = getattr(transformers, model.hyperparameters.architecture).from_pretrained(None, **how)
+                how |= {"config": config_without_packing(model), "state_dict": _state_dict(model)}
+                network, found = getattr(transformers, model.hyperparameters.architecture).from_pretrained(None, **how)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:  # its ways of refusing a directory
         raise UnsupportedError(f"transformers cannot load `{model.directory}`: {error}".splitlines()[0]) from None
+    if found["missing_keys"]:  # it would fill them with random numbers
+        names = ", ".join(sorted(found["missing_keys"])[:3])
+        raise UnsupportedError(f"transformers does not find `{names}` in `{model.directory}`")
     return network.eval()
 
 
-def _config_without_packing(model: Model) -> Any:  # noqa: ANN401
+def config_without_packing(model: Model) -> Any:  # noqa: ANN401
+    """Give transformers' config of a model as it is decoded and merged."""
     from transformers import AutoConfig  # noqa: PLC0415
 
     config = AutoConfig.from_pretrained(model.directory, local_files_only=True)
@@ -101,10 +106,15 @@ def _state_dict(model: Model) -> dict[str, Any]:
     def whole(tensor: Tensor) -> torch.Tensor:
         n_rows = matrix_shape(tensor.shape)[0]
         values = float_values(measured(tensor, files), files, range(n_rows))
-        return torch.from_numpy(values.reshape(tensor.shape))
+        return torch.from_numpy(in_halves(tensor.name, values.reshape(tensor.shape), n_heads))
 
+    h = model.hyperparameters
+    heads = h.optional_size("num_attention_heads", "n_head") or 1
+    n_heads = {"q": heads, "k": h.optional_size("num_key_value_heads") or heads}
     with closing(SourceFiles()) as files:
-        return {name: whole(tensor) for name, tensor in model.tensors.items() if tensor.dtype in FLOATS}
+        return {
+            transformers_name(name): whole(tensor) for name, tensor in model.tensors.items() if tensor.dtype in FLOATS
+        }
 
 
 def _logits(network: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:  # noqa: ANN401

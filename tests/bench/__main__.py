@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import sys
 
-from . import kernels, nf4, pipeline, planning
+from . import families, kernels, nf4, pipeline, planning
 
-_BENCHMARKS = {"pipeline": pipeline.main, "nf4": nf4.main, "kernels": kernels.main, "planning": planning.main}
+_BENCHMARKS = {
+    "pipeline": pipeline.main,
+    "families": families.main,
+    "nf4": nf4.main,
+    "kernels": kernels.main,
+    "planning": planning.main,
+}
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from .synthetic import LAYERS, write_synthetic_llama
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+_TYPES = "f16,q4_0,q4_1,q5_0,q5_1,q8_0"
 _BLOCK = 1 << 22
 
 
@@ -32,17 +32,19 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--llama-cpp", type=Path, help="the reference's build directory (bin/llama-quantize)")
     parser.add_argument("--source", type=Path, help="the reference's source tree (convert_hf_to_gguf.py)")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--types", default=_TYPES, help="as for `convert all`; the reference makes the f16 in any case")
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "convert-bench")
     options = parser.parse_args(argv)
     model = write_synthetic_llama(options.work / f"synthetic-{options.layers}-layers", layers=options.layers)
-    candidates: dict[str, Callable[[], Cost]] = {"convert all": lambda: ours(model, options.work / "ours")}
+    out = options.work / "ours"
+    candidates: dict[str, Callable[[], Cost]] = {"convert all": lambda: ours(model, out, options.types)}
     if options.llama_cpp:
         candidates["reference"] = lambda: reference(
-            model, options.work / "reference", options.source, options.llama_cpp
+            model, options.work / "reference", options.source, options.llama_cpp, options.types
         )
-    candidates["bare copy"] = lambda: _floor(model, options.work / "ours", options.work / "copy")
-    ours(model, options.work / "ours")  # warm the page cache
+    candidates["bare copy"] = lambda: _floor(model, out, options.work / "copy")
+    ours(model, out, options.types)  # warm the page cache
     costs: dict[str, list[Cost]] = {name: [] for name in candidates}
     for _ in range(options.runs):
         for name, run in candidates.items():
@@ -50,16 +52,30 @@ def main(argv: Sequence[str]) -> None:
             costs[name].append(run())
     _print_table(costs)
     if options.llama_cpp:
-        compare(options.work / "ours", options.work / "reference", what="the reference's")
+        if "f16" not in options.types.lower().split(","):
+            (options.work / "reference" / "model-F16.gguf").unlink()
+        compare(out, options.work / "reference", what="the reference's")
 
 
-def ours(model: Path, out: Path) -> Cost:
+def ours(model: Path, out: Path, types: str = _TYPES) -> Cost:
     """Run `convert all` into a new directory."""
     shutil.rmtree(out, ignore_errors=True)
-    return measure([sys.executable, "-m", "convert", "all", model, out, "--name", "model"], into=out)
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "convert",
+        "all",
+        model,
+        out,
+        "--name",
+        "model",
+        "--types",
+        types,
+    ]
+    return measure(command, into=out)
 
 
-def reference(model: Path, out: Path, source: Path, build: Path) -> Cost:
+def reference(model: Path, out: Path, source: Path, build: Path, types: str = _TYPES) -> Cost:
     """Run the reference's converter, then its quantizer for each type, into a new directory."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -74,7 +90,9 @@ def reference(model: Path, out: Path, source: Path, build: Path) -> Cost:
         f16,
     ]
     cost = measure(converter, into=out)
-    for kind in _TYPES:
+    for kind in types.upper().split(","):
+        if kind == "F16":
+            continue
         cost += measure([build / "bin" / "llama-quantize", f16, out / f"model-{kind}.gguf", kind], into=out)
     return cost
 

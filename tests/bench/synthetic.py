@@ -40,7 +40,7 @@ def write_synthetic_llama(directory: Path, *, layers: int = LAYERS) -> Path:
     if not weights.exists() or weights.stat().st_size != length:
         _write_weights(weights, shapes, header)
     (directory / "config.json").write_text(json.dumps(_config(layers), indent=2))
-    (directory / "tokenizer.model").write_bytes(_tokenizer().SerializeToString())
+    write_sentencepiece(directory, VOCAB)
     return directory
 
 
@@ -197,7 +197,8 @@ def _write_weights(path: Path, shapes: dict[str, tuple[int, ...]], header: bytes
     partial.replace(path)
 
 
-def _tokenizer() -> proto.ModelProto:
+def write_sentencepiece(directory: Path, n_tokens: int) -> None:
+    """Write a tokenizer.model: three special tokens, the bytes, and words of our own."""
     model = proto.ModelProto()
     kinds = proto.ModelProto.SentencePiece
     model.trainer_spec.model_type = proto.TrainerSpec.BPE
@@ -207,6 +208,6 @@ def _tokenizer() -> proto.ModelProto:
     model.pieces.add(piece="</s>", score=0, type=kinds.CONTROL)
     for byte in range(256):
         model.pieces.add(piece=f"<0x{byte:02X}>", score=0, type=kinds.BYTE)
-    for index in range(VOCAB - len(model.pieces)):
+    for index in range(n_tokens - len(model.pieces)):
         model.pieces.add(piece=f"\u2581w{index:x}", score=-float(index), type=kinds.NORMAL)
-    return model
+    (directory / "tokenizer.model").write_bytes(model.SerializeToString())

@@ -62,7 +62,6 @@ class AqlmTensor:
         return n_out * n_rows, n_in * n_cols
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         n_books, n_vectors, *_ = self.codebooks.shape
         raw = read_elements(self.codebooks, files, 0, self.codebooks.n_elements)
         codebooks = raw.reshape(n_books, n_vectors, -1)

@@ -69,7 +69,6 @@ class AwqGemmTensor:
         return self.scales.dtype
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         rows = range(first, first + len(out))
         scales = read_window(self.scales, files, rows=range(self.scales.shape[0]), cols=rows)
         dequantize_into(
@@ -113,7 +112,6 @@ class AwqGemvTensor:
         return self.scales.dtype
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         rows = range(first, first + len(out))
         codes, zeros, scales = (
             read_window(source, files, rows=rows, cols=range(source.shape[1]))

@@ -55,7 +55,6 @@ class BitnetTensor:
         return self.packed.shape[0] * _PER_BYTE, self.packed.shape[1]
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         n_packed, n_cols = self.packed.shape
         last = first + len(out)
         for part in range(first // n_packed, (last - 1) // n_packed + 1):

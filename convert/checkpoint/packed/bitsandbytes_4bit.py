@@ -127,7 +127,6 @@ class Packed4bit:
         return self.weight.nbytes + self.absmax.nbytes + self.code.nbytes
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         n_cols = matrix_shape(self.shape)[1]
         begin, count, block_size = first * n_cols, len(out) * n_cols, self.state.block_size
         packed = np.empty((begin % 2 + count + 1) // 2, np.uint8)

@@ -63,7 +63,6 @@ class Packed8bit:
         return self.weight.nbytes + self.row_absmax.nbytes
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         absmax = as_float32(read_elements(self.row_absmax, files, first, len(out)), StoredType.F32)
         for rows in pieces(len(out), self.shape[1]):
             part = slice(rows.start, rows.stop)

@@ -89,7 +89,6 @@ class GptqTensor:
         return self.scales.dtype
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         rows = range(first, first + len(out))
         scales = read_window(self.scales, files, rows=range(self.scales.shape[0]), cols=rows)
         dequantize_into(

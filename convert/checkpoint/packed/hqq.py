@@ -125,7 +125,6 @@ class HqqTensor:
         return self.layer.shape
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         n_cols = self.shape[1]
         for rows in pieces(len(out), n_cols):
             flat = range((first + rows.start) * n_cols, (first + rows.stop) * n_cols)

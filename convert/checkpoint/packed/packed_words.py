@@ -66,11 +66,9 @@ class PackedCodes:
 
     @property
     def nbytes(self) -> int:
-        """See Codes."""
         return self.source.nbytes
 
     def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
-        """See Codes."""
         return unpack(read_rows(self.source, files, first, n_rows), self.bits, first=0, count=self.n_cols)
 
 
@@ -83,11 +81,9 @@ class PackedZeros:
 
     @property
     def nbytes(self) -> int:
-        """See Factors."""
         return self.source.nbytes
 
     def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
-        """See Factors."""
         first_bit, end_bit = first * self.bits, (first + n_rows) * self.bits
         first_word, end_word = first_bit // _WORD_BITS, -(-end_bit // _WORD_BITS)
         words = read_rows(self.source, files, first_word, end_word - first_word).view("<u4")

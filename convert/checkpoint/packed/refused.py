@@ -44,9 +44,7 @@ REFUSED_METHODS: Final = (
     RefusedMethod(("bitblas",), "BitBLAS", "GPTQ in the order of generated kernels", f"{_ANOTHER}, or the GPTQ one"),
     RefusedMethod(("qqq",), "QQQ", "4 bits in the order of a CUDA kernel", _ANOTHER),
     RefusedMethod(("paroquant",), "ParoQuant", "AWQ's packing of weights that were rotated in pairs", _ANOTHER),
-    RefusedMethod(
-        ("gguf",), "GGUF", "a GGUF file already", "give that file to `convert quantize` or `convert inspect`"
-    ),
+    RefusedMethod(("gguf",), "GGUF", "a GGUF file already", "give that file itself"),
 )
 
 _BY_METHOD: Final = {method: refused for refused in REFUSED_METHODS for method in refused.methods}

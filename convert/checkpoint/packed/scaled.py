@@ -85,11 +85,9 @@ class ByteCodes:
 
     @property
     def nbytes(self) -> int:
-        """See Codes."""
         return self.source.nbytes
 
     def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
-        """See Codes."""
         return decode_bytes(read_rows(self.source, files, first, n_rows), self.source.dtype)
 
 
@@ -102,11 +100,9 @@ class NibbleCodes:
 
     @property
     def nbytes(self) -> int:
-        """See Codes."""
         return self.source.nbytes
 
     def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
-        """See Codes."""
         raw = read_rows(self.source, files, first, n_rows)
         return decode_nibbles(raw, has_negative_zero=self.has_negative_zero)
 
@@ -129,11 +125,9 @@ class FactorGrid:
 
     @property
     def nbytes(self) -> int:
-        """See Factors."""
         return self.source.nbytes
 
     def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
-        """See Factors."""
         rows = np.arange(first, first + n_rows)
         matrices, rows_in_matrix = np.divmod(rows, self.n_rows)
         grid_rows = matrices * -(-self.n_rows // self.block_rows) + rows_in_matrix // self.block_rows
@@ -194,7 +188,6 @@ class ScaledTensor:
         return self.codes.nbytes + self.scales.nbytes + (self.zeros.nbytes if self.zeros else 0)
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         with np.errstate(all="ignore"):  # a scale may be NaN or infinite; the run says where
             for rows in pieces(len(out), self.shape[-1]):
                 values = self._decode(files, first + rows.start, len(rows))

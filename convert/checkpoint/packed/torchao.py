@@ -91,7 +91,6 @@ class Int4Tensor:
         return self.codes.shape[0], self.codes.shape[1] * 2
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
         scale, zero_point = (
             self._per_group(source, files, first, len(out)) for source in (self.scale, self.zero_point)
         )

@@ -72,7 +72,7 @@ static void decode_run(const products *p, const uint8_t *packed, int64_t first, 
     pick(p, packed, first + done, n - done, 2, out + 2 * done);
 }
 
-void JOIN(decode_4bit_, KERNEL_LEVEL)(const decode_4bit_request *request) {
+void LEVEL(decode_4bit)(const decode_4bit_request *request) {
     int size = request->type == TYPE_F32 ? 4 : 2;
     int64_t in_block = request->first_in_block;
     for (int64_t done = 0, block = 0; done < request->n_values; block++, in_block = 0) {

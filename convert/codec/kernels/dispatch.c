@@ -14,23 +14,26 @@ typedef struct {
     const char *name;
     encode_function *encode;
     decode_4bit_function *decode_4bit;
+    codec_facts_function *codec_facts;
 } level;
+
+#define LEVEL_ROW(name) {#name, encode_##name, decode_4bit_##name, codec_facts_##name},
 
 /* The levels this library holds, the best first. */
 static const level levels[] = {
 #ifdef HAVE_AVX512
-    {"avx512", encode_avx512, decode_4bit_avx512},
+    LEVEL_ROW(avx512)
 #endif
 #ifdef HAVE_AVX2
-    {"avx2", encode_avx2, decode_4bit_avx2},
+    LEVEL_ROW(avx2)
 #endif
 #ifdef HAVE_NEON
-    {"neon", encode_neon, decode_4bit_neon},
+    LEVEL_ROW(neon)
 #endif
 #ifdef HAVE_BASELINE
-    {"baseline", encode_baseline, decode_4bit_baseline},
+    LEVEL_ROW(baseline)
 #endif
-    {NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL},
 };
 
 #if defined(__x86_64__)
@@ -80,4 +83,9 @@ EXPORT int32_t convert_kernels_decode_4bit(const char *level_name, const decode_
     const level *found = find_level(level_name);
     if (found != NULL) found->decode_4bit(request);
     return found == NULL;
+}
+
+/* Fills in what is known of the index-th type with blocks; returns 1, or 0 after the last. */
+EXPORT int32_t convert_kernels_codec(int32_t index, codec_facts *facts) {
+    return levels[0].codec_facts(index, facts);
 }

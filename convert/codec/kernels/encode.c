@@ -1,21 +1,37 @@
 /* Encodes one run of weights for every target at once; compiled once for each instruction set.
  *
  * The run is cut into chunks that stay in the first-level cache. Each is brought to float32 once, then goes through
- * every target's encoder. Blocks never cross rows (a row is a whole number of them), so rows need not be known here.
+ * every target's encoder. Blocks never cross rows (a row is a whole number of them), so chunks may; only importance is
+ * of rows. Where a type needs the mean square of whole rows, those of LANES rows are computed before their chunks.
  */
-#include "kernels.h"
+#include "codecs.h"
 
-#include "block32.h"
-#include "lanes.h"
+#include <stddef.h>
+
 #include "narrow.h"
-#include "q6_k.h"
 
 #define F16_OVERFLOW 0x477ff000u /* 65520: the least magnitude that rounds to a float16 infinity */
 
-typedef struct {
-    float x[CHUNK]; /* zeros after the last weight */
-    measures measured;
-} __attribute__((aligned(64))) workspace;
+#define REFERENCE(name) &LEVEL(name),
+static const codec *const codecs[] = {CODECS(REFERENCE)};
+#undef REFERENCE
+#define N_CODECS ((int32_t)(sizeof codecs / sizeof codecs[0]))
+
+int32_t LEVEL(codec_facts)(int32_t index, codec_facts *facts) {
+    if (index < 0 || index >= N_CODECS) return 0;
+    const codec *row = codecs[index];
+    *facts = (codec_facts){row->type, row->block, row->nbytes, row->encode_weighted != NULL, row->encode == NULL};
+    return 1;
+}
+
+/* NULL for a type without blocks. */
+static const codec *find_codec(int32_t type) {
+    for (int32_t i = 0; i < N_CODECS; i++)
+        if (codecs[i]->type == type) return codecs[i];
+    return NULL;
+}
+
+INLINE int float_nbytes(int32_t type) { return type == TYPE_F32 ? 4 : 2; }
 
 INLINE f32v load_bf16(const void *from) {
     return (f32v)(__builtin_convertvector(load_u16(from), u32v) << 16);
@@ -41,7 +57,7 @@ INLINE f32v load_value(const uint8_t *source, int32_t type, int i) {
 
 /* `type` is a constant at each call. Returns the largest magnitude's bits, lane by lane. */
 INLINE u32v widen_type(const uint8_t *source, int32_t type, int n, float *x) {
-    const int value_nbytes = type == TYPE_F32 ? 4 : 2, whole = n - n % LANES;
+    const int value_nbytes = float_nbytes(type), whole = n - n % LANES;
     uint8_t rest[4 * LANES] = {0};
     u32v largest = {0};
     for (int i = 0; i < whole; i += LANES) {
@@ -55,15 +71,15 @@ INLINE u32v widen_type(const uint8_t *source, int32_t type, int n, float *x) {
     return raise_to(largest, load_value(rest, type, 0));
 }
 
+static u32v widen_part(const uint8_t *source, int32_t type, int n, float *x) {
+    if (type == TYPE_F32) return widen_type(source, TYPE_F32, n, x);
+    return type == TYPE_F16 ? widen_type(source, TYPE_F16, n, x) : widen_type(source, TYPE_BF16, n, x);
+}
+
 /* Brings n values to float32, zeros after them. Returns the bits of the largest magnitude. */
 static uint32_t widen(const uint8_t *source, int32_t type, int n, float *x) {
-    u32v largest;
     if (n < CHUNK) memset(x + n - n % LANES, 0, (size_t)(CHUNK - n + n % LANES) * 4);
-    switch (type) {
-    case TYPE_F32: largest = widen_type(source, TYPE_F32, n, x); break;
-    case TYPE_F16: largest = widen_type(source, TYPE_F16, n, x); break;
-    default: largest = widen_type(source, TYPE_BF16, n, x); break;
-    }
+    u32v largest = widen_part(source, type, n, x);
     uint32_t result = 0;
     for (int i = 0; i < LANES; i++) result = largest[i] > result ? largest[i] : result;
     return result;
@@ -89,8 +105,6 @@ static __attribute__((noinline)) void count_bad(encode_request *request, const f
     }
 }
 
-static int is_float(int32_t type) { return type == TYPE_F32 || type == TYPE_F16 || type == TYPE_BF16; }
-
 /* first: where in the run the chunk begins; the same formula gives its place in each output. */
 static void encode_float(const encode_request *request, const encode_target *target, int64_t first, int n,
                          const float *x) {
@@ -105,56 +119,104 @@ static void encode_float(const encode_request *request, const encode_target *tar
         narrow_f16(x, n, target->out + first * 2);
 }
 
-static void encode_quantized(const encode_target *target, int64_t first, int n, const workspace *w) {
-    int n_blocks = n / BLOCK;
-    int64_t first_block = first / BLOCK;
-    switch (target->type) {
-    case TYPE_Q4_0: encode_q4_0(w->x, &w->measured, n_blocks, target->out + first_block * 18); break;
-    case TYPE_Q4_1: encode_q4_1(w->x, &w->measured, n_blocks, target->out + first_block * 20); break;
-    case TYPE_Q5_0: encode_q5_0(w->x, &w->measured, n_blocks, target->out + first_block * 22); break;
-    case TYPE_Q5_1: encode_q5_1(w->x, &w->measured, n_blocks, target->out + first_block * 24); break;
-    case TYPE_Q8_0: encode_q8_0(w->x, &w->measured, n_blocks, target->out + first_block * 34); break;
-    case TYPE_Q6_K: encode_q6_k(w->x, n / SUPER, target->out + first / SUPER * Q6_K_NBYTES); break;
-    default: break;
-    }
-}
-
 /* What the targets need done to each chunk. */
 typedef struct {
     int to_f16;    /* float16 overflow matters */
     int rounding;  /* the weights go through float16 */
-    int measuring; /* some target has blocks of 32 */
+    int weighting; /* some target's blocks depend on importance */
+    int measuring; /* some target wants its blocks of 32 measured */
+    int row_power; /* some target wants the mean square of rows */
 } needs;
+
+static int is_weighted(const encode_request *request, const codec *row) {
+    return request->importance != NULL && row->encode_weighted != NULL;
+}
 
 static needs find_needs(const encode_request *request) {
     needs result = {.to_f16 = request->through_f16 != 0};
     for (int64_t t = 0; t < request->n_targets; t++) {
-        int32_t type = request->targets[t].type;
-        if (type == TYPE_F16) result.to_f16 = 1;
-        if (!is_float(type) && request->through_f16 && request->source_type != TYPE_F16) result.rounding = 1;
-        if (!is_float(type) && type != TYPE_Q6_K) result.measuring = 1;
+        const codec *row = find_codec(request->targets[t].type);
+        if (request->targets[t].type == TYPE_F16) result.to_f16 = 1;
+        if (row == NULL) continue;
+        int weighted = is_weighted(request, row);
+        result.rounding |= request->through_f16 && request->source_type != TYPE_F16;
+        result.weighting |= weighted;
+        result.measuring |= !weighted && row->wants_measures;
+        result.row_power |= weighted && row->wants_row_power;
     }
     return result;
 }
 
-static void encode_chunk(encode_request *request, needs need, int64_t first, int n, workspace *w) {
-    int value_nbytes = request->source_type == TYPE_F32 ? 4 : 2;
-    uint32_t largest = widen(request->source + first * value_nbytes, request->source_type, n, w->x);
-    if (largest >= F16_OVERFLOW) count_bad(request, w->x, n, need.to_f16);
-    for (int64_t t = 0; t < request->n_targets; t++)
-        if (is_float(request->targets[t].type)) encode_float(request, &request->targets[t], first, n, w->x);
-    if (need.rounding) round_through_f16(w->x, n);
-    if (need.measuring) measure_blocks(w->x, n / BLOCK, &w->measured);
-    for (int64_t t = 0; t < request->n_targets; t++)
-        if (!is_float(request->targets[t].type)) encode_quantized(&request->targets[t], first, n, w);
+/* The importance of the columns that the chunk's weights are in. */
+static void spread_importance(const encode_request *request, int64_t first, chunk *c) {
+    for (int i = 0, run; i < c->n; i += run) {
+        int64_t row = (first + i) / request->n_cols, column = (first + i) % request->n_cols;
+        const float *of_row = request->importance + (request->first_row + row) / request->rows_each * request->n_cols;
+        run = request->n_cols - column < c->n - i ? (int)(request->n_cols - column) : c->n - i;
+        memcpy(c->importance + i, of_row + column, (size_t)run * 4);
+    }
+    memset(c->importance + c->n, 0, (size_t)(CHUNK - c->n) * 4);
 }
 
-void JOIN(encode_, KERNEL_LEVEL)(encode_request *request) {
-    workspace w;
-    needs need = find_needs(request);
-    request->n_nonfinite = request->n_overflow = 0;
-    for (int64_t first = 0; first < request->n_values; first += CHUNK) {
-        int64_t left = request->n_values - first;
-        encode_chunk(request, need, first, left < CHUNK ? (int)left : CHUNK, &w);
+static void encode_chunk(encode_request *request, needs need, int64_t first, chunk *c) {
+    uint32_t largest = widen(request->source + first * float_nbytes(request->source_type), request->source_type, c->n, c->x);
+    if (largest >= F16_OVERFLOW) count_bad(request, c->x, c->n, need.to_f16);
+    for (int64_t t = 0; t < request->n_targets; t++)
+        if (find_codec(request->targets[t].type) == NULL)
+            encode_float(request, &request->targets[t], first, c->n, c->x);
+    if (need.rounding) round_through_f16(c->x, c->n);
+    if (need.weighting) spread_importance(request, first, c);
+    if (need.measuring) LEVEL(measure_blocks)(c->x, c->n / BLOCK, &c->measured);
+    for (int64_t t = 0; t < request->n_targets; t++) {
+        const codec *row = find_codec(request->targets[t].type);
+        if (row == NULL) continue;
+        encode_blocks *encode = is_weighted(request, row) ? row->encode_weighted : row->encode;
+        encode(c, request->targets[t].out + first / row->block * row->nbytes);
     }
+}
+
+/* The mean squares of up to LANES rows, each summed in order: a lane is a row, so that the sums do not wait for
+ * themselves. At `first` the first row begins. */
+static void measure_rows(const encode_request *request, needs need, int64_t first, int n_rows, chunk *c, float *power) {
+    const int step = CHUNK / LANES, value_nbytes = float_nbytes(request->source_type);
+    f32v sum = splat(0), tile[LANES];
+    memset(c->x, 0, sizeof c->x);
+    for (int64_t column = 0; column < request->n_cols; column += step) {
+        int width = request->n_cols - column < step ? (int)(request->n_cols - column) : step;
+        for (int row = 0; row < n_rows; row++) {
+            const uint8_t *source = request->source + (first + row * request->n_cols + column) * value_nbytes;
+            widen_part(source, request->source_type, width, c->x + row * step);
+        }
+        if (need.rounding) round_through_f16(c->x, CHUNK);
+        for (int i = 0; i < width; i += LANES) {
+            corner_turn(c->x + i, step, tile);
+            for (int k = 0; k < LANES; k++) sum = sum + tile[k] * tile[k];
+        }
+    }
+    store_f32(power, sum / splat((float)request->n_cols));
+}
+
+/* How many weights are encoded between two looks at whole rows. */
+static int64_t values_at_once(const encode_request *request, needs need) {
+    return need.row_power ? LANES * request->n_cols : request->n_values;
+}
+
+void LEVEL(encode)(encode_request *request) {
+    chunk c;
+    float power[LANES];
+    needs need = find_needs(request);
+    request->n_nonfinite = request->n_overflow = c.n_refused = 0;
+    for (int64_t first = 0, end; first < request->n_values; first = end) {
+        end = first + values_at_once(request, need);
+        if (end > request->n_values) end = request->n_values;
+        if (need.row_power)
+            measure_rows(request, need, first, (int)((end - first) / request->n_cols), &c, power);
+        for (int64_t at = first; at < end; at += CHUNK) {
+            c.n = end - at < CHUNK ? (int)(end - at) : CHUNK;
+            for (int k = 0; need.row_power && k < CHUNK_BLOCKS; k++)
+                c.row_power[k] = k < c.n / BLOCK ? power[(at - first + k * BLOCK) / request->n_cols] : 0;
+            encode_chunk(request, need, at, &c);
+        }
+    }
+    request->n_refused = c.n_refused;
 }

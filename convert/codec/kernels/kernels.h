@@ -1,4 +1,4 @@
-/* The compiled kernels' interface: what ctypes sees (convert/codec/kernels.py mirrors it). */
+/* The compiled kernels' interface: what ctypes sees (convert/codec/compiled.py mirrors it). */
 #ifndef CONVERT_KERNELS_H
 #define CONVERT_KERNELS_H
 
@@ -13,6 +13,10 @@ enum {
     TYPE_Q5_0 = 6,
     TYPE_Q5_1 = 7,
     TYPE_Q8_0 = 8,
+    TYPE_Q2_K = 10,
+    TYPE_Q3_K = 11,
+    TYPE_Q4_K = 12,
+    TYPE_Q5_K = 13,
     TYPE_Q6_K = 14,
     TYPE_BF16 = 30
 };
@@ -23,14 +27,19 @@ typedef struct {
 } encode_target;
 
 typedef struct {
-    const uint8_t *source; /* n_values values, of any alignment */
-    int64_t n_values;      /* a multiple of every target's block size */
-    int32_t source_type;   /* TYPE_F32, TYPE_F16 or TYPE_BF16 */
-    int32_t through_f16;   /* quantized targets are computed from the weights rounded to float16 */
+    const uint8_t *source;   /* n_values values, of any alignment: whole rows */
+    int64_t n_values;
+    int64_t n_cols;          /* a row's length, a multiple of every target's block size */
+    int32_t source_type;     /* TYPE_F32, TYPE_F16 or TYPE_BF16 */
+    int32_t through_f16;     /* quantized targets are computed from the weights rounded to float16 */
     int64_t n_targets;
     const encode_target *targets;
-    int64_t n_nonfinite; /* result: NaN or infinite in the source */
-    int64_t n_overflow;  /* result: finite in the source, infinite as float16 */
+    const float *importance; /* NULL, or n_cols numbers for every `rows_each` rows of the tensor */
+    int64_t rows_each;
+    int64_t first_row;       /* the source's first row, counted from the one that `importance` begins with */
+    int64_t n_nonfinite;     /* result: NaN or infinite in the source */
+    int64_t n_overflow;      /* result: finite in the source, infinite as float16 */
+    int64_t n_refused;       /* result: blocks on which ggml's own encoder aborts; their bytes are none in particular */
 } encode_request;
 
 typedef struct {
@@ -45,15 +54,34 @@ typedef struct {
     uint8_t *out;
 } decode_4bit_request;
 
+/* What is known of a type that has blocks: the head of its row, see codecs.h. */
+typedef struct {
+    int32_t type;
+    int32_t block;  /* weights in a block */
+    int32_t nbytes; /* bytes in a block */
+    int32_t takes_importance, needs_importance;
+} codec_facts;
+
 typedef void encode_function(encode_request *);
 
 typedef void decode_4bit_function(const decode_4bit_request *);
 
-encode_function encode_baseline, encode_avx2, encode_avx512, encode_neon;
-decode_4bit_function decode_4bit_baseline, decode_4bit_avx2, decode_4bit_avx512, decode_4bit_neon;
+/* The index-th row of the table of types: 1, or 0 after the last. */
+typedef int32_t codec_facts_function(int32_t index, codec_facts *facts);
 
-/* Names of functions by instruction set. */
-#define JOIN_(a, b) a##b
+#define DECLARE_LEVEL(level)                                                                                           \
+    encode_function encode_##level;                                                                                    \
+    decode_4bit_function decode_4bit_##level;                                                                          \
+    codec_facts_function codec_facts_##level;
+
+DECLARE_LEVEL(baseline)
+DECLARE_LEVEL(avx2)
+DECLARE_LEVEL(avx512)
+DECLARE_LEVEL(neon)
+
+/* Names by instruction set: what one file gives to the others of its level. */
+#define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
+#define LEVEL(name) JOIN(name, KERNEL_LEVEL)
 
 #endif

@@ -9,6 +9,7 @@
 #ifndef CONVERT_LANES_H
 #define CONVERT_LANES_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -60,6 +61,7 @@ typedef uint8_t u8x16 __attribute__((vector_size(16)));
 
 DEFINE_LOAD_STORE(f32v, f32)
 DEFINE_LOAD_STORE(u32v, u32)
+DEFINE_LOAD_STORE(i32v, i32)
 DEFINE_LOAD_STORE(u16v, u16)
 DEFINE_LOAD_STORE(f32x4, f32x4)
 DEFINE_LOAD_STORE(u8x16, u8x16)
@@ -132,6 +134,62 @@ INLINE f32v magnitude(f32v a) { return (f32v)((u32v)a & splat_u32(0x7fffffffu));
 
 /* x with the sign bit of `sign`; x >= 0. */
 INLINE f32v with_sign_of(f32v x, f32v sign) { return (f32v)((u32v)x | ((u32v)sign & splat_u32(0x80000000u))); }
+
+/* ---- masks: all bits of a lane, or none; for what is not worth a select_gt ---- */
+
+INLINE f32v choose(i32v mask, f32v yes, f32v no) { return (f32v)((mask & (i32v)yes) | (~mask & (i32v)no)); }
+
+INLINE i32v choose_i32(i32v mask, i32v yes, i32v no) { return (mask & yes) | (~mask & no); }
+
+/* Whether any lane of a mask is set. */
+INLINE int any_lane(i32v mask) {
+#if LANES_AVX512
+    return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif LANES_AVX2
+    return _mm256_movemask_ps((__m256)mask) != 0;
+#elif LANES_SSE2
+    return _mm_movemask_ps((__m128)mask) != 0;
+#else
+    return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
+#endif
+}
+
+/* ---- rounding and roots ---- */
+
+#define ROUNDER 12582912.0f /* 1.5 * 2^23: adding it leaves the nearest integer, ties to even, in the last bits */
+
+/* Nearest integer, ties to even; |x| < 2^22. */
+INLINE f32v nearest(f32v x) {
+#if LANES_AVX512
+    return (f32v)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif LANES_AVX2
+    return (f32v)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    return (x + splat(ROUNDER)) - splat(ROUNDER);
+#endif
+}
+
+/* ggml's nearest_int on any float: the bits of x + ROUNDER are taken as they come, so NaN gives 0 and what exceeds
+ * 22 bits wraps. */
+INLINE i32v nearest_wrapping(f32v x) {
+    i32v bits = (i32v)(x + splat(ROUNDER));
+    return (bits & 0x007fffff) - 0x00400000;
+}
+
+INLINE f32v float_of(i32v x) { return __builtin_convertvector(x, f32v); }
+
+INLINE f32v root(f32v x) {
+#if LANES_AVX512
+    return (f32v)_mm512_sqrt_ps((__m512)x);
+#elif LANES_AVX2
+    return (f32v)_mm256_sqrt_ps((__m256)x);
+#elif LANES_SSE2
+    return (f32v)_mm_sqrt_ps((__m128)x);
+#else
+    for (int i = 0; i < LANES; i++) x[i] = sqrtf(x[i]);
+    return x;
+#endif
+}
 
 /* ---- float16, rounding to nearest, ties to even, overflow to infinity ---- */
 
@@ -237,6 +295,37 @@ INLINE void store_f16(void *to, f32v x) {
 
 DEFINE_REDUCTION(minima, minimum)
 DEFINE_REDUCTION(maxima, maximum)
+
+/* ---- corner turn: LANES x LANES floats; lane k of out[i] is rows[k * stride + i] ---- */
+
+INLINE void corner_turn(const float *rows, int stride, f32v out[LANES]) {
+    f32v t[LANES / 4][4]; /* t[g][i]: of rows 4 g .. 4 g + 3, the elements i of every 128-bit part */
+    for (int g = 0; g < LANES / 4; g++) {
+        f32v r[4];
+        for (int k = 0; k < 4; k++) r[k] = load_f32(rows + (4 * g + k) * stride);
+        f32v ab_lo = UNPACK_LO(r[0], r[1]), ab_hi = UNPACK_HI(r[0], r[1]);
+        f32v cd_lo = UNPACK_LO(r[2], r[3]), cd_hi = UNPACK_HI(r[2], r[3]);
+        t[g][0] = PAIRS_LO(ab_lo, cd_lo);
+        t[g][1] = PAIRS_HI(ab_lo, cd_lo);
+        t[g][2] = PAIRS_LO(ab_hi, cd_hi);
+        t[g][3] = PAIRS_HI(ab_hi, cd_hi);
+    }
+    for (int i = 0; i < 4; i++) {
+#if LANES_AVX512
+        f32v a = PARTS(t[0][i], t[1][i], 0x44), b = PARTS(t[0][i], t[1][i], 0xee);
+        f32v c = PARTS(t[2][i], t[3][i], 0x44), d = PARTS(t[2][i], t[3][i], 0xee);
+        out[i] = PARTS(a, c, 0x88);
+        out[4 + i] = PARTS(a, c, 0xdd);
+        out[8 + i] = PARTS(b, d, 0x88);
+        out[12 + i] = PARTS(b, d, 0xdd);
+#elif LANES_AVX2
+        out[i] = PARTS(t[0][i], t[1][i], 0x20);
+        out[4 + i] = PARTS(t[0][i], t[1][i], 0x31);
+#else
+        out[i] = t[0][i];
+#endif
+    }
+}
 
 /* ---- 32 bytes of quants ---- */
 

@@ -1,0 +1,65 @@
+"""What each remedy is called on the command line: the options to give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from convert.errors import ConvertError, Remedy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+GGUF_WORDS: Final[Mapping[Remedy, str]] = {
+    Remedy.WIDER_FLOAT: "keep the range with --types bf16",
+    Remedy.ALLOW_NONFINITE: "write the file all the same with --allow-nonfinite",
+    Remedy.FORCE: "--force replaces",
+    Remedy.OTHER_PLACE: "choose another directory or --name",
+    Remedy.MORE_ROOM: "choose fewer types with --types, or another directory",
+    Remedy.NAME_DIRECTORY: (
+        "name a directory: its files are called NAME-TYPE.gguf (--name); `convert gguf MODEL OUT.gguf` writes one file"
+    ),
+    Remedy.GIVE_NAME: "give one with --name",
+    Remedy.LARGER_SHARDS: "give --max-shard-size",
+    Remedy.WITHOUT_THROUGH: "without --through it is dequantized to what it holds",
+    Remedy.NAME_PRE_TOKENIZER: (
+        "say which of llama.cpp's it is with `--pre-tokenizer NAME` (`default` is falcon's, seldom right)"
+    ),
+    Remedy.GIVE_BASE: "give the base: `convert … BASE … --merge {adapter}`",
+    Remedy.GIVE_COMMON_BASE: "give the model that both belong to: `convert … BASE … --merge FIRST --merge SECOND`",
+    Remedy.ALLOW_PUBLIC: "make it private in its settings, or upload without --private",
+    Remedy.QUANTIZE_GGUF: "an F32, F16 or BF16 GGUF is quantized with `convert quantize`",
+    Remedy.BUILD_ELSEWHERE: "`--dir` names another place",
+    Remedy.OTHER_COMMIT: "name the commit, tag or branch to build with `--ref`",
+    Remedy.OWN_SOURCE: "`--source PATH` builds a source tree that you bring yourself",
+    Remedy.CUBLAS_FROM_PYPI: "`--cublas pypi` takes it from the nvidia-cublas wheel",
+    Remedy.NAME_GPU: (
+        "`--cuda-arch 90`, say, builds for a GPU that is elsewhere (its compute capability without the point)"
+    ),
+    Remedy.BACKEND_CPU: "`--backend cpu` works everywhere",
+    Remedy.GIVE_IMPORTANCE: "give an importance matrix that has them with --imatrix",
+    Remedy.OTHER_TYPES: "leave these types out of --types",
+    Remedy.REQUANTIZE: "--allow-requantize does it all the same",
+    Remedy.SEE_DOCTOR: "`convert doctor` shows what there is",
+}
+_DEQUANTIZE: Final[Mapping[Remedy, str]] = {
+    **GGUF_WORDS,
+    Remedy.WIDER_FLOAT: "keep the range with --dtype bf16",
+    Remedy.OTHER_PLACE: "choose another directory",
+    Remedy.NAME_DIRECTORY: "name a directory",
+    Remedy.MORE_ROOM: "make room, or choose another directory",
+}
+ALL_WORDS: Final = (GGUF_WORDS, _DEQUANTIZE)
+
+
+class HintingGroup(click.Group):
+    """Commands whose errors hint at their own options."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that is asked for, and let its errors speak as it does."""
+        try:
+            return super().invoke(ctx)
+        except ConvertError as error:
+            error.words = _DEQUANTIZE if ctx.invoked_subcommand == "dequantize" else GGUF_WORDS
+            raise

@@ -1,0 +1,62 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATH: Final = click.Path(path_type=Path)
+MERGE: Final = click.option(
+    "--merge",
+    multiple=True,
+    metavar="ADAPTER[:WEIGHT]",
+    help="Merge a LoRA or DoRA adapter, a directory as peft saves it; may be repeated.",
+)
+_PRE_TOKENIZER: Final = click.option(
+    "--pre-tokenizer",
+    metavar="NAME",
+    help="What `tokenizer.ggml.pre` is to be, where the tokenizer is not recognised.",
+)
+_WRITING: Final = (
+    click.option("--force", is_flag=True, help="Replace files that exist and differ from the plan."),
+    click.option(
+        "-j",
+        "--jobs",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Workers; by default one a processor that may be used.",
+    ),
+    click.option(
+        "--allow-nonfinite",
+        is_flag=True,
+        help="Write NaN, infinity and float16 overflow instead of ending in an error.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Print the whole plan and write nothing."),
+    click.option("--json", "as_json", is_flag=True, help="With --dry-run: the plan as JSON."),
+)
+
+
+def checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every command that reads a checkpoint has."""
+    return MERGE(_PRE_TOKENIZER(command))
+
+
+def writing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every command that writes has."""
+    for option in reversed(_WRITING):
+        command = option(command)
+    return command
+
+
+dir_option = click.option(
+    "--dir",
+    "directory",
+    type=PATH,
+    help="Where llama.cpp lives; by default vendor/llama.cpp of this project's checkout around here, else the user's"
+    " cache.",
+)

@@ -1,0 +1,54 @@
+"""What not every file system can do: locks, and flushing on demand. What it cannot do is gone without; errors stay."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import warnings
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Lustre without `-o flock` says ENOSYS, NFS without its lock daemon ENOLCK, FUSE and CIFS either or EOPNOTSUPP.
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+_NO_FLUSH: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+
+def lock(fd: int, path: Path, *, wait: bool = False) -> bool:
+    """Lock an open file; False if another process has, and we do not wait for it.
+
+    On a file system without locks the work goes on without one, with a warning. Raises OSError for anything else.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        said = f"the file system of `{path.parent}` has no locks: let no second run write to it meanwhile"
+        warnings.warn(said, stacklevel=2)
+    return True
+
+
+def sync(fd: int) -> None:
+    """Wait until a file is on disk, where that can be asked for. Raises OSError for a disk that fails."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Wait until a directory's new names are on disk; as for `sync`. One that may not be read cannot be asked."""
+    try:
+        fd = os.open(directory, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        sync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,50 @@
+"""Quantized tensors of a GGUF file as float32, for quantizing them again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from convert.checkpoint import StoredType, matrix_shape
+from convert.codec import CODECS
+from convert.model.gguf_model import tensor_type
+
+if TYPE_CHECKING:
+    from convert.checkpoint import SourceFiles, Tensor
+    from convert.codec.contract import U8Array
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A view: the values that a tensor's blocks stand for."""
+
+    base: Tensor
+
+    @property
+    def name(self) -> str:
+        """As the base's."""
+        return self.base.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the base's."""
+        return self.base.shape
+
+    @property
+    def dtype(self) -> StoredType:
+        """Float32."""
+        return StoredType.F32
+
+    @property
+    def nbytes(self) -> int:
+        """As the base's."""
+        return self.base.nbytes
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        """Give rows; see RowSource."""
+        codec = CODECS[tensor_type(self.base)]
+        blocks = np.empty((len(out), codec.row_nbytes(matrix_shape(self.shape)[1])), np.uint8)
+        self.base.read_rows(files, first, blocks)
+        out[:] = codec.decode(blocks).view(np.uint8)

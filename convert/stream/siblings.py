@@ -1,0 +1,35 @@
+"""The hidden siblings that files are written to: their names, their locks, and what killed runs left of them.
+
+A lock is the sign of life: it goes with the process, however that ends. What has none is nobody's, and is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+_OURS: Final = (".*.gguf.partial", ".*.safetensors.partial")
+
+
+def sibling(final: Path) -> Path:
+    """Name the hidden file that becomes `final`."""
+    return final.with_name(f".{final.name}.partial")
+
+
+def remove_abandoned(directories: Iterable[Path]) -> None:
+    """Remove what killed runs left in these directories; what a run is writing, as its lock says, stays."""
+    for directory in directories:
+        for path in (path for pattern in _OURS for path in directory.glob(pattern)):
+            with contextlib.suppress(OSError):
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error, where there are no locks, is no sign
+                    path.unlink()
+                finally:
+                    os.close(fd)
