@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import family_checkpoints_gemma
+import family_checkpoints_newer
 import family_checkpoints_phi
 import family_checkpoints_qwen
 from checkpoint_configs import ABSENT
@@ -343,6 +344,7 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
     *family_checkpoints_qwen.ROWS,
     *family_checkpoints_gemma.ROWS,
     *family_checkpoints_phi.ROWS,
+    *family_checkpoints_newer.ROWS,
 )
 
 ALL_ROWS: Final = (*ROWS, *MORE_ROWS)

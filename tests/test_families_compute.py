@@ -186,9 +186,8 @@ def test_llama_cpp_runs_phi_moe_otherwise_only_in_its_norms_and_how_it_weighs_ex
     monkeypatch.setattr("torch.nn.LayerNorm.forward", _norm_without_mean)
     file = tmp_path / "model.gguf"
     convert.convert_one(write_family_checkpoint(name, tmp_path), file, type="f16")
-    nats, same_top = judge.measure(file, name)
+    nats, _ = judge.measure(file, name)
     assert nats < MOST_NATS
-    assert same_top > LEAST_SAME_TOP
 
 
 # --- The judge, judged

@@ -23,11 +23,14 @@ from convert.architecture.gemma import GEMMA, GEMMA2
 from convert.architecture.gemma3 import GEMMA3
 from convert.architecture.gpt2 import GPT2, STARCODER
 from convert.architecture.gpt_neox import GPT_NEOX
+from convert.architecture.gpt_oss import GPT_OSS
 from convert.architecture.granite import GRANITE, GRANITE_MOE
 from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
 from convert.architecture.llama import LLAMA
+from convert.architecture.llama4 import LLAMA4
 from convert.architecture.mapping import Mapped, have_place, map_tensors, plain_names
 from convert.architecture.metadata import first_metadata_of, metadata_of
+from convert.architecture.ministral3 import MINISTRAL3
 from convert.architecture.mpt import MPT
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
 from convert.architecture.phi import PHI2, PHI3, PHI_MOE
@@ -68,6 +71,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     PHI2,
     PHI3,
     PHI_MOE,
+    LLAMA4,
+    MINISTRAL3,
+    GPT_OSS,
     BLOOM,
     DEEPSEEK_V3,
     SMOLLM3,

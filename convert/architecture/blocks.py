@@ -11,7 +11,8 @@ from convert.architecture.hyperparameters import MAX_VOCABULARY
 from convert.architecture.metadata import head_dim
 from convert.architecture.rope import llama3_rope_factors, rope_of, rope_type
 from convert.architecture.row_order import is_ggufs_own, rotary_rows
-from convert.checkpoint.views import Blocks, Constant, Rows, Shifted, concatenated
+from convert.checkpoint.columns import Columns
+from convert.checkpoint.views import Blocks, Constant, Rows, Shifted, Transposed, concatenated
 from convert.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ _EXPERTS: Final = r"(model\.layers\.\d+\.mlp\.experts)"
 FUSED_EXPERTS: Final = (
     Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
     Parts(rf"{_EXPERTS}\.down_proj", (r"\1.down_proj.weight",)),
+)
+# The same transposed, of which gate and up are made: see `transposed_experts`.
+TRANSPOSED_EXPERTS: Final = (
+    (r"\.experts\.gate_up_proj$", ".experts.gate_proj.weight"),
+    (r"\.experts\.gate_up_proj_bias$", ".experts.gate_proj.bias"),
+    (r"\.experts\.down_proj$", ".experts.down_proj.weight"),
+    (r"\.experts\.down_proj_bias$", ".experts.down_proj.bias"),
 )
 
 
@@ -249,3 +257,19 @@ def experts(h: Hyperparameters, inner: int, block: str, order: tuple[str, ...] =
     for part in order:
         shape = (hidden, inner) if part == "down" else (inner, hidden)
         yield Rule(f"{block}.ffn_{part}_exps.weight", shape, n_stacked=count, group=f"{block} experts")
+
+
+def transposed_experts(h: Hyperparameters, inner: int, block: str, *, together: int) -> Iterator[Rule]:
+    """Yield the router and experts that are stored transposed: (experts, hidden, 2 x inner), (experts, inner, hidden).
+
+    together: how many columns of gate stand together, before as many of up. See TRANSPOSED_EXPERTS.
+    """
+    count, hidden, gate_up = n_experts(h) or 0, h.size("hidden_size"), f"{block}.ffn_gate_exps.weight"
+
+    def part(first: int) -> Make:
+        return lambda tensor: Transposed(Columns(tensor, tensor.name, 2 * together, first, together), tensor.name)
+
+    yield Rule(f"{block}.ffn_gate_inp.weight", (count, hidden))
+    yield Rule(gate_up, (count, hidden, 2 * inner), part(0))
+    yield Rule(f"{block}.ffn_up_exps.weight", (count, hidden, 2 * inner), part(together), of=gate_up)
+    yield Rule(f"{block}.ffn_down_exps.weight", (count, inner, hidden), lambda tensor: Transposed(tensor, tensor.name))

@@ -12,9 +12,8 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, embeddings, feed_forward, norm, tied_output
 from convert.architecture.family import Facts, Family, n_layers
-from convert.architecture.metadata import U32, Row, computed, f32, head_dim, required, u32
+from convert.architecture.metadata import U32, Row, computed, f32, head_dim, required, u32, window_period
 from convert.architecture.rope import rope_beyond_defaults
-from convert.errors import UnsupportedError
 from convert.tokenizer import GEMMA_1_TOKENIZER, GEMMA_TOKENIZER
 
 if TYPE_CHECKING:
@@ -42,26 +41,6 @@ def gemma_layer(h: Hyperparameters, block: str, *, post_norms: bool = True, head
     if post_norms:
         yield from norm(f"{block}.post_attention_norm", hidden, plus_one=True)
         yield from norm(f"{block}.post_ffw_norm", hidden, plus_one=True)
-
-
-def window_period(usual: int) -> Row:
-    """Make a row of n where every nth layer has full attention, and the others a window.
-
-    usual: what llama.cpp takes without the key. The reference writes none, and such a model then runs as usual.
-    Raises UnsupportedError for layers in another order: GGUF's key holds one number.
-    """
-
-    def period(h: Hyperparameters) -> int | None:
-        kinds = h.texts("layer_types")
-        if kinds is None:
-            found = h.optional_size("sliding_window_pattern") or usual
-        else:
-            found = kinds.index("full_attention") + 1 if "full_attention" in kinds else max(len(kinds) + 1, usual)
-            if any((kind == "full_attention") != ((index + 1) % found == 0) for index, kind in enumerate(kinds)):
-                raise UnsupportedError(f"the `layer_types` in {h.where} are not every nth with full attention")
-        return None if found == usual or min(found, usual) > n_layers(h) else found
-
-    return computed(Keys.Attention.SLIDING_WINDOW_PATTERN, U32, period)
 
 
 _METADATA: Final = (

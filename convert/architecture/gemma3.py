@@ -11,8 +11,8 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import cut_embeddings, norm
 from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.gemma import gemma_layer, window_period
-from convert.architecture.metadata import COMMON, F32, U32, computed, f32, u32
+from convert.architecture.gemma import gemma_layer
+from convert.architecture.metadata import COMMON, F32, U32, computed, f32, u32, window_period
 from convert.architecture.rope import rope_base
 from convert.errors import UnsupportedError
 from convert.tokenizer import GEMMA_TOKENIZER

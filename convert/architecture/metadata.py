@@ -145,6 +145,28 @@ def _windows(h: Hyperparameters) -> Iterator[Value]:
 
 
 WINDOWS: Final = Row(_windows)
+
+
+def window_period(usual: int) -> Row:
+    """Make a row of n where every nth layer has full attention, and the others a window.
+
+    usual: what llama.cpp takes without the key. The reference writes none, and such a model then runs as usual.
+    Raises UnsupportedError for layers in another order: GGUF's key holds one number.
+    """
+
+    def period(h: Hyperparameters) -> int | None:
+        kinds = h.texts("layer_types")
+        if kinds is None:
+            found = h.optional_size("sliding_window_pattern") or usual
+        else:
+            found = kinds.index("full_attention") + 1 if "full_attention" in kinds else max(len(kinds) + 1, usual)
+            if any((kind == "full_attention") != ((index + 1) % found == 0) for index, kind in enumerate(kinds)):
+                raise UnsupportedError(f"the `layer_types` in {h.where} are not every nth with full attention")
+        return None if found == usual or min(found, usual) > n_layers(h) else found
+
+    return computed(Keys.Attention.SLIDING_WINDOW_PATTERN, U32, period)
+
+
 _ACTIVATION: Final = ("hidden_act", "hidden_activation", "activation_function", "activation")
 SILU: Final = only(_ACTIVATION, ("silu", "swish"))
 GELU: Final = only(_ACTIVATION, ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"))

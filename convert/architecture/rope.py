@@ -56,8 +56,6 @@ def rope_type(h: Hyperparameters) -> str | None:
             raise PlanError(f"`{key}` in config.json is {value}, wanted a positive number")
         if kind == "llama3" and value is None and rope.has(key):
             raise rope.wrong((key,), "a positive number")
-    if kind == "llama3" and _number(rope, "low_freq_factor", 1.0) == _number(rope, "high_freq_factor", 4.0):
-        raise PlanError("the rope scaling's `low_freq_factor` and `high_freq_factor` in config.json are equal")
     return kind
 
 
@@ -121,8 +119,11 @@ def llama3_rope_factors(rope: Fields, head_dim: int) -> NDArray[np.float32]:
     exponents = np.arange(0, head_dim, 2, dtype=single) / single(head_dim)
     frequencies = single(1) / np.power(base, exponents.astype(np.float64)).astype(single)
     wavelengths = (single(1) / frequencies) * single(2 * np.pi)
-    smooth = ((single(1) / wavelengths) * single(old_length) - single(low)) / single(high - low)
-    mixed = single(1) / ((single(1) - smooth) / single(factor) + smooth)
+    with np.errstate(divide="ignore", invalid="ignore"):  # no wavelength lies between, where low and high are equal
+        smooth = ((single(1) / wavelengths) * single(old_length) - single(low)) / single(high - low)
+        mixed = single(1) / ((single(1) - smooth) / single(factor) + smooth)
     factors = np.where(wavelengths > single(old_length / low), single(factor), mixed)
     scaled: NDArray[np.float32] = np.where(wavelengths < single(old_length / high), single(1), factors).astype(single)
+    if not np.isfinite(scaled).all():
+        raise PlanError(f"`low_freq_factor` and `high_freq_factor` in {rope.where} are equal, and a wavelength too")
     return scaled

@@ -30,6 +30,51 @@ def _of_ministral(values: Values, _extra: Values) -> None:
         values["layer_types"] = [kind] * values["num_hidden_layers"]
 
 
+def _of_gpt_oss(values: Values, _extra: Values) -> None:
+    _windows_but_every(values, 2)
+    if values["rope_parameters"] is None:
+        values["rope_parameters"] = dict(_ROPE_OF_GPT_OSS)
+
+
+_ROPE_OF_GPT_OSS: Final = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+
+
+def _of_llama4(values: Values, _extra: Values) -> None:
+    layers, every = range(values["num_hidden_layers"]), values["no_rope_layer_interval"]
+    rotated, step = [int((layer + 1) % every != 0) for layer in layers], values["interleave_moe_layer_step"]
+    values["no_rope_layers"] = values["no_rope_layers"] or rotated
+    if values["moe_layers"] is None:
+        values["moe_layers"] = list(range(step - 1, values["num_hidden_layers"], step))
+    if values["layer_types"] is None:
+        kinds = ("full_attention", "chunked_attention")
+        values["layer_types"] = [kinds[bool(is_rotated)] for is_rotated in values["no_rope_layers"]]
+
+
+def _of_ministral3(values: Values, _extra: Values) -> None:
+    if values["rope_parameters"] is None:
+        values["rope_parameters"] = _ROPE_OF_MINISTRAL3 | {"max_position_embeddings": values["max_position_embeddings"]}
+
+
+_ROPE_OF_MINISTRAL3: Final = {
+    "type": "yarn",
+    "rope_theta": 1000000.0,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale_all_dim": 1.0,
+    "mscale": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+
+
 def _of_phi(values: Values, extra: Values) -> None:
     _fill_kv_heads(values, extra)
     extra.setdefault("partial_rotary_factor", 0.5)
@@ -221,6 +266,7 @@ POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
     "glm4_moe": _with_rotary_part(0.5),
     "glm4_moe_lite": _of_glm4_moe_lite,
     "gpt_bigcode": _of_gpt_bigcode,
+    "gpt_oss": _of_gpt_oss,
     "granite": _fill_kv_heads,
     "granitemoe": _fill_kv_heads,
     "granitemoeshared": _fill_kv_heads,
@@ -228,6 +274,8 @@ POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
     "lfm2": _of_lfm2,
     "lfm2_moe": _of_lfm2_moe,
     "llama": _fill_head_dim,
+    "llama4_text": _of_llama4,
+    "ministral3": _of_ministral3,
     "ministral": _of_ministral,
     "mistral": _fill_head_dim,
     "nemotron": _of_nemotron,

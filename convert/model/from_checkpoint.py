@@ -159,7 +159,7 @@ def _metadata(
     vocabulary: Vocabulary,
     tensors: Sequence[tuple[str, Tensor]],
 ) -> tuple[Entry, ...]:
-    """Gather the metadata in the reference's order: the family's first, who made it, the family's own, the tokenizer's."""
+    """Gather the metadata in the reference's order: first, who made it, the family's own, the tokenizer's."""
     writer = GGUFWriter(None, MODEL_ARCH_NAMES[model.family.arch])
     for name, tensor in tensors:  # the writer counts parameters for the size label
         writer.add_tensor_info(name, tensor.shape, None, 0, raw_dtype=GGMLQuantizationType.F32)
@@ -167,7 +167,9 @@ def _metadata(
     write_authorship(writer, model.directory)
     entries: dict[str, KeyValue] = {}
     for key, value in writer.kv_data[0].items():
-        entries |= {key: KeyValue(key, value.value, value.type, value.sub_type)} | first  # behind the architecture
+        entries |= {key: KeyValue(key, value.value, value.type, value.sub_type)} | dict(
+            first
+        )  # behind the architecture
     entries |= own
     entries |= pooling_entries(model.directory, MODEL_ARCH_NAMES[model.family.arch])
     version = Keys.General.QUANTIZATION_VERSION
