@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from family_configs import GPT2_TOKENS, NARROW, NEOX_TOKENS, small
 from family_making import FamilyRow, write_gpt2, write_gpt_neox
+
+if TYPE_CHECKING:
+    from family_making import Weights
 
 GPT_OSS: Final = "GptOssForCausalLM"
 LLAMA4: Final = "Llama4ForCausalLM"
@@ -33,6 +36,25 @@ def gpt_oss(**changes: object) -> dict[str, Any]:
     }
     rope = {"rope_parameters": {"rope_theta": 150000.0, "rope_type": "default"}}
     return small(**GPT2_TOKENS) | mixture | rope | {"intermediate_size": 96} | changes
+
+
+def with_packed_experts(weights: Weights) -> Weights:
+    """Pack the experts as gpt-oss is published: an exponent and 32 of MXFP4's numbers, the nearest, a block."""
+    import torch
+
+    steps = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    packed: Weights = {}
+    for name, tensor in weights.items():
+        if not name.endswith("experts.gate_up_proj") and not name.endswith("experts.down_proj"):
+            packed[name] = tensor
+            continue
+        blocks = tensor.float().transpose(1, 2).reshape(len(tensor), tensor.shape[2], -1, 32)
+        exponents = blocks.abs().amax(-1).log2().floor() - 2
+        scaled = blocks / exponents.exp2()[..., None]
+        codes = (scaled.abs()[..., None] - steps).abs().argmin(-1) + 8 * (scaled < 0)
+        packed[f"{name}_blocks"] = (codes[..., ::2] | codes[..., 1::2] << 4).to(torch.uint8)
+        packed[f"{name}_scales"] = (exponents + 127).to(torch.uint8)
+    return packed
 
 
 def llama4(**changes: object) -> dict[str, Any]:
@@ -130,5 +152,21 @@ ROWS: Final = (
         dtype="float16",
         tokenizer=write_gpt_neox,
         shared=True,
+    ),
+    FamilyRow(
+        "gpt-oss-20b",
+        "experts packed as published, which stay MXFP4; GQA, untied",
+        GPT_OSS,
+        gpt_oss(),
+        tokenizer=write_gpt2,
+        shared=True,
+        saved_config={
+            "quantization_config": {
+                "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
+                "quant_method": "mxfp4",
+            }
+        },
+        change_weights=with_packed_experts,
+        only_float="requantizing from type mxfp4 is disabled",
     ),
 )

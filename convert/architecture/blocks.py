@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -259,17 +260,24 @@ def experts(h: Hyperparameters, inner: int, block: str, order: tuple[str, ...] =
         yield Rule(f"{block}.ffn_{part}_exps.weight", shape, n_stacked=count, group=f"{block} experts")
 
 
-def transposed_experts(h: Hyperparameters, inner: int, block: str, *, together: int) -> Iterator[Rule]:
+def turned(tensor: Tensor, period: int = 1, first: int = 0) -> Tensor:
+    """Give what is stored transposed as GGUF has it: of each `period` columns the half that begins at `first`."""
+    if period > 1:
+        tensor = Columns(tensor, tensor.name, period, first, period // 2)
+    return Transposed(tensor, tensor.name)
+
+
+def transposed_experts(
+    h: Hyperparameters, inner: int, block: str, *, together: int, turn: Callable[..., Tensor] = turned
+) -> Iterator[Rule]:
     """Yield the router and experts that are stored transposed: (experts, hidden, 2 x inner), (experts, inner, hidden).
 
-    together: how many columns of gate stand together, before as many of up. See TRANSPOSED_EXPERTS.
+    together: how many columns of gate stand together, before as many of up. turn: see `turned`. See TRANSPOSED_EXPERTS.
     """
     count, hidden, gate_up = n_experts(h) or 0, h.size("hidden_size"), f"{block}.ffn_gate_exps.weight"
 
-    def part(first: int) -> Make:
-        return lambda tensor: Transposed(Columns(tensor, tensor.name, 2 * together, first, together), tensor.name)
-
     yield Rule(f"{block}.ffn_gate_inp.weight", (count, hidden))
-    yield Rule(gate_up, (count, hidden, 2 * inner), part(0))
-    yield Rule(f"{block}.ffn_up_exps.weight", (count, hidden, 2 * inner), part(together), of=gate_up)
-    yield Rule(f"{block}.ffn_down_exps.weight", (count, inner, hidden), lambda tensor: Transposed(tensor, tensor.name))
+    stored, gate = (count, hidden, 2 * inner), partial(turn, period=2 * together)
+    yield Rule(gate_up, stored, gate)
+    yield Rule(f"{block}.ffn_up_exps.weight", stored, partial(gate, first=together), of=gate_up)
+    yield Rule(f"{block}.ffn_down_exps.weight", (count, inner, hidden), turn)

@@ -1,4 +1,4 @@
-"""gpt-oss, not packed. Source: conversion/gpt_oss.py, GptOssModel @ 0c1e570.
+"""gpt-oss, whose experts stay MXFP4 where they are packed so. Source: conversion/gpt_oss.py, GptOssModel @ 0c1e570.
 
 Its experts are stored transposed, gate and up column by column:
 
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, Keys
 
-from convert.architecture.blocks import TRANSPOSED_EXPERTS, attention, decoder, norm, transposed_experts
+from convert.architecture.blocks import TRANSPOSED_EXPERTS, attention, decoder, norm, transposed_experts, turned
 from convert.architecture.family import Facts, Family, Rule, n_experts
 from convert.architecture.metadata import COMMON, only, required, u32, window_period
 from convert.checkpoint.columns import Columns
+from convert.checkpoint.packed.mxfp4 import Mxfp4Blocks, Mxfp4Tensor
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from convert.architecture.blocks import Make
     from convert.architecture.hyperparameters import Hyperparameters
+    from convert.checkpoint import Tensor
 
 
 def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
@@ -34,11 +36,17 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
     yield Rule(f"{block}.attn_sinks.weight", (h.size("num_attention_heads"),))
     yield from norm(f"{block}.post_attention_norm", hidden)
     yield Rule(f"{block}.ffn_gate_inp.bias", (count,))
-    yield from transposed_experts(h, inner, block, together=1)
+    yield from transposed_experts(h, inner, block, together=1, turn=_turned)
     gate_up = f"{block}.ffn_gate_exps.bias"
     yield Rule(gate_up, (count, 2 * inner), _every_second(0))
     yield Rule(f"{block}.ffn_up_exps.bias", (count, 2 * inner), _every_second(1), of=gate_up)
     yield Rule(f"{block}.ffn_down_exps.bias", (count, hidden))
+
+
+def _turned(tensor: Tensor, period: int = 1, first: int = 0) -> Tensor:
+    if isinstance(tensor, Mxfp4Tensor):
+        return Mxfp4Blocks(tensor, tensor.name, period, first)
+    return turned(tensor, period, first)
 
 
 def _every_second(first: int) -> Make:

@@ -15,6 +15,7 @@ from convert.plan.metadata import file_type_entry, quantized_metadata
 from convert.quant_mix import (
     FILE_TYPES,
     NO_OPTIONS,
+    PACKED,
     FileType,
     ModelFacts,
     QuantizeOptions,
@@ -64,7 +65,12 @@ def file_content(model: GGUFModel, wanted: FileType, options: QuantizeOptions = 
     if not wanted.is_quantized and not options.changes_content:
         return _as_converted(tensors, choices, model, wanted)
     floats = [replace(tensor, type=choice.type) for tensor, choice in zip(tensors, choices, strict=True)]
-    return _as_quantized(floats, model, wanted, options)
+    content = _as_quantized(floats, model, wanted, options)
+    if options.allow_requantize:
+        return content
+    packed = {tensor.name: choice for tensor, choice in zip(tensors, choices, strict=True) if choice.reason == PACKED}
+    kept = (replace(planned, choice=packed.get(planned.name, planned.choice)) for planned in content.tensors)
+    return replace(content, tensors=tuple(kept))
 
 
 def _as_converted(
@@ -74,7 +80,8 @@ def _as_converted(
     planned = (
         PlannedTensor(tensor.name, tensor.shape, choice) for tensor, choice in zip(tensors, choices, strict=True)
     )
-    declared = file_type_entry(wanted.declared or 0)
+    is_packed = any(choice.reason == PACKED for choice in choices)
+    declared = file_type_entry((FILE_TYPES["MXFP4_MOE"] if is_packed else wanted).declared or 0)
     metadata = (declared if entry[0].key == Keys.General.FILE_TYPE else entry for entry in model.metadata)
     return FileContent(tuple(metadata), tuple(planned))
 
