@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from convert.inspection import inspect
     from convert.model import ModelRequest, model_request
     from convert.plan import OutputRequest
+    from convert.quant_mix import quantize_options
     from convert.stream import Writing, carry_out
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "plan_one",
     "plan_quantize",
     "quantize",
+    "quantize_options",
 ]
 
 _ROOMS: Final = {
@@ -53,6 +55,7 @@ _ROOMS: Final = {
     "plan_one": "conversion",
     "plan_quantize": "conversion",
     "quantize": "conversion",
+    "quantize_options": "quant_mix",
 }
 
 

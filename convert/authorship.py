@@ -6,50 +6,44 @@ room guards them against hostile files and adds what the reference has and the p
 
 from __future__ import annotations
 
+import os
 import struct
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Any, Final
 
 import yaml
-from gguf import Metadata, size_label
+from gguf import GGUFWriter, Metadata, size_label
 
+from convert.checkpoint import read_json
 from convert.errors import CheckpointError
 from convert.gguf_file import KeyValue, encode_key_value
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from gguf import GGUFWriter
+from convert.shown import shown
 
 _MAX_FILE_NBYTES: Final = 16 << 20
 _MAX_FRONT_MATTER: Final = 256 << 10  # characters; YAML is parsed in Python
 _YAML_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def write_authorship(writer: GGUFWriter, directory: Path) -> None:
-    """Add the `general.*` entries that describe the model, in the reference's order.
+def write_authorship(writer: GGUFWriter, directory: Path) -> tuple[str, ...]:
+    """Add the `general.*` entries that describe the model, in the reference's order; return notes.
 
-    The writer must know the tensors: the size label counts their parameters.
-    Raises CheckpointError if the model card, or a value taken from it, cannot be used.
+    The writer must know the tensors: the size label counts their parameters. What of a model card cannot be used is
+    left out with a note: it never stops a conversion.
+    Raises CheckpointError for a sampling number in generation_config.json that GGUF cannot hold.
     """
     counts = writer.get_total_parameter_count()
-    try:
-        for name in ("README.md", "generation_config.json"):
-            _check_size(directory / name)
-        _check_front_matter(directory / "README.md")
-        metadata = Metadata.load(None, directory, None, counts[0])
-        metadata.sampling_penalty_repeat = _repetition_penalty(directory)
-        if metadata.name is None:
-            metadata.name = directory.name
-        if metadata.size_label is None and counts[0] > 0:
-            metadata.size_label = size_label(*counts)
-        metadata.set_gguf_meta_model(writer)
-        _check_encodable(writer)
-    except _UNUSABLE as error:
-        raise CheckpointError(
-            f"the model card or generation_config.json of `{directory}` cannot be used: {_one_line(error)}",
-            hint="mend the YAML between the `---` lines at the top of README.md, or the sampling numbers in "
-            "generation_config.json; or move the file away",
-        ) from error
+    config = Metadata.load_hf_parameters(directory)
+    place, notes = _readable(directory)
+    card, more_notes = _usable_card(directory, config, place)
+    metadata = Metadata.apply_metadata_heuristic(Metadata(), card, config, place, counts[0])
+    for name, value in _sampling(directory).items():
+        setattr(metadata, name, value)
+    if metadata.name is None:
+        metadata.name = place.name
+    if metadata.size_label is None and counts[0] > 0:
+        metadata.size_label = size_label(*counts)
+    metadata.set_gguf_meta_model(writer)
+    return (*notes, *more_notes)
 
 
 # What hostile or careless values make of the package's heuristics and of the header's packing.
@@ -57,6 +51,89 @@ _UNUSABLE: Final = (
     yaml.YAMLError, ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
     struct.error,
 )  # fmt: skip
+_CARD: Final = "README.md"
+_GENERATION: Final = "generation_config.json"
+# Keys of generation_config.json, what gguf's Metadata calls them, and whether they are whole numbers, in its order.
+# `penalty_repeat` and transformers' own spelling of it are one: conversion/base.py @ 0c1e570 takes both.
+_SAMPLING: Final = (
+    ("sequence", "sampling_sequence", str),
+    ("top_k", "sampling_top_k", int),
+    ("top_p", "sampling_top_p", float),
+    ("min_p", "sampling_min_p", float),
+    ("xtc_probability", "sampling_xtc_probability", float),
+    ("xtc_threshold", "sampling_xtc_threshold", float),
+    ("temperature", "sampling_temp", float),
+    ("penalty_last_n", "sampling_penalty_last_n", int),
+    ("repetition_penalty", "sampling_penalty_repeat", float),
+    ("penalty_repeat", "sampling_penalty_repeat", float),
+    ("mirostat", "sampling_mirostat", int),
+    ("mirostat_tau", "sampling_mirostat_tau", float),
+    ("mirostat_eta", "sampling_mirostat_eta", float),
+)
+_INT32_END: Final = 1 << 31
+_FLOAT32_END: Final = 3.4e38  # just below FLT_MAX
+
+
+def _readable(directory: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return a path whose name is text, for names made of it, and a note where the directory's is not."""
+    name = os.fsencode(directory.name).decode("utf-8", "replace")
+    if name == directory.name:
+        return directory, ()
+    return Path(name), (f"the directory's name is not UTF-8: the model is called {shown(name)} in the file",)
+
+
+def _sampling(directory: Path) -> dict[str, Any]:
+    path = directory / _GENERATION
+    config = read_json(path, max_nbytes=_MAX_FILE_NBYTES) if path.is_file() else {}
+    return {name: _number(config[key], kind, key) for key, name, kind in _SAMPLING if config.get(key) is not None}
+
+
+def _number(value: object, kind: type, key: str) -> object:
+    """Return a value as GGUF has it; a whole number may be written 50.0."""
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = {
+        str: isinstance(value, str),
+        int: isinstance(value, int) and is_number and -_INT32_END <= value < _INT32_END,
+        float: is_number and abs(value) < _FLOAT32_END,  # type: ignore[arg-type]
+    }
+    if not fits[kind]:
+        wanted = {str: "text", int: "a whole number of 32 bits", float: "a number"}[kind]
+        raise CheckpointError(
+            f"{shown(key)} in {_GENERATION} is {shown(value)}, wanted {wanted}",
+            hint="mend it, take it out, or move the file away",
+        )
+    return value
+
+
+def _usable_card(directory: Path, config: dict[str, Any], place: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what of the model card GGUF can hold, and a note on what it cannot."""
+    path = directory / _CARD
+    try:
+        _check_size(path)
+        _check_front_matter(path)
+        card = Metadata.load_model_card(directory)
+    except _UNUSABLE as error:
+        return {}, (f"the model card {_CARD} cannot be read, and is passed over: {_one_line(error)}",)
+    if (fault := _fault(card, config, place)) is None:
+        return card, ()
+    usable = {key: value for key, value in card.items() if _fault({key: value}, config, place) is None}
+    left_out = ", ".join(f"{shown(key)} {shown(card[key])}" for key in card if key not in usable)
+    if _fault(usable, config, place) is not None:
+        usable, left_out = {}, fault
+    return usable, (f"left out of the model card {_CARD}, since GGUF cannot hold it: {left_out}",)
+
+
+def _fault(card: dict[str, Any], config: dict[str, Any], place: Path) -> str | None:
+    """Say why a card cannot be used, by using it on trial: its values are encoded too."""
+    writer = GGUFWriter(None, "llama")
+    try:
+        Metadata.apply_metadata_heuristic(Metadata(), card, config, place, 0).set_gguf_meta_model(writer)
+        _check_encodable(writer)
+    except _UNUSABLE as error:
+        return _one_line(error)
+    return None
 
 
 def _one_line(error: Exception) -> str:
@@ -81,13 +158,6 @@ def _check_front_matter(path: Path) -> None:
         raise ValueError(f"the front matter has {len(front)} characters, at most {_MAX_FRONT_MATTER} make sense")
     if "*" in front and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(front, Loader=_YAML_LOADER)):
         raise ValueError("the front matter uses YAML aliases")
-
-
-def _repetition_penalty(directory: Path) -> float | None:
-    # gguf 0.19 knows only `penalty_repeat`; the reference also takes transformers' own spelling.
-    config = Metadata.load_generation_config(directory) or {}
-    penalty: float | None = config.get("penalty_repeat", config.get("repetition_penalty"))
-    return penalty
 
 
 def _check_encodable(writer: GGUFWriter) -> None:

@@ -17,6 +17,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from convert.errors import OutputError, Remedy, UsageError
 from convert.shown import shown, shown_list
@@ -30,7 +31,19 @@ _LOGIN: Final = (
 )
 _AGAIN: Final = "run the same command again: what is complete, here and there, is kept"
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY = 401, 403, 404, 429
+# What the Hub's own words ask for, whatever the status that comes with them -> what to do.
+_STORAGE: Final = "free some (huggingface.co/settings/storage), take another plan, or use a public repository"
+_HUB_SAYS: Final = {
+    "storage": _STORAGE,
+    "quota": _STORAGE,
+    "payment": "see huggingface.co/settings/billing",
+    "rate limit": "wait, then run the same command again",
+    "too large": "write smaller shards",
+    "email": "confirm the e-mail address of the account: huggingface.co/settings/account",
+    "gated": "accept the conditions on the repository's page first",
+    "two-factor": "the organization asks for two-factor authentication: huggingface.co/settings/authentication",
+}
+_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY = 400, 401, 403, 404, 429
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +66,11 @@ def check_repository_name(name: str) -> None:
         raise UsageError(f"{shown(name)} cannot be a repository's name: {reason}", hint="write USER/NAME") from error
 
 
-def prepare_repository(name: str, *, private: bool, files: Collection[str]) -> HubRepository:
+def prepare_repository(name: str, *, private: bool, files: Collection[str], card: str | None = None) -> HubRepository:
     """Find or create a model repository, and see that it can take these files.
 
-    files: what is going to be uploaded. private: it must be private; by default it is as the owner's settings say.
+    files: what is going to be uploaded. card: the README.md among them, which the Hub may refuse. private: it must be
+    private; by default it is as the owner's settings say.
     Raises UsageError for a bad name; OutputError without a token or permission, where nothing answers, for a repository
     that is public against the wish, or that has other weights in it.
     """
@@ -64,6 +78,8 @@ def prepare_repository(name: str, *, private: bool, files: Collection[str]) -> H
     with _hub_errors(f"the repository {shown(name)} cannot be prepared"):
         api = _api()
         _check_token(api)
+        if card is not None:
+            _check_card(api, card)
         created = api.create_repo(name, private=True if private else None, exist_ok=True)
         _check_write(api, created.repo_id)
         info = api.model_info(created.repo_id)
@@ -110,11 +126,30 @@ def _api() -> Any:  # noqa: ANN401 - the client is imported only when used
 def _check_token(api: Any) -> None:  # noqa: ANN401
     from huggingface_hub import get_token  # noqa: PLC0415
 
-    if get_token() is None:
+    if (token := get_token()) is None:
         raise OutputError("there is no token for the Hugging Face Hub", hint=_LOGIN)
+    if odd := [letter for letter in token if not ("!" <= letter <= "~")]:  # a page shows it shortened, `hf_ab…yz`
+        said = f"the token for the Hugging Face Hub has a {shown(odd[0])} in it, which no token has"
+        raise OutputError(said, hint=f"copy it whole; {_LOGIN}")
     role = ((api.whoami().get("auth") or {}).get("accessToken") or {}).get("role")
     if role == "read":
         raise OutputError("the token for the Hugging Face Hub may only read", hint=_LOGIN)
+
+
+def _check_card(api: Any, card: str) -> None:  # noqa: ANN401
+    """Ask the Hub whether it takes a card's front matter. Raises ValueError if not, as the client does at an upload."""
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # noqa: PLC0415
+        build_hf_headers,
+        get_session,
+        hf_raise_for_status,
+    )
+
+    question = {"content": card, "repoType": "model"}
+    answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json=question, headers=build_hf_headers())
+    if answer.status_code == _BAD_REQUEST:
+        said = " ".join(f"- {error.get('message')}" for error in answer.json().get("errors", []))
+        raise ValueError(f"Invalid metadata in README.md. {said}")
+    hf_raise_for_status(answer)
 
 
 def _check_write(api: Any, name: str) -> None:  # noqa: ANN401
@@ -139,20 +174,31 @@ def _hub_errors(what: str, *, hint: str | None = None) -> Iterator[None]:
     except OfflineModeIsEnabled as error:
         raise OutputError(f"{what}: HF_HUB_OFFLINE is set", hint="unset it to upload") from error
     except (transport, OSError) as error:
-        raise OutputError(f"{what}: {_one_line(error)}", hint=_AGAIN) from error
-    except ValueError as error:  # a card's front matter that the Hub does not take
-        raise OutputError(f"{what}: {_one_line(error)}", hint="mend the checkpoint's README.md") from error
+        raise _unreached(what, error) from error
+    except ValueError as error:
+        is_card = "README.md" in str(error)  # whose front matter the Hub does not take
+        hint = "mend the checkpoint's README.md" if is_card else hint
+        raise OutputError(f"{what}: {_one_line(error)}", hint=hint) from error
     except RuntimeError as error:  # an upload's thread, around what it met
         cause = error.__cause__ or error
         if isinstance(cause, HfHubHTTPError):
             raise _refused(what, cause, hint) from error
-        raise OutputError(f"{what}: {_one_line(cause)}", hint=_AGAIN) from error
+        raise _unreached(what, cause) from error
+
+
+def _unreached(what: str, error: BaseException) -> OutputError:
+    from huggingface_hub import constants  # noqa: PLC0415
+
+    host = urlsplit(constants.ENDPOINT).netloc or constants.ENDPOINT
+    return OutputError(f"{what}: {host}: {_one_line(error)}", hint=f"is {host} reached from here? {_AGAIN}")
 
 
 def _refused(what: str, error: Any, hint: str | None) -> OutputError:  # noqa: ANN401
     status = error.response.status_code
     said = getattr(error, "server_message", None)
     detail = f": {_one_line(said)}" if said else ""
+    if told := next((told for words, told in _HUB_SAYS.items() if words in detail.lower()), None):
+        return OutputError(f"{what}: the Hub refuses it ({status}){detail}", hint=told)
     if status == _UNAUTHORIZED:
         return OutputError(f"{what}: the Hub does not accept the token (401){detail}", hint=_LOGIN)
     if status == _FORBIDDEN:

@@ -18,11 +18,13 @@ from convert.architecture.metadata import head_dim
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
 from convert.errors import CheckpointError, ConvertError, PlanError
-from convert.gguf_file import GGUFFile, read_gguf
+from convert.gguf_file import GGUFFile, part_of, read_gguf
+from convert.importance import ImportanceStatistics, is_importance, read_importance, statistics_of
 from convert.memory import Memory, measure_memory
 from convert.model import GGUFModel, ModelRequest, gguf_model
 from convert.plan import FileLayout, lay_out
 from convert.quant_mix import FILE_TYPES
+from convert.shown import nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -60,13 +62,13 @@ class DecodedTensor:
 class Inspection:
     """What a path holds.
 
-    kind: "checkpoint" or "gguf". n_parameters: the model's weights, whatever packs them; None where that
-    is not known, because the packing is not decoded. stored: bytes by stored type. outputs: for a checkpoint,
-    the exact length of the GGUF file of each type. metadata: a GGUF's own, or what the F16 file would declare;
-    long arrays are cut. problem: why the checkpoint cannot be converted, if so. packing: who packed a
-    checkpoint's weights, None for a plain one; decoded: what each packed tensor decodes to; notes: what else
-    is to say about it. memory: what a checkpoint's model takes in every precision, None where its packing is
-    not decoded.
+    kind: "checkpoint", "gguf" or "imatrix". n_parameters: the model's weights, whatever packs them; None where that
+    is not known, because the packing is not decoded, or where there is no model. stored: bytes by stored type.
+    outputs: for a checkpoint, the exact length of the GGUF file of each type. metadata: a GGUF's own, or what the F16
+    file would declare; long arrays are cut. problem: why the checkpoint cannot be converted, if so. packing: who packed
+    a checkpoint's weights, None for a plain one; decoded: what each packed tensor decodes to; notes: what else is to
+    say about it. memory: what a checkpoint's model takes in every precision, None where its packing is not decoded.
+    importance: what an importance matrix says of each tensor.
     """
 
     path: str
@@ -82,6 +84,7 @@ class Inspection:
     decoded: tuple[DecodedTensor, ...] = ()
     notes: tuple[str, ...] = ()
     memory: Memory | None = None
+    importance: tuple[ImportanceStatistics, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`."""
@@ -95,9 +98,12 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     """
     target = Path(path)
     if target.is_file() and _is_gguf(target):
-        return _inspect_gguf(read_gguf(target))
+        file = read_gguf(target)
+        return _inspect_importance(target, file.metadata) if is_importance(file) else _inspect_gguf(file)
+    if target.is_file() and target.suffix == ".dat":
+        return _inspect_importance(target, {})
     if not target.exists():
-        raise CheckpointError(f"`{target}` does not exist")
+        raise CheckpointError(f"{shown(target)} does not exist", hint=nearest(target))
     path = Path(os.path.abspath(target))
     return _inspect_checkpoint(open_checkpoint(path), path)
 
@@ -118,6 +124,25 @@ def _inspect_gguf(file: GGUFFile) -> Inspection:
         outputs={},
         metadata={key: _shown(key, value) for key, value in file.metadata.items()},
         tensors=tensors,
+        notes=() if (part := part_of(file)) is None else (str(part),),
+    )
+
+
+def _inspect_importance(path: Path, metadata: Mapping[str, Any]) -> Inspection:
+    read = read_importance(path)
+    unseen = {name: len(entry.unseen) for name, entry in read.entries.items() if entry.unseen}
+    told = {"imatrix.datasets": list(read.datasets), "imatrix.chunk_count": read.n_chunks}
+    return Inspection(
+        path=str(path),
+        kind="imatrix",
+        architecture=str(metadata.get("general.architecture", "unknown")),
+        n_parameters=None,
+        stored={"F32": sum(entry.n_values for entry in read.entries.values()) * _FLOAT32},
+        outputs={},
+        metadata=told | {key: _shown(key, value) for key, value in metadata.items()},
+        tensors=(),
+        notes=(f"{len(unseen)} tensors have experts that no token was sent to",) if unseen else (),
+        importance=tuple(map(statistics_of, read.entries.values())),
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from pathlib import PurePath
+from difflib import get_close_matches
+from pathlib import Path, PurePath
 from typing import Final
 
 MAX_SHOWN_CHARS: Final = 120
-_MOST_LINES: Final = 12
+_MOST_LINES: Final = 6
 # A line that tells what went wrong; but not one of these: CMake's checks, Ninja's steps, a warning, "something failed".
 _ERROR: Final = re.compile(r"\b(?:error|fatal|failed|not found)\b|undefined (?:reference|symbol)", re.IGNORECASE)
 _NO_ERROR: Final = re.compile(r"-- |\[\s*\d+[/%]|ninja: build stopped|g?make.*: \*\*\*|.*\bwarning:")
@@ -34,8 +35,19 @@ def shown_list(names: list[str], *, most: int = 8) -> str:
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 
+def nearest(path: Path) -> str | None:
+    """Suggest what stands where a path does not, under almost its name; None where nothing does."""
+    parent = path.absolute().parent
+    try:
+        names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    except OSError:
+        return None
+    found = get_close_matches(path.name, names, n=3, cutoff=0.7)
+    return f"is it {' or '.join(shown(path.parent / name) for name in found)}?" if found else None
+
+
 class Excerpt:
-    """What is worth showing of all that a program said: from its first error on, a dozen lines; else its last ones."""
+    """What is worth showing of all that a program said: from its first error on, some lines; else its last ones."""
 
     def __init__(self) -> None:
         self.error: str | None = None

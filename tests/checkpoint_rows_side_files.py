@@ -89,9 +89,8 @@ SIDE_FILE_ROWS: Final[tuple[CheckpointRow, ...]] = (
     ),
     CheckpointRow(
         "chat-template-jinja",
-        "chat_template.jinja, which wins over tokenizer_config.json",
+        "chat_template.jinja beside a tokenizer_config.json that has none",
         llama(),
-        tokenizer_config={"chat_template": "not this one"},
         files={"chat_template.jinja": CHAT_TEMPLATE + "\n"},
     ),
     CheckpointRow(

@@ -45,6 +45,8 @@ STORAGE_ROWS: Final[tuple[CheckpointRow, ...]] = (
         dtype="float32",
         change_weights=with_extremes,
     ),
+    CheckpointRow("float64-weights", "float64", llama(torch_dtype="float64"), dtype="float64"),
+    CheckpointRow("float8-casts", "8-bit floats that were cast, without scales", llama(), dtype="float8_e4m3fn"),
     CheckpointRow("bfloat16-weights", "bfloat16", llama(torch_dtype="bfloat16"), dtype="bfloat16"),
     CheckpointRow(
         "float32-norms",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from convert.codec import CODECS, FLOAT_TYPES
+from convert.codec.grids import has_grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     Draw = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float32] | NDArray[np.float64]]
 
-QUANTIZED_TYPES: Final = tuple(kind for kind in CODECS if kind not in FLOAT_TYPES)
-"""Every type with blocks."""
+GRID_TYPES: Final = tuple(kind for kind in CODECS if has_grid(kind))
+"""Those whose blocks look up a grid; NumPy takes longer over them, and ggml may abort: test_codec_iq.py."""
+QUANTIZED_TYPES: Final = tuple(kind for kind in CODECS if kind not in FLOAT_TYPES and kind not in GRID_TYPES)
+"""Every other type with blocks."""
 BLOCK32_TYPES: Final = tuple(kind for kind in QUANTIZED_TYPES if CODECS[kind].block_size == 32)
 WEIGHTED_TYPES: Final = tuple(kind for kind in QUANTIZED_TYPES if CODECS[kind].takes_importance)
 """Those that an importance matrix changes."""

@@ -121,6 +121,18 @@ def tiny_llama() -> Path:
 
 
 @pytest.fixture(scope="session")
+def calibrated_llama(reference: Reference, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the reference's F16.gguf of the small model, and its importance, imatrix.gguf and .dat."""
+    from reference import calibrate, convert
+
+    folder = tmp_path_factory.mktemp("calibrated-llama")
+    convert(reference.source, [(tiny_llama, folder / "F16.gguf")])
+    for name in ("imatrix.gguf", "imatrix.dat"):
+        calibrate(reference, folder / "F16.gguf", folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def packed_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small Llama in nf4 with everything that lies in a model's directory; made once."""
     from dequantize_checkpoints import write_packed_llama

@@ -6,7 +6,7 @@ They are whole as far as llama-quantize looks, which loads no graph: names, shap
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from gguf import GGUFWriter
@@ -162,3 +162,12 @@ def small_imatrix(model: SmallModel, path: Path, *, without: str = "-", seed: in
             counts[1:2] = 0
             entries[name] = random.random((n_matrices, shape[-1])) * 50, counts
     return write_imatrix(path, entries)
+
+
+def flags_of(words: Mapping[str, Any]) -> list[str]:
+    """Give options in llama-quantize's words to it as flags."""
+    flags = []
+    for key, value in words.items():
+        for each in value if isinstance(value, list) else [value]:
+            flags += [f"--{key.replace('_', '-')}", *([] if each is True else [str(each)])]
+    return flags

@@ -40,6 +40,7 @@ class Reference:
     completion: Path
     tokenize: Path
     perplexity: Path
+    imatrix: Path
     libggml_base: Path
 
 
@@ -84,6 +85,7 @@ def prepare_reference() -> Reference:
         completion=build.programs["completion"],
         tokenize=build.programs["tokenize"],
         perplexity=build.programs["perplexity"],
+        imatrix=build.programs["imatrix"],
         libggml_base=build.library("ggml-base"),
     )
 
@@ -129,6 +131,17 @@ def quantize(reference: Reference, source: Path, outfile: Path, quant_type: str)
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         raise ToolchainError(f"llama-quantize ended with {finished.returncode}: {finished.stderr[-2000:]}")
+
+
+def calibrate(reference: Reference, model: Path, outfile: Path) -> None:
+    """Run llama-imatrix on three short windows of a story: an importance matrix, in the format that its name says."""
+    text = outfile.with_name("text.txt")
+    text.write_text("Once there was a cat that ran to the house and saw a red ball. " * 30)
+    command = [str(reference.imatrix), "-m", str(model), "-f", str(text), "-o", str(outfile), "-c", "64", "-b", "64"]
+    command += ["--chunks", "3", "-t", "1", "--no-ppl", "--no-repack"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise ToolchainError(f"llama-imatrix ended with {finished.returncode}: {finished.stderr[-2000:]}")
 
 
 def complete(reference: Reference, model: Path, prompt: str, *, n_tokens: int) -> str:

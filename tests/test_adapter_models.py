@@ -18,7 +18,8 @@ from peft_adapters import (
     write_base,
 )
 
-from convert.adapter import MergedTensor
+from convert.adapter import MergedTensor, is_adapter
+from convert.adapter.adapter_files import open_adapter
 from convert.checkpoint import open_checkpoint
 
 if TYPE_CHECKING:
@@ -247,3 +248,21 @@ def test_factors_saved_as_transposes_are_read(tmp_path: Path) -> None:
     torch.save(strided, adapter / "adapter_model.bin")
     for name, tensor in merged(base, adapter).tensors.items():
         np.testing.assert_allclose(read_tensor(tensor), expected[name], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("file", ["adapter_model.bin", "pytorch_model.bin"])
+def test_what_old_peft_and_old_trainers_left_is_read(file: str, tmp_path: Path) -> None:
+    import torch
+
+    base = write_base(tmp_path / "base")
+    adapter = write_adapter(base, tmp_path / "adapter", r=4, target_modules=ALL)
+    expected = {name: read_tensor(tensor) for name, tensor in merged(base, adapter).tensors.items()}
+    tensors = read_adapter_tensors(adapter)
+    tensors["base_model.model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    tensors["base_model.model.model.layers.0.self_attn.masked_bias"] = torch.ones(1, dtype=torch.int64)
+    (adapter / "adapter_model.safetensors").unlink()
+    torch.save(tensors, adapter / file)
+    assert is_adapter(adapter)
+    assert open_adapter(adapter).notes == ("left out of the adapter: 2 buffers",)
+    for name, tensor in merged(base, adapter).tensors.items():
+        np.testing.assert_array_equal(read_tensor(tensor), expected[name])

@@ -68,8 +68,10 @@ def test_all_reports_on_stderr_and_keeps_stdout_clean(tiny_llama: Path, tmp_path
     assert (result.returncode, result.stdout) == (0, "")
     assert "LlamaForCausalLM" in result.stderr
     assert re.search(r"6 files, .* in \d+\.\d s", result.stderr)
+    assert result.stderr.count(f"{tmp_path}/out/\n") == 1
     for path in (tmp_path / "out").iterdir():
-        assert str(path) in result.stderr
+        assert f"  {path.name}  " in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("next: python -m convert run ")
 
 
 def test_a_dry_run_is_the_truth_and_writes_nothing(tiny_llama: Path, tmp_path: Path) -> None:

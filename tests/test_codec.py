@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
-from codec_cases import BLOCK32_TYPES, CASES, QUANTIZED_TYPES, draw
+from codec_cases import BLOCK32_TYPES, CASES, QUANTIZED_TYPES, WEIGHTED_TYPES, draw, draw_importance
 from gguf import GGMLQuantizationType, quants
 
 from convert.codec import (
     CODECS,
     FLOAT_TYPES,
     BadValues,
+    Importance,
     available_levels,
     compiled,
     encode_rows,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 F32, F16, BF16 = FLOAT_TYPES
 Q4_0, Q4_1, Q6_K = GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q6_K
+NAN_TYPES: Final = tuple(kind for kind in QUANTIZED_TYPES if CODECS[kind].scale_offsets)
 ALL_HALVES: Final = np.arange(1 << 16, dtype=np.uint16)
 
 
@@ -56,7 +58,9 @@ def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 @pytest.mark.parametrize("tensor_type", QUANTIZED_TYPES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("case", CASES)
-def test_every_level_gives_the_bytes_of_the_reference(case: str, tensor_type: GGMLQuantizationType, level: str) -> None:
+def test_every_level_gives_the_bytes_of_the_reference(
+    case: str, tensor_type: GGMLQuantizationType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for n_rows, n_cols in ((3, 32), (2, 64), (5, 96), (4, 256), (2, 4096 + 256), (1, 5632)):
         if n_cols % CODECS[tensor_type].block_size:
             continue
@@ -67,7 +71,29 @@ def test_every_level_gives_the_bytes_of_the_reference(case: str, tensor_type: GG
             if not np.isfinite(stored).all():
                 continue  # float16 cannot hold this case
             expected = CODECS[tensor_type].encode(stored).reshape(-1)
-            assert np.array_equal(encode(source, source_type, tensor_type, n_cols), expected), (level, n_cols)
+            for level in available_levels():
+                monkeypatch.setenv(compiled.LEVEL_VARIABLE, level)
+                assert np.array_equal(encode(source, source_type, tensor_type, n_cols), expected), (level, n_cols)
+
+
+@pytest.mark.parametrize("tensor_type", WEIGHTED_TYPES, ids=lambda kind: kind.name)
+def test_every_level_takes_importance_for_rows_of_any_length(
+    tensor_type: GGMLQuantizationType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n_rows, n_cols in ((40, 32), (33, 96), (70, 256), (3, 4096 + 256), (2, 5632)):
+        if n_cols % CODECS[tensor_type].block_size:
+            continue
+        source = bytes_of(draw("weights", n_rows, n_cols), F32)
+        importance = Importance(draw_importance("sums of squares", n_rows, n_cols), 1)
+        for through_f16 in (False, True):
+            out: dict[str, NDArray[np.uint8]] = {}
+            for level in available_levels():
+                monkeypatch.setenv(compiled.LEVEL_VARIABLE, level)
+                out[level] = np.zeros(n_rows * row_nbytes(tensor_type, n_cols), np.uint8)
+                targets = [(tensor_type, out[level])]
+                encode_rows(source, F32, n_cols=n_cols, through_f16=through_f16, targets=targets, importance=importance)
+            wrong = [level for level, encoded in out.items() if not np.array_equal(encoded, out["numpy"])]
+            assert not wrong, (n_rows, n_cols, through_f16)
 
 
 @pytest.mark.parametrize("tensor_type", QUANTIZED_TYPES, ids=lambda kind: kind.name)
@@ -86,14 +112,15 @@ def test_weights_go_through_float16_when_asked(
 
 @pytest.mark.usefixtures("level")
 def test_one_pass_makes_every_target_at_once() -> None:
-    rows = draw("normal", 3, 5632)
+    rows, importance = draw("normal", 3, 5632), draw_importance("sums of squares", 1, 5632)
     source = bytes_of(rows, F32)
     targets = [(kind, np.full(3 * row_nbytes(kind, 5632), 0xAA, np.uint8)) for kind in CODECS]
-    bad = encode_rows(source, F32, n_cols=5632, through_f16=True, targets=targets)
+    weights = Importance(importance, 3)
+    bad = encode_rows(source, F32, n_cols=5632, through_f16=True, targets=targets, importance=weights)
     assert bad == BadValues(0, 0)
     for kind, out in targets:
         values = rows if kind in FLOAT_TYPES else rows.astype(np.float16).astype(np.float32)
-        assert np.array_equal(out, CODECS[kind].encode(values).reshape(-1)), kind.name
+        assert np.array_equal(out, CODECS[kind].encode(values, importance[0]).reshape(-1)), kind.name
 
 
 @pytest.mark.usefixtures("level")
@@ -203,7 +230,7 @@ def test_overflow_begins_where_rounding_reaches_infinity(level: str) -> None:
     assert bad == BadValues(0, 2), level
 
 
-@pytest.mark.parametrize("tensor_type", QUANTIZED_TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("tensor_type", NAN_TYPES, ids=lambda kind: kind.name)
 @pytest.mark.usefixtures("level")
 def test_a_block_with_a_nonfinite_value_decodes_to_nan_and_others_as_usual(tensor_type: GGMLQuantizationType) -> None:
     codec = CODECS[tensor_type]
@@ -220,6 +247,18 @@ def test_a_block_with_a_nonfinite_value_decodes_to_nan_and_others_as_usual(tenso
     assert bad == BadValues(2, 1)
     assert np.isnan(codec.decode(blocks[poisoned])).all()
     assert np.array_equal(blocks[~poisoned], clean[~poisoned])
+
+
+@pytest.mark.parametrize("tensor_type", ["MXFP4", "NVFP4", "IQ1_M"])
+@pytest.mark.usefixtures("level")
+def test_a_type_that_has_no_nan_is_an_error_for_a_nonfinite_value(tensor_type: str) -> None:
+    kind = GGMLQuantizationType[tensor_type]
+    targets = [(kind, np.zeros(row_nbytes(kind, 256), np.uint8))]
+    rows = draw("normal", 1, 256)
+    encode_rows_allowing_nonfinite(bytes_of(rows, F32), F32, n_cols=256, through_f16=True, targets=targets)
+    rows[0, 3] = np.nan
+    with pytest.raises(UnsupportedError, match=f"{tensor_type} has no scale that is NaN, as 1 block needs one"):
+        encode_rows_allowing_nonfinite(bytes_of(rows, F32), F32, n_cols=256, through_f16=True, targets=targets)
 
 
 def test_float_targets_keep_what_is_not_finite(level: str) -> None:
@@ -240,7 +279,9 @@ def test_nonfinite_input_crashes_nothing(tensor_type: GGMLQuantizationType) -> N
     encode(patterns.view(np.uint8), F32, tensor_type, 256, through_f16=True)
 
 
-@pytest.mark.parametrize("tensor_type", BLOCK32_TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "tensor_type", [kind for kind in BLOCK32_TYPES if kind.name != "IQ4_NL"], ids=lambda kind: kind.name
+)
 def test_on_ordinary_weights_the_reference_is_the_gguf_package(tensor_type: GGMLQuantizationType) -> None:
     rows = draw("normal", 8, 4096)
     assert np.array_equal(CODECS[tensor_type].encode(rows), quants.quantize(rows, tensor_type))
@@ -248,7 +289,10 @@ def test_on_ordinary_weights_the_reference_is_the_gguf_package(tensor_type: GGML
 
 @pytest.mark.parametrize(
     ("tensor_type", "bound"),
-    [("Q4_0", 0.08), ("Q4_1", 0.08), ("Q5_0", 0.04), ("Q5_1", 0.04), ("Q8_0", 0.006), ("Q6_K", 0.02)],
+    [
+        *[("Q4_0", 0.08), ("Q4_1", 0.08), ("Q5_0", 0.04), ("Q5_1", 0.04), ("Q8_0", 0.006)],
+        *[("Q2_K", 0.3), ("Q3_K", 0.16), ("Q4_K", 0.08), ("Q5_K", 0.04), ("Q6_K", 0.02)],
+    ],
 )
 def test_round_trip_error_is_what_the_bits_allow(tensor_type: str, bound: float) -> None:
     codec, rows = CODECS[GGMLQuantizationType[tensor_type]], draw("normal", 8, 4096)
@@ -268,10 +312,33 @@ def test_row_nbytes_refuses_part_of_a_block() -> None:
 
 
 def test_a_type_without_a_codec_is_not_encoded() -> None:
-    rows, out = np.zeros(1024, np.uint8), np.zeros(84, np.uint8)
-    with pytest.raises(UnsupportedError, match="Q2_K"):
-        encode_rows(rows, F32, n_cols=256, through_f16=False, targets=[(GGMLQuantizationType.Q2_K, out)])
-    assert row_nbytes(GGMLQuantizationType.Q2_K, 512) == 168
+    rows, out = np.zeros(1024, np.uint8), np.zeros(292, np.uint8)
+    with pytest.raises(UnsupportedError, match="Q8_K"):
+        encode_rows(rows, F32, n_cols=256, through_f16=False, targets=[(GGMLQuantizationType.Q8_K, out)])
+    assert row_nbytes(GGMLQuantizationType.Q8_K, 512) == 584
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows_each"),
+    [
+        (np.ones((1, 64), np.float32), 1),
+        (np.ones((2, 32), np.float32), 1),
+        (np.ones((1, 32), np.float64), 2),
+        (np.ones(32, np.float32), 2),
+    ],
+    ids=["other columns", "too few experts", "float64", "one dimension"],
+)
+def test_importance_that_does_not_fit_is_refused(columns: NDArray[np.float32], rows_each: int) -> None:
+    source, out = np.zeros(3 * 32 * 4, np.uint8), np.zeros(3 * 18, np.uint8)
+    with pytest.raises(ShapeError, match="importance is"):
+        encode_rows(
+            source,
+            F32,
+            n_cols=32,
+            through_f16=False,
+            targets=[(Q4_0, out)],
+            importance=Importance(columns, rows_each),
+        )
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from codec_cases import CASES, IMPORTANCES, QUANTIZED_TYPES, WEIGHTED_TYPES, draw, draw_importance
+from codec_cases import CASES, GRID_TYPES, IMPORTANCES, QUANTIZED_TYPES, WEIGHTED_TYPES, draw, draw_importance
 from gguf import GGMLQuantizationType
 
-from convert.codec import CODECS, Importance, available_levels, compiled, encode_rows
+from convert.codec import CODECS, Importance, available_levels, compiled, decode_rows, encode_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ def test_every_level_gives_the_bytes_of_ggml_with_importance(
         assert not wrong, level
 
 
-@pytest.mark.parametrize("tensor_type", WEIGHTED_TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("tensor_type", [*WEIGHTED_TYPES, *GRID_TYPES], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("level", available_levels())
 def test_each_expert_has_its_own_importance_however_the_tensor_is_cut(
     level: str, tensor_type: GGMLQuantizationType, libggml_base: Path, monkeypatch: pytest.MonkeyPatch
@@ -128,3 +128,22 @@ def test_a_million_weights_of_each_spread_give_the_bytes_of_ggml(
         half.view(np.uint8), GGMLQuantizationType.F16, n_cols=4096, through_f16=True, targets=[(tensor_type, out)]
     )
     assert np.array_equal(out, ggml_bytes(libggml_base, half.astype(np.float32).reshape(-1, 4096), tensor_type))
+
+
+@pytest.mark.parametrize("tensor_type", [*QUANTIZED_TYPES, *GRID_TYPES], ids=lambda kind: kind.name)
+def test_every_level_decodes_as_ggml_does(
+    tensor_type: GGMLQuantizationType, libggml_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any bytes are blocks: scales may be infinite, or not even numbers."""
+    codec = CODECS[tensor_type]
+    blocks = np.random.default_rng(5).integers(0, 256, (400, 3 * codec.type_size), np.uint8)
+    function = getattr(ctypes.CDLL(str(libggml_base)), f"dequantize_row_{tensor_type.name.lower().replace('_k', '_K')}")
+    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64), None
+    wanted = np.empty((400, 3 * codec.block_size), np.float32)
+    function(blocks.ctypes.data, wanted.ctypes.data, wanted.size)
+    for level in available_levels():
+        monkeypatch.setenv(compiled.LEVEL_VARIABLE, level)
+        got = decode_rows(blocks, tensor_type)
+        numbers = ~np.isnan(wanted)
+        assert np.array_equal(np.isnan(got), ~numbers), level
+        assert np.array_equal(got.view(np.uint32)[numbers], wanted.view(np.uint32)[numbers]), level

@@ -168,10 +168,20 @@ def test_a_torch_checkpoint_with_tied_names_keeps_both(tmp_path: Path) -> None:
     assert_same_tensors(load_all(tmp_path / "out"), {name: value.contiguous() for name, value in tensors.items()})
 
 
-def test_float8_without_a_quantization_config_is_an_error(tmp_path: Path) -> None:
+def test_float8_that_was_only_cast_is_the_numbers_it_is(tmp_path: Path) -> None:
     import torch
 
     tensors = {"a.weight": torch.ones(4, 4).to(torch.float8_e4m3fn), "b.weight": torch.ones(4, 4)}
+    write_safetensors_checkpoint(tmp_path / "model", tiny_config(), tensors)
+    convert.dequantize(tmp_path / "model", tmp_path / "out")
+    assert_same_tensors(load_all(tmp_path / "out"), {name: tensor.float() for name, tensor in tensors.items()})
+
+
+def test_float8_with_scales_and_without_a_quantization_config_is_an_error(tmp_path: Path) -> None:
+    import torch
+
+    codes = torch.ones(4, 4).to(torch.float8_e4m3fn)
+    tensors = {"a.weight": codes, "a.weight_scale": torch.ones(1), "b.weight": torch.ones(4, 4)}
     write_safetensors_checkpoint(tmp_path / "model", tiny_config(), tensors)
     with pytest.raises(convert.ConvertError, match=r"`a\.weight`|F8_E4M3|fp8") as error:
         convert.dequantize(tmp_path / "model", tmp_path / "out")

@@ -65,9 +65,10 @@ def test_the_command_shows_the_plan_then_the_files_on_stderr(packed: Path, tmp_p
     shown = result.stderr
     assert shown.index("LlamaForCausalLM") < shown.index("Dequantized from `llama-nf4`") < shown.index(" files, ")
     for path in (tmp_path / "out").iterdir():
-        assert path.is_dir() or shown.count(str(path)) == 2
+        assert path.is_dir() or shown.count(f"  {path.name}  ") == 1
     again = run(packed, tmp_path / "out").stderr
-    assert "kept: complete, and equal to the plan" in again
+    assert "kept config.json: complete, and equal to the plan" in again
+    assert "nothing to write: all files are there" in again
 
 
 def test_a_dry_run_is_the_truth_and_writes_nothing(packed: Path, tmp_path: Path) -> None:

@@ -201,8 +201,8 @@ NORM_SHAPE = b"norm.weight" + struct.pack("<IQ", 1, 3)
 WEIGHT_INFO = b"blk.0.w.weight" + struct.pack("<IQQIQ", 2, 32, 2, T.F16, 0)
 
 HOSTILE: dict[str, tuple[Callable[[bytes], bytes], type[ConvertError], str]] = {
-    "empty": (lambda _: b"", CheckpointError, "the magic needs 4 bytes"),
-    "not gguf": (lambda data: b"PK\3\4" + data[4:], CheckpointError, "starts with"),
+    "empty": (lambda _: b"", CheckpointError, "is empty"),
+    "not gguf": (lambda data: b"FUGG" + data[4:], CheckpointError, "starts with"),
     "version 1": (lambda data: data[:4] + struct.pack("<I", 1) + data[8:], UnsupportedError, "version 1"),
     "big endian": (lambda data: data[:4] + struct.pack(">I", 3) + data[8:], UnsupportedError, "big endian"),
     "too many tensors": (_counts(1 << 60, 8), CheckpointError, "claims"),
@@ -291,7 +291,7 @@ def test_a_hostile_file_is_a_clear_error(name: str, written: Path, tmp_path: Pat
 
 
 def test_a_directory_is_not_a_gguf_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not a file"):
+    with pytest.raises(CheckpointError, match="is a directory, wanted a GGUF file"):
         read_gguf(tmp_path)
 
 

@@ -155,7 +155,7 @@ def test_live_quantize_makes_of_any_float_file_what_llama_quantize_makes(
 ) -> None:
     source = tmp_path / f"model-{start}.gguf"
     convert.convert_one(write_checkpoint(name, tmp_path), source, type=start)
-    kinds = (*ALL, "BF16", "F32")
+    kinds = (*ALL, "BF16", "F32", "Q4_K_M", "Q2_K", "IQ4_XS")
     report = convert.quantize(source, convert.OutputRequest(tmp_path / "out", types=kinds))
     quantize = partial(llama_cpp.quantize, reference, source)
     for kind, output in zip(kinds, report.outputs, strict=True):

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 from gguf_models import SMALL_MODELS, SmallModel, small_imatrix, write_imatrix, write_small_model
 
+import convert
 from convert.checkpoint import SourceFiles
 from convert.conversion import plan_quantize
 from convert.errors import CheckpointError, PlanError, UsageError
 from convert.gguf_file import read_gguf
 from convert.importance import Importance, read_importance
+from convert.plan import OutputRequest
 from convert.quant_mix import quantize_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
 
 SUMS: Final = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]], np.float32)
 NAME: Final = "blk.0.ffn_up_exps.weight"
@@ -117,7 +121,7 @@ def test_importance_that_is_not_finite_is_an_error(value: float, tmp_path: Path)
 def _plan(tmp_path: Path, imatrix: Path, types: str = "q8_0", **words: Any) -> tuple[str, ...]:  # noqa: ANN401
     model = write_small_model(EXPERTS, tmp_path / "model.gguf")
     options = quantize_options(imatrix=imatrix, **words)
-    return plan_quantize(model, tmp_path / "out", types=types, options=options).notes
+    return plan_quantize(model, OutputRequest(tmp_path / "out", types=types, options=options)).notes
 
 
 def test_another_models_importance_is_an_error(tmp_path: Path) -> None:
@@ -145,10 +149,19 @@ def test_importance_that_no_tensor_takes_is_told(tmp_path: Path) -> None:
     assert notes == ("importance that no tensor here takes: `blk.7.attn_q.weight`",)
 
 
+def test_tensors_without_importance_are_told(tmp_path: Path) -> None:
+    partial = small_imatrix(EXPERTS, tmp_path / "i.gguf", without="attn_output")
+    notes = _plan(tmp_path, partial, types="q4_k_m")
+    assert notes[0] == (
+        "made as without an importance matrix, for it has nothing of them: "
+        "`blk.0.attn_output.weight`, `blk.1.attn_output.weight`"
+    )
+
+
 def test_types_that_need_importance_and_have_none_are_an_error_before_anything_is_written(tmp_path: Path) -> None:
     model = write_small_model(EXPERTS, tmp_path / "model.gguf")
     with pytest.raises(PlanError) as caught:
-        plan_quantize(model, tmp_path / "out", types="q8_0,iq2_xs,q2_k_s")
+        plan_quantize(model, OutputRequest(tmp_path / "out", types="q8_0,iq2_xs,q2_k_s"))
     what = "iq2_xs, q2_k_s cannot be made without the importance of `blk.0.attn_k.weight`"
     assert caught.value.message.startswith(what)
     assert caught.value.hint == (
@@ -167,9 +180,31 @@ def test_the_metadata_says_where_the_importance_is_from(tmp_path: Path) -> None:
     long = tmp_path / f"{'é' * 80}.gguf"
     imatrix = small_imatrix(EXPERTS, long)
     model = write_small_model(EXPERTS, tmp_path / "model.gguf")
-    plan = plan_quantize(model, tmp_path / "out", types="q8_0", options=quantize_options(imatrix=imatrix))
+    asked = OutputRequest(tmp_path / "out", types="q8_0", options=quantize_options(imatrix=imatrix))
+    plan = plan_quantize(model, asked)
     (tmp_path / "header.gguf").write_bytes(plan.outputs[0].header.ljust(plan.outputs[0].nbytes, b"\0"))
     metadata = read_gguf(tmp_path / "header.gguf").metadata
     said = {key.rpartition(".")[2]: value for key, value in metadata.items() if key.startswith("quantize.imatrix.")}
     cut = str(imatrix).encode()[:127].decode(errors="replace")
     assert said == {"file": cut, "dataset": "some-text.txt", "entries_count": 16, "chunks_count": 3}
+
+
+def test_statistics_are_of_the_mean_squares_that_the_gguf_package_reads(calibrated_llama: Path) -> None:
+    """Not llama-imatrix --show-statistics's words: what it says is mostly lost, for it ends before its log is out."""
+    path = calibrated_llama / "imatrix.gguf"
+    stored = {str(tensor.name): np.asarray(tensor.data, np.float64).reshape(-1) for tensor in GGUFReader(path).tensors}
+    inspection = convert.inspect(path)
+    assert inspection.kind == "imatrix"
+    assert {row.name for row in inspection.importance} == {name.rpartition(".")[0] for name in stored}
+    for row in inspection.importance:
+        (count,) = stored[f"{row.name}.counts"]
+        means = stored[f"{row.name}.in_sum2"] / count
+        numbers = [row.count, row.total, row.mean, row.lowest, row.highest, row.deviation]
+        theirs = [count, means.sum(), means.mean(), means.min(), means.max(), means.std()]
+        assert numbers == pytest.approx(theirs, rel=1e-4), row.name
+
+
+def test_a_dat_file_is_inspected_too(calibrated_llama: Path) -> None:
+    inspection = convert.inspect(calibrated_llama / "imatrix.dat")
+    assert inspection.kind == "imatrix"
+    assert inspection.metadata["imatrix.chunk_count"] == 3

@@ -22,8 +22,10 @@ from convert import llama_cpp
 from convert.cli import llama_cpp_commands
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, run_gguf
 from convert.errors import CheckpointError, ToolchainError
+from convert.llama_cpp import cuda
 from convert.llama_cpp import doctor as doctor_room
 from convert.llama_cpp.build_json import Build, write_build
+from convert.llama_cpp.cuda import Cuda
 from convert.llama_cpp.pin import COMMIT
 from convert.llama_cpp.run_model import completion_command, server_command
 
@@ -225,7 +227,7 @@ def test_on_a_terminal_a_build_is_offered(answer: bool, tmp_path: Path, monkeypa
     for name in ("stdin", "stderr"):
         monkeypatch.setattr(sys, name, _Terminal())
     with nullcontext() if answer else pytest.raises(click.Abort):
-        assert llama_cpp_commands._program("completion", tmp_path) == build.programs["completion"]
+        assert llama_cpp_commands.find_or_build("completion", tmp_path) == build.programs["completion"]
     assert "`convert build-llamacpp --dir" in asked[0]
 
 
@@ -236,9 +238,8 @@ def test_a_build_without_the_server_is_no_build_for_the_server(tmp_path: Path, g
     assert "server" in error.message
 
 
-@pytest.mark.parametrize("words", [("gone.gguf", "-p", "x"), (__file__,)])
-def test_a_run_that_makes_no_sense_is_a_usage_error(words: tuple[str, ...]) -> None:
-    assert _invoke(run_gguf, *words).exit_code == 2
+def test_a_run_that_makes_no_sense_is_a_usage_error() -> None:
+    assert _invoke(run_gguf, __file__).exit_code == 2
 
 
 KEYS = {
@@ -303,13 +304,32 @@ def test_the_doctor_survives_a_machine_without_tools(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("_no_network")
-def test_the_doctor_speaks_to_people_too(tmp_path: Path) -> None:
+def test_the_doctor_speaks_to_people_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "find_cuda", lambda: Cuda(None, None, None, None, None, ()))
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/gguf-convert", "doctor"])
     result = _invoke(doctor, "--dir", str(tmp_path))
     assert result.exit_code == 0, result.output
-    for word in ("machine", "memory", "disk", "c++", "cmake", "CUDA", "GPU", "packages", "git host", "package index"):
+    lines = result.stdout.splitlines()
+    assert lines[0] == (
+        "ready: gguf-convert all, gguf, quantize · not ready, see below: gguf-convert build-llamacpp; gguf-convert run"
+    )
+    for word in ("machine", "memory", "disk", "c++", "cmake", "GPU", "git host", "package index"):
         assert f"\n{word} " in f"\n{result.stdout}"
-    assert "convert build-llamacpp: not ready" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) > 80  # lines are not broken where nobody looks at a terminal
+    assert "CUDA" not in result.stdout.replace("no CUDA: nvcc was not found", "")
+    assert "  llama.cpp: gguf-convert build-llamacpp" in lines
+    packages = lines[lines.index("packages") + 1 :]
+    assert [line.split()[0] for line in packages][:2] == ["gguf-convert", "numpy"]
+    assert all(len(line.split()) == 2 for line in packages)
+    assert max(map(len, lines)) > 80  # lines are not broken where nobody looks at a terminal
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_the_doctor_knows_a_build_that_does_not_run(tmp_path: Path) -> None:
+    _build_in(tmp_path, "echo libx.so: cannot open shared object file >&2; exit 127")
+    by_name = {command["command"]: command for command in doctor_room.examine(tmp_path)["commands"]}
+    assert not by_name["convert run"]["ready"]
+    assert "libx.so" in by_name["convert run"]["does"]
+    assert "install it again" in by_name["convert run"]["install"]["llama.cpp"]
 
 
 @pytest.mark.usefixtures("_no_network")
@@ -326,7 +346,7 @@ def test_the_doctor_can_tell_that_a_package_is_missing(tmp_path: Path, monkeypat
     monkeypatch.setattr(metadata, "version", version)
     result = _invoke(doctor, "--dir", str(tmp_path))
     assert result.exit_code == 0, result.exception
-    assert "gguf missing" in result.stdout
+    assert f"  {'gguf':16} missing" in result.stdout
     assert "  gguf: pip install gguf" in result.stdout
 
 

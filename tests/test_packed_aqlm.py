@@ -186,12 +186,6 @@ HOSTILE: Final[dict[str, tuple[Callable[[Tensors], None], dict[str, Any], type[E
         "nbits_per_codebook 8, out_group_size 1, in_group_size 8, its tensors are num_codebooks 1, nbits_per_codebook",
     ),
     "config-type": (replaced("codes", None), aqlm(in_group_size="8"), ConfigError, "is '8', wanted an integer"),
-    "nothing": (
-        only_plain,
-        aqlm(),
-        CheckpointError,
-        "declares `aqlm`, but no tensor is a module's codes",
-    ),
     "config-names": (
         replaced("codes", None),
         aqlm(linear_weights_not_to_quantize="lm_head"),

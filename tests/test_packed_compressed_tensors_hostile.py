@@ -195,12 +195,6 @@ HOSTILE_TENSORS: Final[Mapping[str, tuple[Callable[[], Tensors], object, type[Co
         UnsupportedError,
         "is part of a sparse weight, which is not decoded",
     ),
-    "nothing-packed": (
-        lambda: {WEIGHT: torch.ones(16, 64)},
-        GROUPS,
-        CheckpointError,
-        "declares `compressed-tensors`, but no tensor is compressed",
-    ),
     "groups-by-activation-not-said": (
         _raw(weight_g_idx=torch.arange(64, dtype=torch.int32) % 2),
         GROUPS,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import torch
-from fp8_checkpoints import NAME, WEIGHT, Tensors, good, random_codes, random_scales, section, write
+from fp8_checkpoints import NAME, Tensors, good, random_codes, random_scales, section, write
 from packed_checkpoints import unpacked
 
 from convert.errors import CheckpointError, ConfigError, ConvertError, UnsupportedError
@@ -99,12 +99,6 @@ HOSTILE: Final[Mapping[str, tuple[Callable[[], Tensors], dict[str, Any], type[Co
         section(modules_to_not_convert=[NAME]),
         CheckpointError,
         "says that `.*q_proj` is not quantized, but `.*q_proj.weight` is",
-    ),
-    "nothing-packed": (
-        lambda: {WEIGHT: torch.ones(4, 4)},
-        section(),
-        CheckpointError,
-        "declares `fp8`, but no tensor is an 8-bit float",
     ),
     "another-float": (good, section(fmt="e5m2"), CheckpointError, "is F8_E4M3, .* says F8_E5M2 or F8_E5M2FNUZ"),
     "an-unknown-float": (good, section(fmt="e3m4"), UnsupportedError, "`fmt` of .* is `e3m4`, wanted `e4m3` or `e5m2`"),

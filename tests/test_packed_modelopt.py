@@ -275,12 +275,6 @@ HOSTILE: Final[Mapping[str, tuple[Callable[[], Tensors], dict[str, Any], type[Co
     "other-groups": (_nvfp4_but(), section("NVFP4", group_size=32), UnsupportedError, "`group_size` of .* is 32"),
     "groups-as-text": (_nvfp4_but(), section("NVFP4", group_size="16"), ConfigError, "wanted an integer"),
     "ignore-of-a-wrong-type": (_float8(), section("FP8", ignore="x"), ConfigError, "`ignore` of .* a list of names"),
-    "nothing-packed": (
-        lambda: {WEIGHT: torch.ones(4, 4)},
-        section("FP8"),
-        CheckpointError,
-        "declares `modelopt`, but no tensor is packed",
-    ),
     "another-method": (
         _nvfp4_but(),
         {"quant_method": "fp8"},

@@ -190,12 +190,6 @@ HOSTILE: Final[Mapping[str, tuple[Callable[[], Tensors], dict[str, Any], type[Co
         ConfigError,
         "`modules_to_not_convert` of .* is 7, wanted a list of names",
     ),
-    "nothing-packed": (
-        lambda: {NAME: torch.ones(2, 2)},
-        SECTION,
-        CheckpointError,
-        "declares `mxfp4`, but no tensor is its blocks",
-    ),
     "another-method": (_change(), {"quant_method": "fp8"}, CheckpointError, "declares `fp8`, but .* is mxfp4's"),
     "no-method": (_change(), {}, CheckpointError, "declares no quantization, but .* is mxfp4's"),
 }

@@ -24,12 +24,16 @@ from group_packing import (
 )
 from packed_checkpoints import assert_same, tiny_config, unpacked, write_safetensors_checkpoint
 
+from convert.checkpoint import open_checkpoint
+from convert.checkpoint.packed import as_floats, model_tensors
 from convert.checkpoint.packed.refused import REFUSED_METHODS
-from convert.errors import CheckpointError, ConfigError, UnsupportedError
+from convert.errors import CheckpointError, ConfigError, ConvertError, UnsupportedError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+
+WORDS = torch.zeros(8, 8, dtype=torch.int32)
 
 # ---------------------------------------------------------------------------------------------------- auto-round
 
@@ -76,7 +80,7 @@ def test_auto_round_with_modules_of_their_own_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packing", ["auto_round:llm_compressor", "auto_round:fp8_static", "mlx"])
 def test_auto_rounds_other_packings_are_refused(tmp_path: Path, packing: str) -> None:
     with pytest.raises(UnsupportedError, match=f"`packing_format` `{packing}`; decoded are auto_round:gptq,"):
-        unpacked(write_packed(tmp_path, {f"{NAME}.weight": torch.zeros(8, 8)}, auto_round(packing)))
+        unpacked(write_packed(tmp_path, {f"{NAME}.weight": WORDS}, auto_round(packing)))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,7 @@ def test_what_is_wrong_with_bitnet_is_an_error_that_names_it(tmp_path: Path, row
 @pytest.mark.parametrize("method", [method for refused in REFUSED_METHODS for method in refused.methods])
 def test_a_method_that_is_refused_is_named_with_a_way_out(tmp_path: Path, method: str) -> None:
     refused = next(row for row in REFUSED_METHODS if method in row.methods)
-    directory = write_packed(tmp_path, {f"{NAME}.weight": torch.zeros(8, 8)}, {"quant_method": method.upper()})
+    directory = write_packed(tmp_path, {f"{NAME}.weight": WORDS}, {"quant_method": method.upper()})
     with pytest.raises(UnsupportedError) as caught:
         unpacked(directory)
     message, hint = caught.value.message, caught.value.hint or ""
@@ -183,7 +187,7 @@ def test_a_method_that_is_refused_is_named_with_a_way_out(tmp_path: Path, method
 @pytest.mark.parametrize("mode", [{}, {"mode": "affine"}])
 def test_mlx_names_no_method_and_is_named_all_the_same(tmp_path: Path, key: str, mode: dict[str, str]) -> None:
     config = tiny_config(**{key: {"group_size": 64, "bits": 4, **mode}})
-    directory = write_safetensors_checkpoint(tmp_path / "m", config, {f"{NAME}.weight": torch.zeros(8, 8)})
+    directory = write_safetensors_checkpoint(tmp_path / "m", config, {f"{NAME}.weight": WORDS})
     with pytest.raises(UnsupportedError, match="is quantized with MLX, which") as caught:
         unpacked(directory)
     assert "`mlx_lm.convert --dequantize`" in (caught.value.hint or "")
@@ -197,25 +201,56 @@ def test_quanto_says_it_in_a_file_of_its_own(tmp_path: Path) -> None:
         unpacked(directory)
 
 
-@pytest.mark.parametrize(
-    ("section", "what"),
-    [
-        ({"quant_method": "fp8"}, "an 8-bit float"),
-        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "packed"),
-        ({"quant_method": "mxfp4"}, "its blocks"),
-        (
-            {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8}}}},
-            "compressed",
-        ),
-    ],
-)
-def test_a_section_that_dequantized_weights_have_kept(tmp_path: Path, section: dict[str, Any], what: str) -> None:
-    directory = write_packed(tmp_path, {f"{NAME}.weight": torch.zeros(8, 8)}, section)
-    with pytest.raises(
-        CheckpointError, match=f"declares `{section['quant_method']}`, but no tensor is {what}"
-    ) as caught:
-        unpacked(directory)
-    assert caught.value.hint == "if the weights have been dequantized, take that section out"
+COMPRESSED = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8}}}}
+KEPT: list[dict[str, Any]] = [
+    {"quant_method": "fp8"},
+    {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    {"quant_method": "modelopt", "quant_algo": "FP8"},
+    {"quant_method": "mxfp4"},
+    COMPRESSED,
+    {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    {"quant_method": "gptq", "bits": 4, "group_size": 128},
+    {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True},
+    {"quant_method": "hqq"},
+    {"quant_method": "torchao"},
+    {"quant_method": "quark"},
+    {"quant_method": "one of tomorrow's"},
+    {"group_size": 64, "bits": 4},
+]
+
+
+@pytest.mark.parametrize("section", KEPT, ids=str)
+def test_a_section_that_dequantized_weights_have_kept_is_a_note(tmp_path: Path, section: dict[str, Any]) -> None:
+    tensors = {f"{NAME}.weight": torch.ones(8, 8), f"{NAME}.bias": torch.ones(8), "ids": torch.arange(3)}
+    found = model_tensors(open_checkpoint(write_packed(tmp_path, tensors, section)))
+    assert found.packing is None
+    assert_same(found.tensors[f"{NAME}.weight"], torch.ones(8, 8))
+    (note,) = found.notes
+    assert note.endswith("but the weights are plain: read as they are")
+
+
+def test_mlxs_sections_left_by_its_fuse_are_a_note(tmp_path: Path) -> None:
+    words = {"group_size": 64, "bits": 4}
+    config = tiny_config(quantization=words, quantization_config=words)
+    directory = write_safetensors_checkpoint(tmp_path / "m", config, {f"{NAME}.weight": torch.ones(8, 8)})
+    assert_same(unpacked(directory)[f"{NAME}.weight"], torch.ones(8, 8))
+
+
+@pytest.mark.parametrize("companion", ["weight_scale", "scales", "weight.absmax", "g_idx"])
+def test_a_section_is_not_passed_over_where_something_of_the_packing_is_there(companion: str, tmp_path: Path) -> None:
+    tensors = {f"{NAME}.weight": torch.zeros(8, 8), f"{NAME}.{companion}": torch.ones(8, 1)}
+    with pytest.raises(ConvertError):
+        unpacked(write_packed(tmp_path, tensors, {"quant_method": "quark"}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_that_were_only_cast_are_the_numbers_they_are(dtype: torch.dtype, tmp_path: Path) -> None:
+    values = torch.randn(16, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).to(dtype)
+    directory = write_safetensors_checkpoint(tmp_path / "m", tiny_config(), {f"{NAME}.weight": values})
+    tensors, notes = as_floats(unpacked(directory))
+    assert_same(tensors[f"{NAME}.weight"], values.float())
+    assert len(notes) == 1
+    assert "without scales, read as the numbers they are" in notes[0]
 
 
 def test_a_section_called_quantization_that_is_something_else(tmp_path: Path) -> None:
@@ -236,6 +271,6 @@ def test_8_bit_floats_of_whom_nobody_says(tmp_path: Path) -> None:
     ("section", "said"), [({"quant_method": "mine"}, "`mine`"), ({"bits": 4}, "`an unnamed method`")]
 )
 def test_a_method_that_nobody_knows_is_shown(tmp_path: Path, section: dict[str, Any], said: str) -> None:
-    directory = write_packed(tmp_path, {f"{NAME}.weight": torch.zeros(8, 8)}, section)
+    directory = write_packed(tmp_path, {f"{NAME}.weight": torch.zeros(8, 8, dtype=torch.int8)}, section)
     with pytest.raises(UnsupportedError, match=f"is quantized with {said}, which this version does not decode"):
         unpacked(directory)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from bitsandbytes_checkpoints import PackedAs, pack_4bit
 from checkpoints import write_checkpoint
+from gguf_models import SmallModel, small_imatrix, write_small_model
 from group_packing import awq_gemm_module, gptq_module, make_codes, packed_and_plain
 from peft_adapters import write_adapter, write_base
 
@@ -24,6 +25,7 @@ from convert.conversion import convert_one, plan_all, plan_quantize
 from convert.dequantization import DequantizeRequest, plan_dequantize
 from convert.model import model_request
 from convert.plan import OutputRequest
+from convert.quant_mix import quantize_options
 from convert.stream import carry_out, with_statistics
 
 if TYPE_CHECKING:
@@ -85,6 +87,13 @@ def of_gguf(folder: Path) -> Plans:
     return (plan_quantize(folder / "model.gguf", OutputRequest(folder / "out", types="q8_0,q4_0")),)
 
 
+def with_importance(folder: Path) -> Plans:
+    model = SmallModel(n_experts=4)
+    options = quantize_options(imatrix=small_imatrix(model, folder / "imatrix.gguf"), prune_layers="1")
+    source = write_small_model(model, folder / "model.gguf")
+    return (plan_quantize(source, OutputRequest(folder / "out", types="q4_k_m,q6_k", options=options)),)
+
+
 def dequantized(through: str | None) -> Callable[[Path], Plans]:
     def plans(folder: Path) -> Plans:
         base = write_base(folder / "base")
@@ -116,6 +125,7 @@ PLANS: Final[Mapping[str, Callable[[Path], Plans]]] = {
     "dora": merged(use_dora=True),
     "dora of embeddings": merged(use_dora=True, target_modules=["embed_tokens", "lm_head"]),
     "gguf": of_gguf,
+    "importance": with_importance,
     "dequantize": dequantized(None),
     "dequantize through nf4-dq": dequantized("nf4-dq"),
 }

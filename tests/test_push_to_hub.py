@@ -145,7 +145,10 @@ def test_a_card_that_the_hub_refuses_is_an_error_that_says_why(hub: Hub, tiny_ll
     result = push(hub, model, tmp_path / "out", "--push-to-hub", "me/tiny")
     assert result.returncode == 6
     assert 'Invalid metadata in README.md. - "license" must be one of' in result.stderr
+    assert "mend the checkpoint's README.md" in result.stderr
     assert not hub.uploads
+    assert not hub.repositories
+    assert not (tmp_path / "out").exists()  # told before the work
 
 
 def test_what_the_hub_says_of_a_card_is_a_warning(hub: Hub, tiny_llama: Path, tmp_path: Path) -> None:
@@ -179,6 +182,18 @@ def _broken(hub: Hub) -> None:
     hub.refused[("POST", "/api/repos/create")] = (500, "out of order")
 
 
+def _full(hub: Hub) -> None:
+    hub.refused[("POST", "/api/repos/create")] = (403, "Private repository storage limit reached")
+
+
+def _unpaid(hub: Hub) -> None:
+    hub.refused[("POST", "/api/repos/create")] = (402, "Payment required")
+
+
+def _unconfirmed(hub: Hub) -> None:
+    hub.refused[("POST", "/api/repos/create")] = (403, "You must confirm your email address first")
+
+
 def _nothing(hub: Hub) -> None:
     del hub
 
@@ -189,6 +204,9 @@ REFUSED: Final = {
     "a token that reads": (_reader, ["me/tiny"], "the token for the Hugging Face Hub may only read", "hf auth login"),
     "another's namespace": (_nothing, ["them/new"], "the token may not do this (403): You don't have", "write perm"),
     "another's repository": (_theirs, ["them/tiny"], "(403): You are not the owner", "write permission"),
+    "a full storage": (_full, ["me/tiny"], "refuses it (403): Private repository storage limit", "settings/storage"),
+    "an unpaid bill": (_unpaid, ["me/tiny"], "refuses it (402): Payment required", "settings/billing"),
+    "an account unconfirmed": (_unconfirmed, ["me/tiny"], "confirm your email", "settings/account"),
     "too many requests": (_busy, ["me/tiny"], "too many requests (429)", "wait"),
     "a broken Hub": (_broken, ["me/tiny"], "the Hub answered 500: out of order", "again"),
 }
@@ -237,8 +255,24 @@ def test_where_nothing_answers_is_an_error(hub: Hub, tiny_llama: Path, tmp_path:
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
         result = push(hub, tiny_llama, tmp_path / "out", "--push-to-hub", "me/tiny", HF_ENDPOINT=endpoint)
     assert result.returncode == 6
-    assert "the repository `me/tiny` cannot be prepared" in result.stderr
+    host = endpoint.partition("//")[2]
+    assert f"the repository `me/tiny` cannot be prepared: {host}: " in result.stderr
+    assert f"is {host} reached from here?" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("token", "odd"), [("hf_ab…yz", "…"), ("hf_“quoted”", "“"), ("hf_a b", " ")])
+def test_a_token_that_is_none_is_told_without_showing_it(
+    token: str, odd: str, hub: Hub, tiny_llama: Path, tmp_path: Path
+) -> None:
+    result = push(hub, tiny_llama, tmp_path / "out", "--push-to-hub", "me/tiny", token=token)
+    assert result.returncode == 6
+    assert f"the token for the Hugging Face Hub has a `{odd}` in it, which no token has" in result.stderr
+    assert "copy it whole" in result.stderr
+    error = result.stderr.partition("error: ")[2]
+    assert "README" not in error
+    assert "hf_" not in error
+    assert not hub.requests
 
 
 def test_offline_mode_is_respected(hub: Hub, tiny_llama: Path, tmp_path: Path) -> None:

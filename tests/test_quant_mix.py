@@ -191,3 +191,9 @@ def test_every_choice_of_the_mixture_has_a_reason() -> None:
     )
     assert _choice("output.weight", (64, 256), "IQ2_XS").reason == "output matrix"
     assert _choice("token_embd.weight", (64, 256), "Q4_K_M", None).reason is not None
+
+
+def test_a_type_that_was_asked_for_and_does_not_fit_is_an_error_that_names_the_tensor() -> None:
+    tensors = [TensorToType("output.weight", (8, 288), T.F16)]
+    with pytest.raises(PlanError, match=r"`output\.weight` was asked for in Q6_K, which its rows of 288 do not fill"):
+        choose_types(tensors, FILE_TYPES["Q8_0"], LLAMA, quantize_options(output_tensor_type="q6_k"))

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from gguf_models import SMALL_MODELS, small_imatrix, write_small_model
+from gguf_models import SMALL_MODELS, flags_of, small_imatrix, write_small_model
 
 from convert.model import read_gguf_model
 from convert.plan.files import file_content
@@ -89,14 +89,6 @@ KINDS: Final = (
 )  # fmt: skip
 SINGLE: Final = [(name, kind) for name in OPTIONS for kind in KINDS]
 PAIRS: Final = list(combinations(OPTIONS, 2))
-
-
-def flags_of(words: Mapping[str, Any]) -> list[str]:
-    flags = []
-    for key, value in words.items():
-        for each in value if isinstance(value, list) else [value]:
-            flags += [f"--{key.replace('_', '-')}", *([] if each is True else [str(each)])]
-    return flags
 
 
 def joined(*names: str) -> dict[str, Any]:

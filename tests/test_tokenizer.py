@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from tokenizer_files import (
-    byte_level_json,
     edit_json,
+    gemma_like,
     hostile,
     model_directory,
     our_entries,
@@ -148,27 +148,15 @@ def test_only_the_image_token_of_gemma_may_lie_beyond_the_embeddings(tmp_path: P
         read_vocabulary(directory, vocab_size=1024, rule=GEMMA_TOKENIZER)
 
 
-def gemma_json(*tokens: str) -> dict[str, Any]:
-    vocab = {token: number for number, token in enumerate(("a", "▁", "a▁", "<s>", *tokens))}
-    return {
-        **byte_level_json(
-            {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
-        ),
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-        "model": {"type": "BPE", "byte_fallback": True, "vocab": vocab, "merges": [["a", "▁"]]},
-    }
-
-
 def test_gemma_3_without_tokenizer_model_has_the_references_name_for_it(tmp_path: Path) -> None:
     """The reference's hash of google/gemma-3's tokenizer.json, which only it has with `<start_of_image>`."""
-    write_json(tmp_path / "tokenizer.json", gemma_json("<start_of_image>"))
+    write_json(tmp_path / "tokenizer.json", gemma_like("<start_of_image>"))
     vocabulary = read_vocabulary(tmp_path, vocab_size=5, rule=GEMMA_TOKENIZER)
     assert (vocabulary.model, vocabulary.pre) == ("gpt2", "granite-embed-multi-311m")
 
 
 def test_unknown_byte_fallback_says_to_add_tokenizer_model(tmp_path: Path) -> None:
-    write_json(tmp_path / "tokenizer.json", gemma_json())
+    write_json(tmp_path / "tokenizer.json", gemma_like())
     with pytest.raises(TokenizerError) as caught:
         read_vocabulary(tmp_path, vocab_size=4, rule=GEMMA_TOKENIZER)
     assert "tokenizer.model" in (caught.value.hint or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -195,3 +196,46 @@ def test_vocabulary_of_49152_never_adds_bos(tmp_path: Path) -> None:
     write_json(tmp_path / "tokenizer_config.json", {"add_bos_token": True})
     entries = vocabulary_metadata(read_vocabulary(hostile(tmp_path), vocab_size=49152))
     assert [entry.value for entry in entries if entry.key == "tokenizer.ggml.add_bos_token"] == [False]
+
+
+OLD, NEW = "old {{ messages }}", "new {{ messages }}"
+
+
+@pytest.mark.parametrize(
+    ("files", "default", "note"),
+    [
+        ({"tokenizer_config.json": {"chat_template": OLD}, "chat_template.jinja": NEW}, NEW, True),
+        ({"tokenizer_config.json": {"chat_template": NEW}, "chat_template.jinja": NEW}, NEW, False),
+        ({"tokenizer_config.json": {"chat_template": None}, "chat_template.jinja": NEW}, NEW, False),
+        ({"tokenizer_config.json": {"bos_token": "<s>"}, "chat_template.jinja": NEW}, NEW, False),
+        ({"tokenizer_config.json": {"chat_template": OLD}, "chat_template.json": {"chat_template": NEW}}, OLD, False),
+        (
+            {
+                "tokenizer_config.json": {"chat_template": OLD},
+                "chat_template.jinja": NEW,
+                "additional_chat_templates/tool_use.jinja": "tools",
+            },
+            NEW,
+            True,
+        ),
+        ({"chat_template.jinja": NEW}, NEW, False),
+        ({"chat_template.json": {"chat_template": NEW}}, NEW, False),
+    ],
+)
+def test_the_chat_template_is_the_one_that_transformers_takes(
+    files: dict[str, object], default: str, note: bool, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    hostile(tmp_path)
+    write_json(tmp_path / "config.json", {"model_type": "llama"})
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    vocabulary = read_vocabulary(tmp_path, vocab_size=4)
+    assert vocabulary.special.chat_template == default
+    said = "takes the chat template of `chat_template.jinja`, and passes over another in `tokenizer_config.json`"
+    assert vocabulary.notes == ((said,) if note else ())
+    if "chat_template.json" not in files:
+        theirs = AutoTokenizer.from_pretrained(tmp_path).chat_template
+        assert (theirs["default"] if isinstance(theirs, dict) else theirs) == default

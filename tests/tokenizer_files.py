@@ -101,6 +101,18 @@ def byte_level_json(
     }
 
 
+def gemma_like(*tokens: str) -> dict[str, Any]:
+    vocab = {token: number for number, token in enumerate(("a", "▁", "a▁", "<s>", *tokens))}
+    return {
+        **byte_level_json(
+            {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+        ),
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "byte_fallback": True, "vocab": vocab, "merges": [["a", "▁"]]},
+    }
+
+
 def hostile(tmp_path: Path, **changes: object) -> Path:
     write_json(tmp_path / "tokenizer.json", {**byte_level_json(byte_level(use_regex=True)), **changes})
     return tmp_path

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from convert.adapter.config import CONFIG_FILE, AdapterConfig, read_adapter_config
 from convert.checkpoint import StoredType
-from convert.checkpoint.index import merge, require_inside
+from convert.checkpoint.index import link_notes, merge
 from convert.checkpoint.no_weights import missing_path
 from convert.checkpoint.safetensors_file import read_safetensors
 from convert.checkpoint.torch_file import read_torch_file
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 SAFETENSORS_FILE: Final = "adapter_model.safetensors"
 TORCH_FILE: Final = "adapter_model.bin"
+_TRAINERS_FILE: Final = "pytorch_model.bin"  # where a Trainer before transformers 4.30 left an adapter's tensors
+# What old peft saved beside the factors, of old transformers' models: a model computes it anew.
+_BUFFERS: Final = ("inv_freq", "cos_cached", "sin_cached", "masked_bias", "position_ids")
 _MLX_FILE: Final = "adapters.safetensors"
 _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # pytorch_model_fsdp.bin is what transformers' Trainer saves of the same adapter, to go on from it with FSDP.
@@ -66,7 +69,9 @@ def is_adapter(path: Path) -> bool:
     except OSError:
         return False  # opening it says why
     has_adapter = any(name in (CONFIG_FILE, SAFETENSORS_FILE, TORCH_FILE, _MLX_FILE) for name in names)
-    return has_adapter and not any(_MODEL_FILES.fullmatch(name) for name in names)
+    others = [name for name in names if _MODEL_FILES.fullmatch(name)]
+    own = {"config.json", SAFETENSORS_FILE, TORCH_FILE}
+    return has_adapter and (not others or (others == [_TRAINERS_FILE] and not own.intersection(names)))
 
 
 def adapter_directory(path: Path) -> Path:
@@ -91,7 +96,9 @@ def open_adapter(path: Path) -> Adapter:
     sources, notes = _read(directory)
     if not sources:
         raise CheckpointError(f"{shown(directory)} has no tensors in its adapter")
-    tensors, more_notes = unwrap_names(sources)
+    buffers = [name for name in sources if name.endswith(_BUFFERS)]
+    notes = (*notes, *([f"left out of the adapter: {len(buffers)} buffers"] if buffers else ()))
+    tensors, more_notes = unwrap_names({name: source for name, source in sources.items() if name not in set(buffers)})
     _check_types(tensors)
     _refuse_empty(directory, tensors)
     return Adapter(directory, config, tensors, (*notes, *more_notes))
@@ -104,19 +111,19 @@ def _has_weights(directory: Path) -> bool:
 def _read(directory: Path) -> tuple[dict[str, TensorSource], tuple[str, ...]]:
     path = directory / SAFETENSORS_FILE
     if path.is_file():
-        require_inside(directory, path)
         passed_over = (f"reads {shown(path.name)}, passes over {shown(TORCH_FILE)}",)
-        return merge([read_safetensors(path)]), passed_over if (directory / TORCH_FILE).is_file() else ()
+        notes = link_notes(directory, [path])
+        return merge([read_safetensors(path)]), (*notes, *passed_over) if (directory / TORCH_FILE).is_file() else notes
     path = directory / TORCH_FILE
+    path = path if path.is_file() else directory / _TRAINERS_FILE
     if not path.is_file():
         names = sorted(entry.name for entry in directory.iterdir())
         raise CheckpointError(
             f"{shown(directory)} has neither {SAFETENSORS_FILE} nor {TORCH_FILE}; it has {shown_list(names)}",
             hint="an adapter is a directory as peft's save_pretrained() writes it",
         )
-    require_inside(directory, path)
     file = read_torch_file(path)
-    return merge([file.sources]), file.notes
+    return merge([file.sources]), (*file.notes, *link_notes(directory, [path]))
 
 
 def _refuse_empty(directory: Path, tensors: Mapping[str, TensorSource]) -> None:

@@ -9,7 +9,7 @@ blocks: rules that families share. rope: what configs say of rotary embedding. A
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH_NAMES
 
@@ -25,7 +25,7 @@ from convert.architecture.gpt2 import GPT2, STARCODER
 from convert.architecture.gpt_neox import GPT_NEOX
 from convert.architecture.gpt_oss import GPT_OSS
 from convert.architecture.granite import GRANITE, GRANITE_MOE
-from convert.architecture.hyperparameters import Fields, Hyperparameters, read_hyperparameters
+from convert.architecture.hyperparameters import Fields, Hyperparameters, architectures, read_hyperparameters
 from convert.architecture.llama import LLAMA
 from convert.architecture.llama4 import LLAMA4
 from convert.architecture.mapping import Mapped, have_place, map_tensors, plain_names
@@ -33,6 +33,7 @@ from convert.architecture.metadata import first_metadata_of, metadata_of
 from convert.architecture.ministral3 import MINISTRAL3
 from convert.architecture.mpt import MPT
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
+from convert.architecture.own_names import OwnNames, own_names
 from convert.architecture.phi import PHI2, PHI3, PHI_MOE
 from convert.architecture.qwen import QWEN2, QWEN3
 from convert.architecture.qwen_moe import QWEN2_MOE, QWEN3_MOE
@@ -41,6 +42,9 @@ from convert.architecture.stablelm import STABLELM
 from convert.architecture.starcoder2 import STARCODER2
 from convert.errors import UnsupportedError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = [
     "FAMILIES",
     "Facts",
@@ -48,13 +52,17 @@ __all__ = [
     "Fields",
     "Hyperparameters",
     "Mapped",
+    "OwnNames",
     "check_keys",
     "facts_of",
+    "family_of",
     "find_family",
     "first_metadata_of",
     "have_place",
+    "is_known",
     "map_tensors",
     "metadata_of",
+    "own_names",
     "plain_names",
     "read_hyperparameters",
 ]
@@ -94,6 +102,18 @@ FAMILIES: Final[tuple[Family, ...]] = (
 )
 
 
+def family_of(config: Mapping[str, Any], *, where: str) -> Family:
+    """Find the family of a config, before anything else of it is read.
+
+    Raises UnsupportedError for a class that no family has, also where its text model alone would be of one.
+    """
+    text, outer = architectures(config, where)
+    if outer is not None and outer != text and not any(outer in family.hf_names for family in FAMILIES):
+        hint = f"its text model is a `{text}`: save that alone" if any(text in f.hf_names for f in FAMILIES) else None
+        raise UnsupportedError(f"unsupported architecture `{outer}`", hint=hint)
+    return find_family(text)
+
+
 def find_family(name: str) -> Family:
     """Return the row for a name from `config.json`'s `architectures`.
 
@@ -109,6 +129,11 @@ def find_family(name: str) -> Family:
 def facts_of(arch: str) -> Facts:
     """Return what is known of the family that GGUF calls `arch`; nothing of another."""
     return next((family.facts for family in FAMILIES if MODEL_ARCH_NAMES[family.arch] == arch), Facts())
+
+
+def is_known(arch: str) -> bool:
+    """Whether GGUF's `arch` is a family's here, so that it is known what its files have."""
+    return any(MODEL_ARCH_NAMES[family.arch] == arch for family in FAMILIES)
 
 
 _names = [name for row in FAMILIES for name in row.hf_names]

@@ -114,7 +114,8 @@ def output(h: Hyperparameters, *, needed: bool = False) -> Iterator[Rule]:
     if is_tied and needed:
         yield Rule("output.weight", shape, of="token_embd.weight")
     else:
-        yield Rule("output.weight", shape, required=not is_tied)
+        # A model without a head (`LlamaModel`) may be saved with one, or run as if it were tied.
+        yield Rule("output.weight", shape, required=not is_tied and not h.architecture.endswith("Model"))
 
 
 def tied_output(h: Hyperparameters, name: str) -> str | None:

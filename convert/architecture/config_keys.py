@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES
 
 from convert.architecture.family import n_layers
-from convert.architecture.metadata import head_dim
+from convert.architecture.metadata import ACTIVATION, GELU, SILU, head_dim
 from convert.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -31,22 +31,8 @@ if TYPE_CHECKING:
 
 _HINT: Final = "if the model was trained without it, take the key out of config.json"
 
-# --- Activations: what ACT2FN of transformers calls those that a graph computes; ggml has one GELU for all
-
-_SILU: Final = frozenset({"silu", "swish", "swiglu"})
-_GELU: Final = frozenset({"gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate"})
-_OTHERS: Final[Mapping[MODEL_ARCH, frozenset[str]]] = {
-    **dict.fromkeys(
-        (
-            MODEL_ARCH.BLOOM, MODEL_ARCH.CODESHELL, MODEL_ARCH.FALCON, MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2,
-            MODEL_ARCH.GEMMA3, MODEL_ARCH.GPT2, MODEL_ARCH.GPTNEOX, MODEL_ARCH.MPT, MODEL_ARCH.PHI2,
-            MODEL_ARCH.STARCODER, MODEL_ARCH.STARCODER2,
-        ),
-        _GELU,
-    ),
-    **dict.fromkeys((MODEL_ARCH.ARCEE, MODEL_ARCH.NEMOTRON, MODEL_ARCH.PLM), frozenset({"relu2"})),
-}  # fmt: skip
-_ACTIVATION: Final = ("hidden_activation", "hidden_act", "activation_function", "activation")
+# Families say by a row which activation is computed (`SILU`, `GELU`); those that do not, compute this, or else SiLU.
+_GELU_ARCHS: Final = frozenset({MODEL_ARCH.BLOOM, MODEL_ARCH.GEMMA3})
 
 # --- Keys that change the result, and the values at which they do not
 
@@ -97,11 +83,15 @@ _HARMLESS: Final = frozenset(
         # what the tensors show themselves: biases, norms of heads, which layers have experts, the length of things
         "attention_bias mlp_bias qkv_bias use_qkv_bias use_bias bias lm_head_bias attention_out_bias "
         "use_attention_bias qk_layernorm use_qk_norm qk_norm decoder_sparse_step mlp_only_layers moe_layer_freq "
-        "num_nextn_predict_layers bias_dropout_fusion skip_bias_add_qkv "
+        "num_nextn_predict_layers bias_dropout_fusion skip_bias_add_qkv no_bias multi_query num_kv_heads "
+        "num_ln_in_parallel_attn learned_pos_emb "
         "num_mtp_layers qk_head_dim ffn_hidden_size mlp_layer_types topk_method original_max_position_embeddings "
         "max_position_embeddings vocab_size_per_layer_input padded_vocab_size intermediate_size hidden_size vocab_size "
         "num_attention_heads num_key_value_heads num_hidden_layers head_dim rope_theta rope_scaling rope_parameters "
         "rms_norm_eps layer_norm_eps layer_norm_epsilon unk_token_id is_causal moe_intermediate_size "
+        # what other keys are derived from, heads of other tasks, precision and placing of what is computed
+        "no_rope_layer_interval summary_activation summary_proj_to_labels summary_type summary_use_proj "
+        "reorder_and_upcast_attn scale_attention_softmax_in_fp32 embedding_fraction init_device "
         # decided by the window, below
         "layer_types sliding_window use_sliding_window sliding_window_pattern"
     ).split()
@@ -123,13 +113,14 @@ def check_keys(arch: MODEL_ARCH, h: Hyperparameters) -> tuple[str, ...]:
 
     Returns notes. Raises UnsupportedError for a key by which transformers computes what this architecture does not.
     """
-    _check_activation(arch, h)
+    if not h.asked.intersection(ACTIVATION):
+        list((GELU if arch in _GELU_ARCHS else SILU).values(h))
     neutral = {**_NEUTRAL, **_OF_ARCH.get(arch, {})}
     asked = frozenset(h.asked | h.rope.asked)
     unknown = []
     for key in neutral.keys() | h.values.keys():
         value = h.values.get(key)
-        if key in asked or key in _ACTIVATION:
+        if key in asked or key in ACTIVATION:
             continue
         if key in neutral:
             if value not in neutral[key]:
@@ -149,17 +140,6 @@ def _no_place(arch: MODEL_ARCH, h: Hyperparameters, key: str) -> UnsupportedErro
     value = f"is {h.values[key]!r:.60}" if key in h.values else "is not said"
     said = f"`{key}` in {h.where} {value}, for which GGUF's {MODEL_ARCH_NAMES[arch]} has no place"
     return UnsupportedError(said, hint=_HINT)
-
-
-def _check_activation(arch: MODEL_ARCH, h: Hyperparameters) -> None:
-    name = h.text(*_ACTIVATION)
-    computed = _OTHERS.get(arch, _SILU)
-    if name is not None and name.lower() not in computed:
-        raise UnsupportedError(
-            f"`{h.key(*_ACTIVATION)}` in {h.where} is {name!r:.60}, GGUF's {MODEL_ARCH_NAMES[arch]} always computes "
-            f"{' or '.join(sorted(computed)[:2])}",
-            hint="no file of this architecture can hold such a model",
-        )
 
 
 def _is_as_heads_have_it(h: Hyperparameters, key: str) -> bool:

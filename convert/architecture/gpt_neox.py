@@ -34,8 +34,8 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
 
 def _n_rotated(h: Hyperparameters) -> int:
     """Count what of a head is rotated; transformers 5 has moved the key, and the reference does not find it."""
-    part = h.number("rotary_pct") if h.has("rotary_pct") else rope_of(h).number("partial_rotary_factor")
-    return int((0.25 if part is None else part) * _head(h))
+    parts = (h.number("rotary_pct"), rope_of(h).number("partial_rotary_factor"), 0.25)
+    return int(next(part for part in parts if part is not None) * _head(h))
 
 
 GPT_NEOX: Final = Family(

@@ -19,6 +19,7 @@ MAX_EXPERTS: Final = 10_000
 MAX_VOCABULARY: Final = 1 << 22
 
 _FLOAT32_END: Final = 3.4e38  # just below FLT_MAX
+_SHARDED: Final = "FSDP"  # how accelerate calls the class of a model that it has wrapped
 _ABSENT: Final = object()
 
 # Where other models than plain language models keep the text model's config (load_hparams).
@@ -197,11 +198,21 @@ def read_hyperparameters(config: Mapping[str, Any], *, where: str = "config.json
     )
 
 
+def architectures(config: Mapping[str, Any], where: str) -> tuple[str, str | None]:
+    """Name the class of the text model, and that of the whole, which is the same where there is one; None: not said.
+
+    Raises ConfigError, or UnsupportedError if none is declared.
+    """
+    names = config.get("architectures")
+    outer = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+    return _architecture(config, where), outer.removeprefix(_SHARDED) if outer else None
+
+
 def _architecture(config: Mapping[str, Any], where: str) -> str:
     of_text = _inner_config(config).get("architectures")
     names = config.get("architectures") if of_text is None else of_text
     if isinstance(names, list) and names and isinstance(names[0], str):
-        return names[0]
+        return names[0].removeprefix(_SHARDED)
     if names is None:
         hint = 'add for example "architectures": ["LlamaForCausalLM"] if you know what the weights are'
         raise UnsupportedError(f"{where} declares no `architectures`", hint=hint)

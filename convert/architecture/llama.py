@@ -42,7 +42,7 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
 
 
 LLAMA: Final = Family(
-    hf_names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
+    hf_names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "LlamaModel"),
     arch=MODEL_ARCH.LLAMA,
     metadata=(
         SILU,

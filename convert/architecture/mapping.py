@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from gguf import get_tensor_name_map
 
 from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
+from convert.architecture.left_over import lacks, no_place
 from convert.architecture.rope import rope_type
 from convert.checkpoint import StoredType
 from convert.checkpoint.packed.values import FLOATS
@@ -20,13 +22,21 @@ from convert.errors import CheckpointError, PlanError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from gguf import MODEL_ARCH
+    from gguf.tensor_mapping import TensorNameMap
+
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.checkpoint import Tensor
 
 # Buffers that old transformers versions saved beside the weights: conversion/base.py, ModelBase.prepare_tensors.
-_BUFFERS: Final = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+_BUFFERS: Final = (
+    *(".attention.masked_bias", ".attention.bias", "rotary_emb.inv_freq"),
+    *("rotary_emb.cos_cached", "rotary_emb.sin_cached", ".position_ids"),  # of remote code; nobody's weights
+)
 # conversion/base.py, ModelBase.filter_tensors @ 0c1e570
 _COMMON_RENAMES: Final = ((r"e_score_correction_bias$", "e_score_correction.bias"),)
+_EMBEDDINGS: Final = "token_embd.weight"
+_OUTPUT: Final = "output.weight"
 _WHOLE: Final = -1  # the place of a tensor that is no part of a stack
 # A member of a stack: an expert, which gguf's map has that word for, or a head's norm.
 _MEMBER: Final = re.compile(r"(\.experts|\.norms)\.(\d+)\.")
@@ -91,24 +101,38 @@ def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor
     rules = [rule for rule in listed if isinstance(rule, Rule)]
     sources, reasons = _gather(family, h, tensors, rules)
     rules = [rule for rule in rules if rule.source in sources or rule.required]
-    _check_complete(rules, sources, tensors)
+    _check_complete(family, rules, sources, tensors)
     constants = [(rule.name, rule) for rule in listed if isinstance(rule, Constant)]
     if rope_type(h) == "llama3" and not constants:
         raise UnsupportedError(f"rope scaling `llama3` in {h.where}: llama.cpp has no factors in a {h.architecture}")
     made = [(rule.name, _made(rule, sources[rule.source], tensors)) for rule in _in_file_order(rules, sources, tensors)]
     made.sort(key=lambda item: isinstance(item[1].dtype, StoredType))  # the reference copies blocks before all else
-    return Mapped(
-        (*constants, *made), tuple(f"left out: {count} tensors, {reason}" for reason, count in reasons.items())
-    )
+    n_packed = sum(not isinstance(tensor.dtype, StoredType) for _, tensor in made)
+    notes = [f"left out: {count} tensors, {reason}" for reason, count in reasons.items()]
+    notes += [f"{n_packed} tensors of the file stay as they are packed"] if n_packed else []
+    return Mapped((*constants, *made), tuple(notes))
 
 
 def have_place(family: Family, h: Hyperparameters, names: Iterable[str], *, n_tokens: int) -> list[str]:
     """Say which of these names, of tensors that are in no file, mean something that the GGUF would hold."""
     rules = {rule.source for rule in family.tensors(h, n_tokens) if isinstance(rule, Rule)}
     if h.flag("tie_word_embeddings"):
-        rules -= {"output.weight"}
+        rules -= {_OUTPUT}
     locate = _locator(family, h)
     return [name for name in names if family.left_out(h, name) is None and locate(name)[0] in rules]
+
+
+def place_finder(family: Family, h: Hyperparameters) -> Callable[[str], bool]:
+    """Return the function that says whether a family knows a name, for whatever it is stored there."""
+    locate = _locator(family, h)
+    patterns = [re.compile(parts.pattern) for parts in family.parts]
+
+    @cache
+    def has_place(name: str) -> bool:
+        known = locate(name)[0] or name.endswith(_BUFFERS) or family.left_out(h, name) is not None
+        return bool(known) or any(pattern.fullmatch(name) for pattern in patterns)
+
+    return lambda name: has_place(_MEMBER.sub(r"\1.0.", name))  # of thousands of experts one is asked
 
 
 def _gather(
@@ -116,6 +140,7 @@ def _gather(
 ) -> tuple[dict[str, dict[int, str]], Counter[str]]:
     """Collect what each rule is made of: (place in the stack to checkpoint name), by the name in gguf's map."""
     places = {rule.source: rule.n_stacked for rule in rules}
+    is_tied = h.flag("tie_word_embeddings") and _EMBEDDINGS in places
     locate = _locator(family, h)
     gathered: dict[str, dict[int, str]] = defaultdict(dict)
     reasons: Counter[str] = Counter()
@@ -126,6 +151,8 @@ def _gather(
             reasons.update([reason] if reason is not None else [])
             continue
         source, index = locate(name)
+        if is_tied and source == _OUTPUT:
+            places.setdefault(_OUTPUT, None)
         if source not in places or (index != _WHOLE and index >= (places[source] or 0)):
             unmapped.append(name)
         elif index in gathered[source]:
@@ -133,16 +160,22 @@ def _gather(
         else:
             gathered[source][index] = name
     if unmapped:
-        raise PlanError(
-            f"{len(unmapped)} tensors have no place in a {h.architecture} of {n_layers(h)} layers: {_some(unmapped)}",
-            hint="a wrong num_hidden_layers in config.json, an adapter saved into the model, or another architecture",
-        )
+        raise no_place(h, unmapped)
+    if is_tied and _EMBEDDINGS not in gathered and _OUTPUT in gathered:
+        # safetensors.torch.save_model leaves one name of two, and it may be this; transformers loads it.
+        gathered[_EMBEDDINGS] = gathered.pop(_OUTPUT)
     return dict(gathered), reasons
+
+
+@cache
+def _name_map(arch: MODEL_ARCH, n_layers: int) -> TensorNameMap:
+    """Give gguf's map, which takes a good part of a second to make for many layers."""
+    return get_tensor_name_map(arch, n_layers)
 
 
 def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, int]]:
     """Return the function from a checkpoint's name to gguf's, and the place in a stack of experts."""
-    name_map = get_tensor_name_map(family.arch, n_layers(h))
+    name_map = _name_map(family.arch, n_layers(h))
     renames = [(re.compile(pattern), new) for pattern, new in (*_COMMON_RENAMES, *family.renames)]
 
     def locate(name: str) -> tuple[str, int]:
@@ -158,19 +191,17 @@ def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, i
 
 
 def _check_complete(
-    rules: Sequence[Rule], sources: Mapping[str, Mapping[int, str]], tensors: Mapping[str, Tensor]
+    family: Family, rules: Sequence[Rule], sources: Mapping[str, Mapping[int, str]], tensors: Mapping[str, Tensor]
 ) -> None:
     missing = [
-        rule.name if rule.n_stacked is None else f"{rule.name}[{index}]"
+        (rule.source, None if rule.n_stacked is None else index)
         for rule in rules
         for index in range(rule.n_stacked or 1)
         if not {index, _WHOLE} & sources.get(rule.source, {}).keys()
     ]
     if missing:
-        raise PlanError(
-            f"the checkpoint lacks {len(missing)} tensors that the model needs: {_some(missing)}",
-            hint=f"it has {len(tensors)} tensors; a shard may be missing, or config.json belongs to another model",
-        )
+        stored = {source: next(iter(places.values())) for source, places in sources.items() if places}
+        raise lacks(family, stored, missing, n_stored=len(tensors))
 
 
 def _in_file_order(
@@ -213,8 +244,3 @@ def _check(name: str, wanted: tuple[int | None, ...], part: Tensor) -> None:
             f"tensor `{part.name}` is stored as {part.dtype.value}; F32, F16 and BF16 are read",
             hint="a packed or quantized checkpoint without its quantization_config cannot be decoded",
         )
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    listed = ", ".join(f"`{name}`" for name in names[:limit])
-    return listed if len(names) <= limit else f"{listed} and {len(names) - limit} more"

@@ -167,9 +167,9 @@ def window_period(usual: int) -> Row:
     return computed(Keys.Attention.SLIDING_WINDOW_PATTERN, U32, period)
 
 
-_ACTIVATION: Final = ("hidden_act", "hidden_activation", "activation_function", "activation")
-SILU: Final = only(_ACTIVATION, ("silu", "swish"))
-GELU: Final = only(_ACTIVATION, ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"))
+ACTIVATION: Final = ("hidden_act", "hidden_activation", "activation_function", "activation")
+SILU: Final = only(ACTIVATION, ("silu", "swish"))
+GELU: Final = only(ACTIVATION, ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"))
 
 
 def head_dim(h: Hyperparameters) -> int:

@@ -63,6 +63,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     sources = merge(files, {name: parts.directory / file for name, file in (parts.weight_map or {}).items()})
     if not sources:
         raise CheckpointError(f"{shown(parts.directory)} has no tensors in its weights")
+    _refuse_placeholders(parts.directory, sources)
     config = _config(parts.directory)
     absent, lacking, more_notes = _held_against_index(parts, sources, config)
     tensors, wrappers = unwrap_names(sources)
@@ -75,6 +76,17 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         lacking=lacking,
         absent=absent,
     )
+
+
+def _refuse_placeholders(directory: Path, sources: Mapping[str, TensorSource]) -> None:
+    """Refuse what DeepSpeed leaves of parameters that are spread over its workers: most tensors have shape (0,)."""
+    empty = [name for name, source in sources.items() if source.shape == (0,)]
+    if len(empty) * 2 > len(sources):
+        raise CheckpointError(
+            f"{len(empty)} of {len(sources)} tensors in {shown(directory)} are empty: {shown_list(empty, most=3)}",
+            hint="DeepSpeed ZeRO-3 saves empty ones unless it gathers them: set"
+            " `stage3_gather_16bit_weights_on_model_save`, or use its `zero_to_fp32.py`",
+        )
 
 
 def _held_against_index(

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.index import lacks_files, link_notes, missing_of, read_weight_map
-from convert.checkpoint.no_weights import missing_path, no_weights
+from convert.checkpoint.no_weights import TRAINER_FILE, missing_path, no_weights, sharded_parts
 from convert.errors import CheckpointError, Remedy
 from convert.shown import shown, shown_list
 
@@ -58,10 +58,6 @@ _FILE_FORMATS: Final = {
     **dict.fromkeys(BARE_SUFFIXES, WeightFormat.TORCH),
 }
 _SHARD: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
-# What trainers leave beside the weights: transformers/trainer.py, OPTIMIZER_NAME and its neighbours.
-_TRAINER_FILE: Final = re.compile(
-    r"(optimizer|scheduler|scaler|training_args|trainer_state|rng_state(_\d+)?)\.(pt|pth|bin)|consolidated.*\.pth"
-)
 _AUTOGPTQ_CONFIG: Final = "quantize_config.json"  # auto_gptq 0.7.1, modeling/_base.py, save_quantized
 _EXLLAMA: Final = frozenset({"output"})  # what it calls its shards, which are not decoded
 _HQQ_PICKLE: Final = "qmodel.pt"  # hqq 0.2.8, models/base.py: no state dict, a dict of each layer's
@@ -157,14 +153,16 @@ def _matching(names: Sequence[str], prefix: str, suffix: str) -> list[str]:
 
 def _is_beside_weights(name: str) -> bool:
     """Say whether a file is a trainer's or an adapter's, by its name."""
-    return _TRAINER_FILE.fullmatch(name) is not None or name.startswith("adapter_")
+    return TRAINER_FILE.fullmatch(name) is not None or name.startswith("adapter_")
 
 
 def _bare(directory: Path, names: Sequence[str]) -> Parts:
-    found = [name for name in names if name.endswith(BARE_SUFFIXES) and not _TRAINER_FILE.fullmatch(name)]
+    found = [name for name in names if name.endswith(BARE_SUFFIXES) and not TRAINER_FILE.fullmatch(name)]
     found = [name for name in found if name != _HQQ_PICKLE]
     if not found:
         raise no_weights(directory, names)
+    if (sharded := sharded_parts(directory, names)) is not None:
+        raise sharded
     if len(found) > 1:
         raise CheckpointError(
             f"{shown(directory)} has several files that may be the model: {shown_list(found)}",

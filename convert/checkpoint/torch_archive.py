@@ -62,6 +62,8 @@ _STATE_DICT_NAMES: Final = frozenset(
 )
 # torch/_tensor.py, Tensor._reduce_ex_internal: what rebuilds a tensor subclass, with its class to be imported.
 _SUBCLASS_NAMES: Final = frozenset({"torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_wrapper_subclass"})
+_IS_DISTRIBUTED: Final = re.compile(r"torch\.distributed\.")
+_HARMLESS: Final = ("torch.", "builtins.", "__builtin__.", "collections.", "_codecs.", "numpy.")
 _TYPE_NAME: Final = re.compile(r"torch\.([A-Z]\w*Storage|(bfloat|float|complex|q?u?int)\d\w*|bool)")
 
 
@@ -192,9 +194,13 @@ def _read_record(file: BinaryIO, record: tuple[int, int]) -> bytes:
 
 def _check_pickle(pickle: bytes, path: Path) -> None:
     try:
-        for name in _imported_names(pickle):
-            if name not in _STATE_DICT_NAMES and not _TYPE_NAME.fullmatch(name):
-                raise _refusal(name, path)
+        refused = {
+            name: None
+            for name in _imported_names(pickle)
+            if name not in _STATE_DICT_NAMES and not _TYPE_NAME.fullmatch(name)
+        }
+        if refused:
+            raise _refusal(list(refused), path)
         _check_protocol(pickle, path)
     except _TooLongError:
         raise CheckpointError(
@@ -212,7 +218,14 @@ def _check_protocol(pickle: bytes, path: Path) -> None:
         raise CheckpointError(f"{shown(path)} has a pickle of protocol {got}, wanted {_PROTOCOL}", hint=_RESAVE)
 
 
-def _refusal(name: str, path: Path) -> CheckpointError | UnsupportedError:
+def _refusal(names: list[str], path: Path) -> CheckpointError | UnsupportedError:
+    name = names[0]
+    if any(_IS_DISTRIBUTED.match(part) for part in names) and all(part.startswith(_HARMLESS) for part in names):
+        return UnsupportedError(
+            f"{shown(path)} holds DTensors, one process's part of a model that was spread over several",
+            hint="put the parts together with the program that trained it (verl.model_merger,"
+            " `accelerate merge-weights`, torchtitan's convert), and convert what it writes",
+        )
     if name in _SUBCLASS_NAMES:
         return UnsupportedError(
             f"{shown(path)} holds tensors of a subclass, such as torchao's packed weights, which are not decoded from "

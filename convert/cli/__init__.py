@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from convert.cli.commands import cli
+from convert.cli.options import program_name
 from convert.errors import CheckpointError, ConvertError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["cli", "main"]
 
 _INTERRUPTED = 130
+_NOTHING_LEFT = "; no partial file is left"
+_LEFT = dict.fromkeys(("all", "gguf", "quantize"), _NOTHING_LEFT) | {
+    "dequantize": f"{_NOTHING_LEFT}; the same command goes on with the shards that are there",
+    "build-llamacpp": "; the same command goes on from here",
+}
 
 
 class _Terminated(BaseException):
@@ -49,17 +55,23 @@ def _run() -> int:  # noqa: PLR0911 - one way out for each way to end
         sys.stdout.flush()
     except ConvertError as error:
         return _fail(error)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         return _fail(
             UsageError(error.format_message(), hint=f"see `{context.command_path} --help`" if context else None)
         )
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; no partial file is left", err=True)
+    except click.Abort:
+        click.echo("nothing was done", err=True)  # the answer to a question
+        return 1
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted{_what_is_left()}", err=True)
         return _INTERRUPTED
     except _Terminated as end:
         with contextlib.suppress(OSError):  # the terminal may be gone
-            click.echo("terminated; no partial file is left", err=True)
+            click.echo(f"terminated{_what_is_left()}", err=True)
         return end.exit_code
     except BrokenPipeError:
         # The reader of our stdout has gone, as `head` does; keep Python from complaining at exit.
@@ -70,12 +82,18 @@ def _run() -> int:  # noqa: PLR0911 - one way out for each way to end
     return result if isinstance(result, int) else 0
 
 
+def _what_is_left() -> str:
+    """Say what an interruption leaves, as far as the command makes something."""
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    return _LEFT.get(asked, "")
+
+
 def _invoke() -> object:
     """Do what Click's own `main` does, except that a reader of our stdout who has gone is no failure."""
     if any(name.endswith("_COMPLETE") for name in os.environ):  # a shell asks for completions
-        return cli.main(prog_name=_program_name(), standalone_mode=False)
+        return cli.main(prog_name=program_name(), standalone_mode=False)
     try:
-        with cli.make_context(_program_name(), sys.argv[1:]) as context:
+        with cli.make_context(program_name(), sys.argv[1:]) as context:
             return cli.invoke(context)
     except click.exceptions.Exit as end:
         return end.exit_code
@@ -91,15 +109,10 @@ def _unguarded(error: OSError) -> ConvertError:
 def _fail(error: ConvertError) -> int:
     from convert.terminal.look import show_error  # noqa: PLC0415 - rich, only when needed
 
-    show_error(error)
+    show_error(error, program=program_name())
     return error.exit_code
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     del frame
     raise _Terminated(signum)
-
-
-def _program_name() -> str:
-    name = os.path.basename(sys.argv[0])  # noqa: PTH119 - argv, not a path to open
-    return "python -m convert" if name == "__main__.py" else name

@@ -11,8 +11,9 @@ import click
 from convert.cli import quantize_options
 from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
+from convert.cli.imatrix_commands import imatrix, importance_for
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf
-from convert.cli.options import PATH, checkpoint_options, dir_option, writing_options
+from convert.cli.options import PATH, checkpoint_options, dir_option, program_name, writing_options
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for _command in (dequantize, build_llamacpp, run_gguf, verify, doctor):
+for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor):
     cli.add_command(_command)
 
 
@@ -41,6 +42,7 @@ for _command in (dequantize, build_llamacpp, run_gguf, verify, doctor):
 @click.option("--discard-f16", is_flag=True, help="Leave the f16 file out; the others do not need it.")
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the directory's.")
 @click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
+@click.option("--text", type=PATH, metavar="FILE", help="With --imatrix auto: the text that the matrix is made from.")
 @dir_option
 @checkpoint_options
 @quantize_options.quantizing
@@ -52,6 +54,7 @@ def all_types(
     discard_f16: bool,
     name: str | None,
     verifies: bool,
+    text: Path | None,
     directory: Path | None,
     merge: tuple[str, ...],
     pre_tokenizer: str | None,
@@ -66,13 +69,19 @@ def all_types(
       convert all ./my-finetuned-llama quantized/
       convert all ./my-finetuned-llama quantized/ --types q4_0,q8_0
       convert all ./llama quantized/ --merge ./my-adapter
+      convert all ./llama quantized/ --types standard,iq2_m --imatrix auto --text calibration.txt
     """  # noqa: D301 - Click's mark for "do not wrap"
     from convert.conversion import plan_all  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.model import model_request  # noqa: PLC0415
     from convert.plan import OutputRequest  # noqa: PLC0415
 
     request = model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)
-    plan = plan_all(request, OutputRequest(outdir, types, name, discard_f16, quantize_options.taken_from(run)))
+    wanted, asked = OutputRequest(outdir, types, name, discard_f16), quantize_options.words(run)
+    if asked["imatrix"] == "auto":
+        asked["imatrix"] = importance_for(request, wanted, text, directory=directory, **run)
+    elif text is not None:
+        raise click.UsageError("--text goes with --imatrix auto", ctx=click.get_current_context())
+    plan = plan_all(request, replace(wanted, options=quantize_options.read(asked)))
     _carry_out(plan, **run)
     if verifies and not run["dry_run"]:
         paths = [output.path for output in plan.outputs]
@@ -182,4 +191,10 @@ def _carry_out(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> N
         kernel_level()
     with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
         report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
-    show_report(report)
+    show_report(report, then=_try_out(plan))
+
+
+def _try_out(plan: Plan) -> list[str]:
+    """Give the command line that tries the smallest of the files."""
+    smallest = min(plan.outputs, key=lambda output: output.nbytes)
+    return [*program_name().split(), "run", str(smallest.path), "-p", "Once upon a time", "-n", "50"]

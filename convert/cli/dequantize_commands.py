@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convert.cli.options import MERGE, PATH, writing_options
+from convert.cli.options import MERGE, PATH, program_name, writing_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +84,7 @@ def dequantize(
         kernel_level()
     with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
         report = carry_out_dequantize(plan, Writing(force, jobs, allow_nonfinite), progress=progress)
-    show_report(report)
+    show_report(report, then=[*program_name().split(), "all", str(outdir), "quantized/"])
     if repository is not None:
         _upload(plan, repository)
 
@@ -104,7 +104,8 @@ def _check_usage(push_to_hub: str | None, *, private: bool, dry_run: bool, as_js
 def _prepare(plan: DequantizePlan, name: str, *, private: bool) -> HubRepository:
     from convert.hub import prepare_repository  # noqa: PLC0415
 
-    return prepare_repository(name, private=private, files=plan.file_names)
+    cards = (output.header.decode() for output in plan.side_files.outputs if output.path.name == "README.md")
+    return prepare_repository(name, private=private, files=plan.file_names, card=next(cards, None))
 
 
 def _upload(plan: DequantizePlan, repository: HubRepository) -> None:
@@ -112,8 +113,8 @@ def _upload(plan: DequantizePlan, repository: HubRepository) -> None:
     from convert.terminal import look  # noqa: PLC0415
 
     err = look.stderr()
-    err.print(f"uploading to {look.escape(repository.url)}")
+    look.say(err, f"uploading to {repository.url}")
     message = f"Weights in {plan.dtype_name}"
     with look.warnings_shown():
         upload_directory(repository, plan.outdir, plan.file_names, message=message)
-    err.print(f"uploaded: {look.escape(repository.url)}")
+    look.say(err, f"uploaded: {repository.url}")

@@ -29,6 +29,7 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.GIVE_BASE: "give the base: `convert … BASE … --merge {adapter}`",
     Remedy.GIVE_COMMON_BASE: "give the model that both belong to: `convert … BASE … --merge FIRST --merge SECOND`",
     Remedy.ALLOW_PUBLIC: "make it private in its settings, or upload without --private",
+    Remedy.CONVERT_CHECKPOINT: "`convert all MODEL OUTDIR` makes GGUF files of a checkpoint",
     Remedy.QUANTIZE_GGUF: "an F32, F16 or BF16 GGUF is quantized with `convert quantize`",
     Remedy.BUILD_ELSEWHERE: "`--dir` names another place",
     Remedy.OTHER_COMMIT: "name the commit, tag or branch to build with `--ref`",
@@ -50,7 +51,9 @@ _DEQUANTIZE: Final[Mapping[Remedy, str]] = {
     Remedy.NAME_DIRECTORY: "name a directory",
     Remedy.MORE_ROOM: "make room, or choose another directory",
 }
-ALL_WORDS: Final = (GGUF_WORDS, _DEQUANTIZE)
+_IMATRIX: Final[Mapping[Remedy, str]] = {**GGUF_WORDS, Remedy.OTHER_PLACE: "choose another file with -o"}
+_OF_COMMAND: Final = {"dequantize": _DEQUANTIZE, "imatrix": _IMATRIX}
+ALL_WORDS: Final = (GGUF_WORDS, *_OF_COMMAND.values())
 
 
 class HintingGroup(click.Group):
@@ -61,5 +64,5 @@ class HintingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ConvertError as error:
-            error.words = _DEQUANTIZE if ctx.invoked_subcommand == "dequantize" else GGUF_WORDS
+            error.words = _OF_COMMAND.get(ctx.invoked_subcommand or "", GGUF_WORDS)
             raise

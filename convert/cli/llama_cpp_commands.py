@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convert.cli.hints import GGUF_WORDS
-from convert.cli.options import dir_option
+from convert.cli.options import dir_option, program_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,20 +98,18 @@ def run_gguf(
       convert run quantized/my-finetuned-llama-Q4_0.gguf -p "Once upon a time" -n 100
       convert run quantized/my-finetuned-llama-Q4_0.gguf --server
     """  # noqa: D301 - Click's mark for lines to keep
-    from convert.gguf_file import read_gguf  # noqa: PLC0415
+    from convert.gguf_file import read_gguf, require_whole  # noqa: PLC0415
     from convert.llama_cpp.run_model import completion_command, run_attached, server_command  # noqa: PLC0415
 
-    if not gguf.is_file():
-        raise click.UsageError(f"`{gguf}` is not a file", ctx=click.get_current_context())
     if not server and sampling["prompt"] is None:
         raise click.UsageError("what to continue is missing: -p TEXT", ctx=click.get_current_context())
-    read_gguf(gguf)  # what is wrong with it is better said here than among llama.cpp's lines
+    require_whole(read_gguf(gguf), first_is_enough=True)  # what is wrong is better said here than in llama.cpp's lines
     if server:
-        program = _program("server", directory)
+        program = find_or_build("server", directory)
         click.echo(f"serving on http://127.0.0.1:{port}, to this machine alone; Ctrl-C ends it", err=True)
         command = server_command(program, gguf, port=port, flags=flags)
     else:
-        command = completion_command(_program("completion", directory), gguf, **sampling, flags=flags)
+        command = completion_command(find_or_build("completion", directory), gguf, **sampling, flags=flags)
     if not run_attached(command, show_stderr=verbose or server):
         raise KeyboardInterrupt
 
@@ -133,11 +133,11 @@ def doctor(as_json: bool, directory: Path | None) -> None:
 def _build(**options: Any) -> Build:
     from convert.llama_cpp import build_llamacpp as build  # noqa: PLC0415
 
-    with _reporter() as reporter:
+    with telling() as reporter:
         return build(**options, reporter=reporter)
 
 
-def _program(role: str, directory: Path | None) -> Path:
+def find_or_build(role: str, directory: Path | None) -> Path:
     """Find the program, or offer to build it; asks only where someone can answer."""
     from convert.errors import ToolchainError  # noqa: PLC0415
     from convert.llama_cpp import find_program  # noqa: PLC0415
@@ -162,19 +162,24 @@ class _Telling:
         self._shown = time.monotonic()
 
     def say(self, text: str, remedies: Sequence[Remedy] = ()) -> None:
+        from convert.terminal.look import say  # noqa: PLC0415 - rich, only when needed
+
         self._bar.update(self._task, visible=False)
-        self._console.print("; ".join([text, *map(GGUF_WORDS.__getitem__, remedies)]), markup=False)
+        say(self._console, "; ".join([text, *map(GGUF_WORDS.__getitem__, remedies)]))
 
     def advance(self, what: str, done: float, total: float) -> None:
+        from convert.terminal.look import say  # noqa: PLC0415
+
         if self._console.is_terminal:
             self._bar.update(self._task, description=what, completed=done, total=total or None, visible=True)
         elif time.monotonic() - self._shown > _LINE_EVERY_S:
             self._shown = time.monotonic()
-            self._console.print(f"{what}: {done:.0f}" + (f" of {total:.0f}" if total else ""), markup=False)
+            say(self._console, f"{what}: {done:.0f}" + (f" of {total:.0f}" if total else ""))
 
 
 @contextmanager
-def _reporter() -> Iterator[_Telling]:
+def telling() -> Iterator[_Telling]:
+    """Tell on stderr what a long job does."""
     from rich import progress  # noqa: PLC0415
 
     from convert.terminal.look import stderr  # noqa: PLC0415
@@ -198,36 +203,68 @@ def _show_build(build: Build, directory: Path | None) -> None:
 
 def _show_machine(machine: dict[str, Any]) -> None:
     # Plain text, with nothing of this house: the doctor must be able to say that a package is missing.
+    _echo(f"{_verdict(machine['commands'])}\n")
     for name, text in _facts(machine):
-        click.echo(f"{name:15}{text}")
+        _echo(f"{name:15}{text}", indent=15)
     for command in machine["commands"]:
         state = "ready" if command["ready"] else "not ready"
-        click.echo(f"\n{command['command']}: {state}; {command['does']}")
+        _echo(f"\n{_as_called(command['command'])}: {state}; {command['does']}")
         for name, how in command["install"].items():
-            click.echo(f"  {name}: {how}")
+            _echo(f"  {name}: {_as_called(how)}", indent=4)
+    click.echo("\npackages")
+    for name, version in machine["python"]["packages"].items():
+        click.echo(f"  {name:16} {version or 'missing'}")
+
+
+def _echo(text: str, *, indent: int = 2) -> None:
+    """Print text; on a terminal it is wrapped at words."""
+    if not sys.stdout.isatty():
+        click.echo(text)
+        return
+    width, space = shutil.get_terminal_size().columns, " " * indent
+    wrap = textwrap.TextWrapper(width, subsequent_indent=space, break_long_words=False, break_on_hyphens=False)
+    for line in text.split("\n"):
+        click.echo(wrap.fill(line))
+
+
+def _verdict(commands: list[dict[str, Any]]) -> str:
+    ready = [_as_called(command["command"]) for command in commands if command["ready"]]
+    others = [_as_called(command["command"]) for command in commands if not command["ready"]]
+    said = [f"ready: {'; '.join(ready)}"] if ready else []
+    return " · ".join([*said, f"not ready, see below: {'; '.join(others)}"] if others else said)
+
+
+def _as_called(command: str) -> str:
+    return f"{program_name()} {command.removeprefix('convert ')}" if command.startswith("convert ") else command
 
 
 def _facts(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    memory, cuda, python = machine["memory_nbytes"], machine["cuda"], machine["python"]
+    memory, python = machine["memory_nbytes"], machine["python"]
     yield "machine", f"{machine['system']}, {machine['cores']} usable cores"
     yield "memory", ", ".join(f"{_gb(value)} {name}" for name, value in memory.items() if value is not None)
     yield "disk", f"{_gb(machine['disk']['free_nbytes'])} free for {machine['disk']['path']}"
     for name, found in (machine["compilers"] | machine["tools"]).items():
         yield name, "not found" if found is None else f"{found['version']}  {found.get('path', found.get('command'))}"
-    yield "CUDA", f"{cuda['version'] or 'no nvcc'}  {cuda['root'] or ''}".strip()
-    yield "cuBLAS", cuda["cublas"] or "not found"
-    yield "driver", f"supports CUDA {cuda['driver_supports']}" if cuda["driver_supports"] else "not found"
-    for gpu in machine["gpus"]:
-        yield "GPU", f"{gpu['name']}, {gpu['compute_capability']}, {gpu['memory_mib']} MiB"
-    if not machine["gpus"]:
-        yield "GPU", "none seen"
+    yield from _gpu_facts(machine)
     yield "Python", f"{python['version']}  {python['path']}"
-    yield "packages", ", ".join(f"{name} {version or 'missing'}" for name, version in python["packages"].items())
     yield "kernels", machine["kernel_level"] or "unknown"
     for build in machine["llama_cpp_builds"]:
         yield "llama.cpp", f"{build['commit'][:10]} {build['backend']}  {build['directory']}"
     for name, reach in machine["network"].items():
         yield name.replace("_", " "), f"{reach['url']}  {reach['said']}"
+
+
+def _gpu_facts(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Give what there is of GPUs: one line for a machine that has none, and no toolkit."""
+    cuda = machine["cuda"]
+    for gpu in machine["gpus"]:
+        yield "GPU", f"{gpu['name']}, {gpu['compute_capability']}, {gpu['memory_mib']} MiB"
+    if not machine["gpus"]:
+        yield "GPU", "none seen" + (f" ({cuda['nvidia_smi']})" if cuda["nvidia_smi"] else "")
+    if machine["gpus"] or cuda["nvcc"]:
+        yield "CUDA", f"{cuda['version'] or 'no nvcc'}  {cuda['root'] or ''}".strip()
+        yield "cuBLAS", cuda["cublas"] or "not found"
+        yield "driver", f"supports CUDA {cuda['driver_supports']}" if cuda["driver_supports"] else "not found"
 
 
 def _gb(nbytes: int) -> str:
@@ -258,7 +295,7 @@ def quantize_by_llama_cpp(
         for path in outputs.values():
             click.echo(f"{path}, by {program}")
         return
-    with _reporter() as telling:
+    with telling() as told:
         for path in quantize_with_llama_cpp(
             program,
             source,
@@ -267,6 +304,6 @@ def quantize_by_llama_cpp(
             flags=flags,
             jobs=jobs,
             force=force,
-            reporter=telling,
+            reporter=told,
         ):
-            telling.say(f"{path}  {path.stat().st_size} bytes")
+            told.say(f"{path}  {path.stat().st_size} bytes")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +12,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATH: Final = click.Path(path_type=Path)
+# What cannot be read or written is told by whoever tries, in words that fit.
+PATH: Final = click.Path(path_type=Path, readable=False)
 MERGE: Final = click.option(
     "--merge",
     multiple=True,
@@ -39,6 +42,12 @@ _WRITING: Final = (
     click.option("--dry-run", is_flag=True, help="Print the whole plan and write nothing."),
     click.option("--json", "as_json", is_flag=True, help="With --dry-run: the plan as JSON."),
 )
+
+
+def program_name() -> str:
+    """Tell what the command is called where it runs: `convert`, `gguf-convert`, or as a module."""
+    name = os.path.basename(sys.argv[0])  # noqa: PTH119 - argv, not a path to open
+    return "python -m convert" if name == "__main__.py" else name
 
 
 def checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:

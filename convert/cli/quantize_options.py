@@ -19,7 +19,9 @@ TYPES_HELP: Final = (
 )
 
 _OPTIONS: Final = (
-    click.option("--imatrix", metavar="FILE", help="An importance matrix, as llama-imatrix makes it."),
+    click.option(
+        "--imatrix", metavar="FILE", help="An importance matrix, as llama-imatrix makes it; on `all` auto makes one."
+    ),
     click.option("--include-weights", multiple=True, metavar="NAME", help="Use it only for tensors with this name."),
     click.option("--exclude-weights", multiple=True, metavar="NAME", help="Do not use it for tensors with this name."),
     click.option("--pure", is_flag=True, help="No mixture: every tensor in the file's own type."),

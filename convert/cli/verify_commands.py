@@ -33,6 +33,7 @@ _TIMEOUT_S = 24 * 3600.0
     help="Load the files with llama.cpp; by default where a build is found.",
 )
 @dir_option
+@click.option("--tensors", "with_tensors", is_flag=True, help="With --against: show the tensors that are furthest off.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def verify(
     files: tuple[Path, ...],
@@ -42,6 +43,7 @@ def verify(
     merge: tuple[str, ...],
     with_llama_cpp: bool | None,
     directory: Path | None,
+    with_tensors: bool,
     as_json: bool,
 ) -> None:
     """Open GGUF files again and check them; exit code 9 when something is wrong.
@@ -57,7 +59,13 @@ def verify(
 
     request = None if against is None else model_request(against, merge=merge, pre_tokenizer=pre_tokenizer)
     run_verification(
-        files, against=request, text=text, with_llama_cpp=with_llama_cpp, directory=directory, as_json=as_json
+        files,
+        against=request,
+        text=text,
+        with_llama_cpp=with_llama_cpp,
+        directory=directory,
+        with_tensors=with_tensors,
+        as_json=as_json,
     )
 
 
@@ -68,6 +76,7 @@ def run_verification(
     text: Path | None = None,
     with_llama_cpp: bool | None = None,
     directory: Path | None = None,
+    with_tensors: bool = False,
     as_json: bool = False,
 ) -> None:
     """Verify and print; raises VerificationError when something is wrong. Also for `convert all --verify`.
@@ -86,7 +95,7 @@ def run_verification(
     if as_json:
         click.echo(json.dumps(verification.as_json(), indent=2, ensure_ascii=False))
     else:
-        show_verification(verification)
+        show_verification(verification, with_tensors=with_tensors)
         if measuring is None and with_llama_cpp is None:
             click.echo(
                 "no llama.cpp build was found: nothing was loaded (`convert build-llamacpp` makes one)", err=True

@@ -5,7 +5,7 @@ ggml_types  types that the gguf package lacks
 reference   every codec in NumPy (q6_k apart): the definition
 kernels/    the same in C, for each instruction set
 compiled    finds and loads them
-decoding    decodes weights that a checkpoint has packed in four bits
+decoding    decodes rows of blocks, and weights that a checkpoint has packed in four bits
 encoding    encodes a slice for several outputs at once: what the rest of the house calls
 numpy_rows  the same without kernels
 """
@@ -23,7 +23,7 @@ from convert.codec.contract import (
     KernelsMissingWarning,
     row_nbytes,
 )
-from convert.codec.decoding import decode_4bit
+from convert.codec.decoding import decode_4bit, decode_rows
 from convert.codec.encoding import encode_rows, encode_rows_allowing_nonfinite
 from convert.codec.reference import CODECS
 
@@ -37,6 +37,7 @@ __all__ = [
     "KernelsMissingWarning",
     "available_levels",
     "decode_4bit",
+    "decode_rows",
     "encode_rows",
     "encode_rows_allowing_nonfinite",
     "kernel_level",

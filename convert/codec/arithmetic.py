@@ -67,3 +67,20 @@ def nibbles(quants_of_block: U8Array) -> U8Array:
 def fifth_bits(quants_of_block: U8Array) -> U8Array:
     """Bit j of 32: bit 4 of quant j."""
     return np.packbits(quants_of_block >> 4, axis=1, bitorder="little")
+
+
+def inverse_or_zero(values: F32Array) -> F32Array:
+    """Give 1 / x, and 0 of 0."""
+    inverse: F32Array = np.where(values != 0, np.float32(1) / values, np.float32(0))
+    return inverse
+
+
+def twice_mean_square(super_blocks: F32Array) -> F32Array:
+    """Give float32 (n, 1), of float32 (n, 256)."""
+    twice: F32Array = np.float32(2) * ordered_sum(super_blocks * super_blocks) / np.float32(256)
+    return twice
+
+
+def odd_steps(scales: F32Array, d: F32Array, highest: int) -> NDArray[np.int32]:
+    """Give the steps 0..highest of scales that are stored as d * (2 * step + 1). scales: (n, m), d: (n, 1)."""
+    return np.clip(nearest(np.float32(0.5) * ((np.float32(1) / d) * scales - np.float32(1))), 0, highest)

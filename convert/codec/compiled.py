@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import threading
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -19,10 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from convert.codec.contract import KernelsMissingWarning
+from convert.codec.grids import grid_points, has_grid
 from convert.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from gguf import GGMLQuantizationType
 
 LEVEL_VARIABLE: Final = "CONVERT_KERNELS"
 NUMPY_LEVEL: Final = "numpy"
@@ -55,6 +59,17 @@ class EncodeRequest(ctypes.Structure):
         ("n_nonfinite", ctypes.c_int64),
         ("n_overflow", ctypes.c_int64),
         ("n_refused", ctypes.c_int64),
+    )
+
+
+class DecodeRequest(ctypes.Structure):
+    """kernels.h, decode_request."""
+
+    _fields_ = (
+        ("blocks", ctypes.c_void_p),
+        ("n_blocks", ctypes.c_int64),
+        ("type", ctypes.c_int32),
+        ("out", ctypes.c_void_p),
     )
 
 
@@ -93,6 +108,12 @@ class Kernels:
         """Carry out the request, without the interpreter's lock; its results are in its last three fields."""
         _require_level(level, self.library.convert_kernels_encode(level.encode(), ctypes.byref(request)))
 
+    def give_grid(self, level: str, tensor_type: GGMLQuantizationType) -> None:
+        """Give a type the grid it needs, if it needs one: once a process, in milliseconds."""
+        if has_grid(tensor_type):
+            with _GIVING:
+                _give_grid_once(self.library, level, tensor_type)
+
     def codecs(self) -> Iterator[CodecFacts]:
         """Give what the library knows of each type with blocks."""
         for index in count():
@@ -101,9 +122,26 @@ class Kernels:
                 return
             yield facts
 
+    def decode(self, level: str, request: DecodeRequest) -> bool:
+        """Carry out the request, without the interpreter's lock; False if the library does not decode the type."""
+        answer = self.library.convert_kernels_decode(level.encode(), ctypes.byref(request))
+        _require_level(level, answer == _UNKNOWN_LEVEL)
+        return bool(answer == 0)
+
     def decode_4bit(self, level: str, request: Decode4BitRequest) -> None:
         """Carry out the request, without the interpreter's lock."""
         _require_level(level, self.library.convert_kernels_decode_4bit(level.encode(), ctypes.byref(request)))
+
+
+_UNKNOWN_LEVEL: Final = 1
+_GIVING: Final = threading.Lock()
+
+
+@cache
+def _give_grid_once(library: ctypes.CDLL, level: str, tensor_type: GGMLQuantizationType) -> None:
+    points = grid_points(tensor_type)
+    if library.convert_kernels_set_grid(level.encode(), tensor_type, points.ctypes.data, len(points)):
+        raise MemoryError(f"no memory for the grid of {tensor_type.name}")
 
 
 # Name to result and arguments.
@@ -112,6 +150,8 @@ _FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "level": (ctypes.c_char_p, ctypes.c_int32),
     "codec": (ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(CodecFacts)),
     "encode": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(EncodeRequest)),
+    "set_grid": (ctypes.c_int32, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32),
+    "decode": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(DecodeRequest)),
     "decode_4bit": (ctypes.c_int32, ctypes.c_char_p, ctypes.POINTER(Decode4BitRequest)),
 }
 

@@ -1,4 +1,6 @@
-"""Decodes weights packed in four bits, by the compiled kernels or in NumPy.
+"""Decodes rows of blocks, and weights packed in four bits, by the compiled kernels or in NumPy.
+
+Four bits:
 
 byte i      high nibble: weight 2 i, low nibble: weight 2 i + 1, counted over the flattened tensor
 weight      code[nibble] * absmax[block], one float32 product, rounded to the type asked for
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from convert.codec.compiled import Decode4BitRequest, kernel_level, load_kernels
+from convert.codec.compiled import Decode4BitRequest, DecodeRequest, kernel_level, load_kernels
 from convert.codec.contract import FLOAT_TYPES
 from convert.codec.reference import CODECS
 from convert.errors import ShapeError, UnsupportedError
@@ -23,6 +25,25 @@ if TYPE_CHECKING:
 N_CODES: Final = 16
 # Byte to its two indices, the high nibble first.
 _NIBBLES: Final = np.stack([np.arange(256) >> 4, np.arange(256) & 15], axis=1)
+
+
+def decode_rows(blocks: U8Array, tensor_type: GGMLQuantizationType) -> F32Array:
+    """Decode rows of any type that has a codec.
+
+    blocks: uint8 (n_rows, n_blocks * type_size), C order. Returns float32 (n_rows, n_blocks * block_size).
+    Thread-safe, without the interpreter's lock where a kernel decodes the type.
+    Raises ShapeError if a row is not a whole number of blocks, UnsupportedError for a type without a codec.
+    """
+    if tensor_type not in CODECS:
+        raise UnsupportedError(f"{tensor_type.name} is not a type this version can decode")
+    codec, kernels, level = CODECS[tensor_type], load_kernels(), kernel_level()
+    n_rows, row_size = blocks.shape
+    if kernels is None or level not in kernels.levels or row_size % codec.type_size:
+        return codec.decode(blocks)
+    blocks, n_blocks = np.ascontiguousarray(blocks), row_size // codec.type_size
+    out = np.empty((n_rows, n_blocks * codec.block_size), np.float32)
+    request = DecodeRequest(blocks.ctypes.data, n_rows * n_blocks, int(tensor_type), out.ctypes.data)
+    return out if kernels.decode(level, request) else codec.decode(blocks)
 
 
 def decode_4bit(

@@ -139,6 +139,8 @@ def _encode_with_kernels(work: _Slice, kernels: Kernels, level: str) -> BadValue
         rows_each=work.importance.rows_each if work.importance else 1,
         first_row=work.first_row,
     )
+    for kind, _ in work.targets:
+        kernels.give_grid(level, kind)
     kernels.encode(level, request)
     return BadValues(request.n_nonfinite, request.n_overflow, request.n_refused)
 
@@ -197,6 +199,11 @@ def _encode_poisoned(work: _Slice, group: RowGroup, tensor_type: GGMLQuantizatio
     codec, values = CODECS[tensor_type], _to_quantize(work, group)
     blocks = values.reshape(-1, codec.block_size)
     finite = np.isfinite(blocks).all(axis=1, keepdims=True)
+    if not codec.scale_offsets and not finite.all():
+        n_bad = int((~finite).sum())
+        raise UnsupportedError(
+            f"{tensor_type.name} has no scale that is NaN, as {n_bad} block{'s' * (n_bad > 1)} needs one"
+        )
     bad = encode_rows(
         np.where(finite, blocks, np.float32(0)).reshape(-1).view(np.uint8),
         GGMLQuantizationType.F32,

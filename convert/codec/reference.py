@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
-from convert.codec import block32_weighted, q2_k, q3_k, q4_k, q6_k
+from convert.codec import block32_weighted, fp4, iq1, iq2, iq3, iq4, q2_k, q3_k, q4_k, q6_k, ternary
 from convert.codec.arithmetic import f16_bytes, fifth_bits, nibbles
 from convert.codec.contract import Codec, F32Array, U8Array, Weighting, sizes_of
 
@@ -153,6 +153,21 @@ _TABLE: Final = (
     _row(GGMLQuantizationType.Q4_K, q4_k.encode_q4_k, weighted=q4_k.encode_q4_k_weighted, scales=(0, 2)),
     _row(GGMLQuantizationType.Q5_K, q4_k.encode_q5_k, weighted=q4_k.encode_q5_k_weighted, scales=(0, 2)),
     _row(GGMLQuantizationType.Q6_K, q6_k.encode_q6_k, weighted=q6_k.encode_q6_k_weighted, scales=(208,)),
+    _row(GGMLQuantizationType.MXFP4, fp4.encode_mxfp4),
+    _row(GGMLQuantizationType.NVFP4, fp4.encode_nvfp4),
+    _row(GGMLQuantizationType.TQ1_0, ternary.encode_tq1_0, scales=(52,)),
+    _row(GGMLQuantizationType.TQ2_0, ternary.encode_tq2_0, scales=(64,)),
+    _row(GGMLQuantizationType.Q1_0, ternary.encode_q1_0, decode_blocks=ternary.decode_q1_0, scales=(0,)),
+    _row(GGMLQuantizationType.Q2_0, ternary.encode_q2_0, decode_blocks=ternary.decode_q2_0, scales=(0,)),
+    _row(GGMLQuantizationType.IQ4_NL, iq4.encode_iq4_nl, weighted=iq4.encode_iq4_nl, scales=(0,)),
+    _row(GGMLQuantizationType.IQ4_XS, iq4.encode_iq4_xs, weighted=iq4.encode_iq4_xs, scales=(0,)),
+    _row(GGMLQuantizationType.IQ3_XXS, iq3.encode_iq3_xxs, weighted=iq3.encode_iq3_xxs, scales=(0,)),
+    _row(GGMLQuantizationType.IQ3_S, iq3.encode_iq3_s, weighted=iq3.encode_iq3_s, scales=(0,)),
+    _row(GGMLQuantizationType.IQ2_XXS, None, weighted=iq2.encode_iq2_xxs, scales=(0,)),
+    _row(GGMLQuantizationType.IQ2_XS, None, weighted=iq2.encode_iq2_xs, scales=(0,)),
+    _row(GGMLQuantizationType.IQ2_S, iq2.encode_iq2_s, weighted=iq2.encode_iq2_s, scales=(0,)),
+    _row(GGMLQuantizationType.IQ1_S, None, weighted=iq1.encode_iq1_s, scales=(0,)),
+    _row(GGMLQuantizationType.IQ1_M, iq1.encode_iq1_m, weighted=iq1.encode_iq1_m),
 )
 
 CODECS: Final[Mapping[GGMLQuantizationType, Codec]] = MappingProxyType({codec.type: codec for codec in _TABLE})

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.adapter import MergedTensors, MergeRequest, merge_adapters, other_bases, resolve_model
-from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
+from convert.checkpoint import Checkpoint, StoredType, Tensor, TensorSource, open_checkpoint
 from convert.checkpoint.index import cached_name
-from convert.checkpoint.packed import ModelTensors, model_tensors
+from convert.checkpoint.packed import CastTensor, ModelTensors, model_tensors
+from convert.checkpoint.packed.float8 import FLOAT8_TYPES
 from convert.checkpoint.packed.values import FLOATS
 from convert.checkpoint.source import TORCH_FLOATS, TORCH_NAMES
 from convert.dequantization.data import DequantizePlan
@@ -101,7 +102,8 @@ def _open_tensors(
         reasons = dict.fromkeys(sorted(quantized_weights(tensors)), f"down to {through.value} and up again")
         tensors = take_through(tensors, through, dtype)
     merged = merge_adapters(tensors, requests) if requests else MergedTensors(tensors)
-    notes = (*unpacked.notes[1:], *merged.notes)  # the first tells what is packed, as `_statements` does
+    # The first tells what is packed, as `_statements` does.
+    notes = (*unpacked.notes[0 if unpacked.packing is None else 1 :], *merged.notes)
     return _Opened(merged, unpacked, dtype, through, reasons, tuple(requests), notes)
 
 
@@ -186,6 +188,8 @@ def _stored(tensor: Tensor, name: str, dtype: StoredType) -> StoredTensor:
 
 
 def _floating(tensor: Tensor) -> Tensor:
+    if tensor.dtype in FLOAT8_TYPES and isinstance(tensor, TensorSource):
+        return CastTensor(tensor)
     return NarrowedDouble(tensor) if tensor.dtype is StoredType.F64 else tensor
 
 

@@ -10,6 +10,8 @@ key_values  a metadata entry to bytes and back
 header      counts and tensor infos to bytes and back; lays out a file before any weight is read
 cursor      the position in an untrusted header
 reader      reads a header and checks it as a whole
+split       which part of a split model a file is
+mistaken    what is passed where a GGUF file is wanted
 
 Numbers are little endian; a string is its length in bytes (uint64), then UTF-8. Shapes are in NumPy
 order (outermost first) everywhere but in the file. The `gguf` package owns the format's words.
@@ -22,6 +24,7 @@ from convert.gguf_file.data import ALIGNMENT, Entry, KeyValue, TensorInfo, padde
 from convert.gguf_file.header import layout
 from convert.gguf_file.key_values import encode_key_value, encoded_entry
 from convert.gguf_file.reader import GGUFFile, read_gguf
+from convert.gguf_file.split import part_of, require_whole
 
 __all__ = [
     "ALIGNMENT",
@@ -33,6 +36,8 @@ __all__ = [
     "encoded_entry",
     "layout",
     "padded",
+    "part_of",
     "read_gguf",
+    "require_whole",
     "tensor_nbytes",
 ]

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 Described = tuple[str, tuple[int, ...], GGMLQuantizationType]  # a tensor's name, shape (NumPy order) and type
 
-_MAGIC: Final = b"GGUF"
+MAGIC: Final = b"GGUF"
 _VERSION: Final = 3
+_BIG_ENDIAN: Final = "turn it round, in place, with the gguf package's own tool: `gguf-convert-endian FILE little`"
+# ggml/src/gguf.cpp @ 0c1e570 refuses it too; llama.cpp read it from August to November 2023.
+_VERSION_1: Final = "no program of today reads it: get a newer GGUF of the model, or convert its checkpoint"
+_NEWER: Final = "it is damaged, or newer than this version"
 _MAX_DIMS: Final = 4  # GGML_MAX_DIMS
 _MAX_NAME_NBYTES: Final = 63  # GGML_MAX_NAME - 1
 
@@ -48,7 +52,7 @@ def layout(
 
 
 def _encode_counts(n_tensors: int, n_key_values: int) -> bytes:
-    return _MAGIC + struct.pack("<IQQ", _VERSION, n_tensors, n_key_values)
+    return MAGIC + struct.pack("<IQQ", _VERSION, n_tensors, n_key_values)
 
 
 def decode_counts(cursor: Cursor) -> tuple[int, int]:
@@ -56,9 +60,7 @@ def decode_counts(cursor: Cursor) -> tuple[int, int]:
 
     Raises CheckpointError if it is broken, UnsupportedError for another version or byte order.
     """
-    magic = cursor.take(len(_MAGIC), "the magic")
-    if magic != _MAGIC:
-        raise cursor.broken(f"it starts with {magic!r}, not {_MAGIC!r}")
+    cursor.take(len(MAGIC), "the magic")  # which the reader has seen
     _check_version(cursor, cursor.take_number("I", "the version"))
     n_tensors, n_key_values = cursor.take_number("Q", "the tensor count"), cursor.take_number("Q", "the metadata count")
     if max(n_tensors, n_key_values) > cursor.nbytes // 12:  # the least that an entry takes
@@ -70,7 +72,8 @@ def _check_version(cursor: Cursor, version: int) -> None:
     if version not in (2, 3):
         swapped = version.to_bytes(4, "big") in (b"\2\0\0\0", b"\3\0\0\0")
         what = "is big endian" if swapped else f"has GGUF version {version}"
-        raise UnsupportedError(f"`{cursor.path}` {what}; versions 2 and 3, little endian, are supported")
+        hint = _BIG_ENDIAN if swapped else _VERSION_1 if version == 1 else _NEWER
+        raise UnsupportedError(f"`{cursor.path}` {what}; versions 2 and 3, little endian, are read", hint=hint)
 
 
 def _encode_tensor(tensor: Described, offset: int) -> bytes:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import GGML_QUANT_SIZES
 
-from convert.errors import CheckpointError
 from convert.gguf_file.cursor import Cursor
 from convert.gguf_file.data import ALIGNMENT, Entry, TensorInfo, padded, tensor_nbytes
-from convert.gguf_file.header import Described, decode_counts, decode_tensor
+from convert.gguf_file.header import MAGIC, Described, decode_counts, decode_tensor
 from convert.gguf_file.key_values import decode_key_value
+from convert.gguf_file.mistaken import HEAD_NBYTES, no_file, not_a_gguf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,8 +52,11 @@ def read_gguf(path: Path) -> GGUFFile:
     other byte order, or a tensor type that is not known.
     """
     if not path.is_file():
-        raise CheckpointError(f"`{path}` is not a file")
+        raise no_file(path)
     with path.open("rb") as file:
+        if not (head := file.read(HEAD_NBYTES)).startswith(MAGIC):
+            raise not_a_gguf(path, head)
+        file.seek(0)
         return _read(Cursor(path, file, path.stat().st_size))
 
 

@@ -5,9 +5,18 @@
 
 data     an entry, which reads its values when asked, and all of a file's
 read     from a GGUF file, or the older .dat
+statistics  what it says of a tensor, in a few numbers
 """
 
 from convert.importance.data import Importance, ImportanceEntry
-from convert.importance.read import read_importance
+from convert.importance.read import is_importance, read_importance
+from convert.importance.statistics import ImportanceStatistics, statistics_of
 
-__all__ = ["Importance", "ImportanceEntry", "read_importance"]
+__all__ = [
+    "Importance",
+    "ImportanceEntry",
+    "ImportanceStatistics",
+    "is_importance",
+    "read_importance",
+    "statistics_of",
+]

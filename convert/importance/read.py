@@ -64,6 +64,11 @@ def read_importance(
     return replace(read, entries=kept, n_entries=len(kept))
 
 
+def is_importance(file: GGUFFile) -> bool:
+    """Whether a GGUF file is an importance matrix."""
+    return _N_CHUNKS in file.metadata
+
+
 def _check_finite(entry: ImportanceEntry) -> None:
     files = SourceFiles()
     for first in range(0, entry.n_values, _STEP):

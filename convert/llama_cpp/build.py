@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import shlex
 import shutil
 import sys
 import time
@@ -290,7 +289,7 @@ def _but_for_server(command: Sequence[str]) -> list[str]:
 def _configure(
     command: list[str], directory: Path, tree: Tree, compilers: dict[str, str], telling: Reporter
 ) -> configure.Configured:
-    telling.say(f"configuring: {shlex.join(command)}")
+    telling.say(f"configuring and building; every command line and what it says is in {directory / 'build.log'}")
     run(
         command,
         step="configuring llama.cpp",
@@ -304,8 +303,6 @@ def _configure(
 
 
 def _make(command: list[str], directory: Path, tree: Tree, telling: Reporter) -> None:
-    telling.say(f"building: {shlex.join(command)}")
-    telling.say(f"log: {directory / 'build.log'}")
     run(
         command,
         step="building llama.cpp",

@@ -21,6 +21,7 @@ from convert.llama_cpp import where
 from convert.llama_cpp.backend import choose_backend
 from convert.llama_cpp.build_json import read_builds
 from convert.llama_cpp.pin import GIT_URL
+from convert.llama_cpp.programs import judge
 from convert.llama_cpp.toolchain import HOW_TO_GET, find_compiler, find_tool, find_toolchain
 from convert.process import usable_processors
 
@@ -115,6 +116,7 @@ def _cuda_json(cuda: Cuda) -> dict[str, Any]:
         "version": _dotted(cuda.version),
         "cublas": str(cuda.cublas.library) if cuda.cublas else None,
         "driver_supports": _dotted(cuda.driver),
+        "nvidia_smi": cuda.nvidia_smi,
         "missing": {name: cuda_parts.HOW_TO_GET[name] for name in missing},
     }
 
@@ -251,7 +253,7 @@ def _building(machine: dict[str, Any], find_cuda: Callable[[], Cuda]) -> dict[st
     origin = (
         "from git" if git else "from PyPI" if pypi else "only from a source tree of yours: nothing else is reachable"
     )
-    if find_cuda().nvcc is not None and choice.cuda is None:
+    if find_cuda().gpus and choice.cuda is None:  # no advice about GPUs to a machine without one
         install |= machine["cuda"]["missing"]
     does = f"builds for {choice.backend.value} ({choice.reason}), {origin}, in {machine['disk']['path']}"
     return _command(name, ready=bool(git or pypi), does=does, install=install)
@@ -262,5 +264,9 @@ def _running(machine: dict[str, Any]) -> dict[str, Any]:
     name = "convert run"
     if not builds:
         return _command(name, ready=False, does="no llama.cpp build", install={"llama.cpp": "convert build-llamacpp"})
-    build = builds[0]
-    return _command(name, ready=True, does=f"runs {build['programs'].get('completion')} ({build['backend']})")
+    program = builds[0]["programs"].get("completion", builds[0]["programs"]["quantize"])
+    try:
+        judge(Path(program), "completion" if "completion" in builds[0]["programs"] else "quantize")
+    except ConvertError as error:
+        return _command(name, ready=False, does=error.message, install={"llama.cpp": error.hint or "build it again"})
+    return _command(name, ready=True, does=f"runs {program} ({builds[0]['backend']})")

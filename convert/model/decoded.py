@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convert.checkpoint import StoredType, matrix_shape
-from convert.codec import CODECS
+from convert.codec import decode_rows, row_nbytes
 from convert.model.gguf_model import tensor_type
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Decoded:
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """Give rows; see RowSource."""
-        codec = CODECS[tensor_type(self.base)]
-        blocks = np.empty((len(out), codec.row_nbytes(matrix_shape(self.shape)[1])), np.uint8)
+        kind = tensor_type(self.base)
+        blocks = np.empty((len(out), row_nbytes(kind, matrix_shape(self.shape)[1])), np.uint8)
         self.base.read_rows(files, first, blocks)
-        out[:] = codec.decode(blocks).view(np.uint8)
+        out[:] = decode_rows(blocks, kind).view(np.uint8)

@@ -14,17 +14,18 @@ from convert.architecture import (
     Hyperparameters,
     Mapped,
     check_keys,
-    find_family,
+    family_of,
     first_metadata_of,
     have_place,
     map_tensors,
     metadata_of,
+    own_names,
     plain_names,
     read_hyperparameters,
 )
 from convert.authorship import write_authorship
 from convert.checkpoint import open_checkpoint
-from convert.checkpoint.packed import model_tensors
+from convert.checkpoint.packed import as_floats, model_tensors
 from convert.errors import PlanError
 from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
 from convert.model.gguf_model import GGUFModel
@@ -71,26 +72,31 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
     """
     base = resolve_model(request.path, request.adapters)
     checkpoint = open_checkpoint(base.model) if checkpoint is None else checkpoint
-    h = read_hyperparameters(checkpoint.require_config(), where=str(checkpoint.directory / "config.json"))
-    family = find_family(h.architecture)
+    config, where = checkpoint.require_config(), str(checkpoint.directory / "config.json")
+    family = family_of(config, where=where)
+    h = read_hyperparameters(config, where=where)
     unpacked = model_tensors(checkpoint)
-    merged = merge_adapters(plain_names(family, h, unpacked.tensors), base.requests)
+    floats, casts = as_floats(unpacked.tensors)
+    own = own_names(family, h, floats)
+    merged = merge_adapters(plain_names(family, h, own.tensors), base.requests)
     if merged.vocab_size is not None:
         h = h.replaced(vocab_size=merged.vocab_size)
     return Model(
         checkpoint=checkpoint,
         directory=checkpoint.directory,
-        config=checkpoint.require_config(),
+        config=config,
         hyperparameters=h,
         family=family,
         tensors=merged.tensors,
         tokenizer=merged.tokenizer or checkpoint.directory,
-        is_plain=unpacked.packing is None and not base.requests,
+        is_plain=unpacked.packing is None and not base.requests and not own.notes,
         notes=(
             *base.notes,
             *other_bases(request.adapters, checkpoint),
             *checkpoint.notes,
             *unpacked.notes,
+            *casts,
+            *own.notes,
             *merged.notes,
         ),
     )
@@ -115,14 +121,15 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
     )
     mapped = _mapped(model, n_tokens=len(vocabulary.tokens))
     unused = check_keys(model.family.arch, h)
+    metadata, said = _metadata(model, first, own, vocabulary, mapped.tensors)
     return GGUFModel(
         source=model.directory,
         architecture=h.architecture,
-        metadata=_metadata(model, first, own, vocabulary, mapped.tensors),
+        metadata=metadata,
         tensors=mapped.tensors,
         alignment=ALIGNMENT,
         through=GGMLQuantizationType.F16,
-        notes=model.notes + mapped.notes + unused + _notes(h, vocabulary),
+        notes=model.notes + mapped.notes + unused + said + vocabulary.notes + _notes(h, vocabulary),
     )
 
 
@@ -158,24 +165,24 @@ def _metadata(
     own: Mapping[str, KeyValue],
     vocabulary: Vocabulary,
     tensors: Sequence[tuple[str, Tensor]],
-) -> tuple[Entry, ...]:
-    """Gather the metadata in the reference's order: first, who made it, the family's own, the tokenizer's."""
+) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    """Gather the metadata in the reference's order, who made it, the family's, the tokenizer's; and notes.
+
+    first, own: the family's.
+    """
     writer = GGUFWriter(None, MODEL_ARCH_NAMES[model.family.arch])
     for name, tensor in tensors:  # the writer counts parameters for the size label
         writer.add_tensor_info(name, tensor.shape, None, 0, raw_dtype=GGMLQuantizationType.F32)
     writer.add_type(GGUFType.MODEL)
-    write_authorship(writer, model.directory)
-    entries: dict[str, KeyValue] = {}
-    for key, value in writer.kv_data[0].items():
-        entries |= {key: KeyValue(key, value.value, value.type, value.sub_type)} | dict(
-            first
-        )  # behind the architecture
+    notes = write_authorship(writer, model.directory)
+    made = {key: KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items()}
+    entries = {Keys.General.ARCHITECTURE: made[Keys.General.ARCHITECTURE], **first, **made}
     entries |= own
     entries |= pooling_entries(model.directory, MODEL_ARCH_NAMES[model.family.arch])
     version = Keys.General.QUANTIZATION_VERSION
     entries[version] = KeyValue(version, GGML_QUANT_VERSION, GGUFValueType.UINT32)
     entries |= {entry.key: entry for entry in vocabulary_metadata(vocabulary)}
-    return tuple(map(encoded_entry, entries.values()))
+    return tuple(map(encoded_entry, entries.values())), notes
 
 
 def _notes(h: Hyperparameters, vocabulary: Vocabulary) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType, Keys
 
 from convert.checkpoint import StoredType, matrix_shape
 from convert.checkpoint.views import Constant
-from convert.codec import CODECS
+from convert.codec import decode_rows, row_nbytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,10 +73,10 @@ class GGUFModel:
 
 def float_values(tensor: Tensor, files: SourceFiles, rows: range) -> F32Array:
     """Read rows of a float tensor: float32 (len(rows), n_cols)."""
-    codec = CODECS[tensor_type(tensor)]
-    raw = np.empty((len(rows), codec.row_nbytes(matrix_shape(tensor.shape)[1])), np.uint8)
+    kind = tensor_type(tensor)
+    raw = np.empty((len(rows), row_nbytes(kind, matrix_shape(tensor.shape)[1])), np.uint8)
     tensor.read_rows(files, rows.start, raw)
-    return codec.decode(raw)
+    return decode_rows(raw, kind)
 
 
 def tensor_type(tensor: Tensor) -> GGMLQuantizationType:

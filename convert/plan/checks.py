@@ -92,12 +92,21 @@ def importance_notes(tasks: Iterable[Task], options: QuantizeOptions) -> tuple[s
     notes = []
     if unknown := [name for name in options.importance.entries if name not in names]:
         notes.append(f"importance that no tensor here takes: {_some(unknown)}")
+    if without := [task.name for task in tasks if _is_made_without(task)]:
+        notes.append(f"made as without an importance matrix, for it has nothing of them: {_some(without)}")
     entries = [task.importance for task in tasks if task.importance is not None]
     if unseen := [entry for entry in entries if entry.unseen]:
         notes.append(
             f"experts that the importance matrix has not seen; all their columns count alike: {_unseen(unseen)}"
         )
     return tuple(notes)
+
+
+def _is_made_without(task: Task) -> bool:
+    """Whether a tensor that importance would change has none; embeddings and output matrix usually have none."""
+    made = (target.type for target in task.targets if target.type is not task.type)
+    takes = any(target in CODECS and CODECS[target].takes_importance for target in made)
+    return takes and task.importance is None and role_of(task.name) not in (Role.EMBEDDING, Role.OUTPUT)
 
 
 def _unseen(entries: Iterable[ImportanceEntry]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gguf import GGMLQuantizationType
 
@@ -49,6 +49,10 @@ def plan(model: GGUFModel, outputs: Mapping[FileType, Path], options: QuantizeOp
         through=model.through,
         notes=model.notes + importance_notes(tasks, options) + _requantized_note(tasks),
     )
+
+
+# Types without blocks that no other is made from: llama-quantize refuses them too (llama-quant.cpp @ 0c1e570).
+_UNQUANTIZED: Final = frozenset(getattr(GGMLQuantizationType, name) for name in ("F64", "I64", "I32", "I16", "I8"))
 
 
 def lay_out(model: GGUFModel, wanted: FileType, options: QuantizeOptions = NO_OPTIONS) -> FileLayout:
@@ -104,6 +108,11 @@ def _check_encodable(model: GGUFModel, outputs: Iterable[Output], options: Quant
             own = stored[info.name]
             if own is info.type:
                 continue
+            if own in _UNQUANTIZED:
+                raise UnsupportedError(
+                    f"tensor `{info.name}` of `{model.source}` is {own.name}, from which nothing is made",
+                    hint="start from a file whose tensors are F32, F16 or BF16",
+                )
             if own not in FLOAT_TYPES and (own not in CODECS or not options.allow_requantize):
                 raise UnsupportedError(
                     f"tensor `{info.name}` of `{model.source}` is {own.name} already",

@@ -90,7 +90,13 @@ def needs_importance(name: str, tensor_type: GGMLQuantizationType, wanted: FileT
 
 def may_be_quantized(name: str, shape: tuple[int, ...], facts: ModelFacts, options: QuantizeOptions) -> bool:
     """Whether a tensor's type is chosen at all; all others keep theirs."""
-    return why_kept(name, shape, facts.arch) is None and not (options.leave_output and name == "output.weight")
+    return _why_kept(name, shape, facts, options) is None
+
+
+def _why_kept(name: str, shape: tuple[int, ...], facts: ModelFacts, options: QuantizeOptions) -> str | None:
+    if options.leave_output and name == "output.weight":
+        return "left as it is, as asked"
+    return why_kept(name, shape, facts.arch)
 
 
 def file_order(names: Iterable[str]) -> list[str]:
@@ -110,11 +116,11 @@ def _settled(tensor: TensorToType, wanted: FileType, facts: ModelFacts, options:
     """Choose where no mixture is asked; None where one is."""
     if wanted.copies:
         return TypeChoice(tensor.type)
-    if not may_be_quantized(tensor.name, tensor.shape, facts, options):
-        kept = why_kept(tensor.name, tensor.shape, facts.arch) or "left as it is, as asked"
+    kept = _why_kept(tensor.name, tensor.shape, facts, options)
+    if kept is not None:
         return TypeChoice(tensor.type, kept if tensor.type is not wanted.type else None)
     if (asked := _asked_by_role(tensor.name, options)) is not None:
-        return TypeChoice(asked, "as asked for")  # Parity: rows that are not whole blocks have no fallback here
+        return _without_fallback(tensor, TypeChoice(asked, "as asked for"))
     if not wanted.is_quantized:
         return TypeChoice(wanted.type)
     if (by_name := options.type_for(tensor.name)) is not None:
@@ -122,9 +128,18 @@ def _settled(tensor: TensorToType, wanted: FileType, facts: ModelFacts, options:
     return _fall_back(tensor, TypeChoice(wanted.type), wanted) if options.pure else None
 
 
+def _without_fallback(tensor: TensorToType, choice: TypeChoice) -> TypeChoice:
+    """Give the choice; where rows are not whole blocks of it, llama-quantize aborts."""
+    if tensor.shape[-1] % GGML_QUANT_SIZES[choice.type][0]:
+        raise PlanError(
+            f"`{tensor.name}` was asked for in {choice.type.name}, which its rows of {tensor.shape[-1]} do not fill"
+        )
+    return choice
+
+
 def _asked_by_role(name: str, options: QuantizeOptions) -> GGMLQuantizationType | None:
-    if role_of(name) is Role.OUTPUT:
-        return options.output_type
+    if role_of(name) is Role.OUTPUT or options.embedding_type is None:
+        return options.output_type if role_of(name) is Role.OUTPUT else None
     is_named = name == "per_layer_token_embd.weight" and options.type_for(name) is not None
     return options.embedding_type if role_of(name) is Role.EMBEDDING and not is_named else None
 

@@ -11,12 +11,11 @@ from gguf import GGMLQuantizationType, GGUFValueType
 
 from convert.errors import UsageError
 from convert.gguf_file import KeyValue
+from convert.importance import Importance, read_importance
 from convert.quant_mix.patterns import compile_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
-    from convert.importance import Importance
 
 _Type = GGMLQuantizationType
 
@@ -182,8 +181,6 @@ def quantize_options(  # noqa: PLR0913 - llama-quantize's
     rules = tuple(map(parse_tensor_rule, tensor_type))
     importance = None
     if imatrix is not None:
-        from convert.importance import read_importance  # noqa: PLC0415
-
         importance = read_importance(imatrix, include=tuple(include_weights), exclude=tuple(exclude_weights))
     elif include_weights or exclude_weights:
         raise UsageError("weights are included or excluded of an importance matrix, and none is given")

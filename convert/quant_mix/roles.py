@@ -6,6 +6,7 @@ Source: src/llama-quant.cpp, tensor_get_category and tensor_allows_quantization 
 from __future__ import annotations
 
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 
@@ -64,9 +65,11 @@ _NEVER_QUANTIZED_IN: Final = {
         "ssm_beta.weight", "attn_kv_a_mqa.weight", "attn_k_b.weight", "attn_v_b.weight",
     ),
 }  # fmt: skip
+_MANY: Final = 1 << 12  # names of a large model: each is asked for by every type
 _NEVER_QUANTIZED_NAMES: Final = ("position_embd.weight", "token_types.weight")
 
 
+@lru_cache(maxsize=_MANY)
 def role_of(name: str) -> Role:
     """Tell a tensor's part in the model."""
     if name in _WHOLE_NAMES:
@@ -74,6 +77,7 @@ def role_of(name: str) -> Role:
     return next((role for part, role in _PARTS if part in name), Role.OTHER)
 
 
+@lru_cache(maxsize=_MANY)
 def why_kept(name: str, shape: tuple[int, ...], arch: str) -> str | None:
     """Say why a tensor is never quantized; None where it may be."""
     if ggml_n_dims(shape) < 2:  # noqa: PLR2004 - only matrices and stacks of them are quantized

@@ -187,8 +187,12 @@ class _Work:
 
     def _abandon(self) -> None:
         self._workers.stop.set()
-        for file in list(self._files.values()):
-            file.abandon()
+        # At once: each waits for what the system is writing of its own file.
+        waiting = [threading.Thread(target=file.abandon, daemon=True) for file in list(self._files.values())]
+        for thread in waiting:
+            thread.start()
+        for thread in waiting:
+            thread.join()
 
     def _in_parallel(
         self, n_threads: int, work: Callable[[], None], *, on_interruption: Callable[[], None] | None = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from convert.terminal.look import count, escape, make_grid, size, stdout
+from convert.terminal.look import count, counted, size, stdout
 from convert.terminal.memory import show_memory
+from convert.terminal.table import show_pairs, show_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from rich.table import Table
+    from rich.console import Console
 
     from convert.inspection import Inspection
 
@@ -19,39 +20,43 @@ if TYPE_CHECKING:
 def show_inspection(inspection: Inspection, *, with_tensors: bool) -> None:
     """Print what a checkpoint or a GGUF file holds."""
     console = stdout()
-    console.print(_inspection_summary(inspection))
+    show_pairs(console, _summary(inspection))
     if inspection.memory is not None:
         show_memory(inspection.memory, inspection.outputs, console)
     if inspection.metadata:
         console.print("\nmetadata")
-        console.print(_two_columns((key, _one_line(value)) for key, value in inspection.metadata.items()))
+        show_pairs(console, ((key, _one_line(value)) for key, value in inspection.metadata.items()), before="  ")
     if with_tensors:
-        console.print(f"\n{len(inspection.tensors)} tensors (shape, type, bytes{_packed_too(inspection)})")
-        console.print(_tensor_table(inspection))
+        console.print()
+        (_show_importance if inspection.importance else _show_tensors)(console, inspection)
 
 
-def _inspection_summary(inspection: Inspection) -> Table:
-    grid = make_grid()
-    grid.add_row(inspection.kind, escape(inspection.path))
-    grid.add_row("architecture", escape(inspection.architecture))
+def _summary(inspection: Inspection) -> Iterator[tuple[str, str]]:
+    yield inspection.kind, inspection.path
+    yield "architecture", inspection.architecture
     if inspection.n_parameters is not None:
-        grid.add_row("parameters", f"{count(inspection.n_parameters)} ({inspection.n_parameters})")
-    grid.add_row("stored", ", ".join(f"{kind} {size(nbytes)} ({nbytes})" for kind, nbytes in inspection.stored.items()))
+        yield "parameters", f"{count(inspection.n_parameters)} ({inspection.n_parameters})"
+    yield "stored", ", ".join(f"{kind} {size(nbytes)} ({nbytes})" for kind, nbytes in inspection.stored.items())
     for note in inspection.notes:
-        grid.add_row("note", escape(note))
+        yield "note", note
     if inspection.problem:
-        grid.add_row("cannot be converted", escape(inspection.problem))
-    return grid
+        yield "cannot be converted", inspection.problem
 
 
-def _packed_too(inspection: Inspection) -> str:
-    return ", what it decodes to" if inspection.decoded else ""
+def _show_importance(console: Console, inspection: Inspection) -> None:
+    rows = []
+    for row in inspection.importance:
+        seen = f"{row.n_experts - row.n_unseen} of {row.n_experts}" if row.n_experts > 1 else ""
+        numbers = (f"{row.mean:.4g}", f"{row.highest:.4g}", f"{row.active:.1%}")
+        rows.append([f"  {row.name}", str(row.n_values), str(row.count), seen, *numbers])
+    heads = [counted(len(rows), "tensor"), "columns", "used", "experts seen", "mean", "highest", "active"]
+    show_table(console, heads, rows)
 
 
-def _tensor_table(inspection: Inspection) -> Table:
+def _show_tensors(console: Console, inspection: Inspection) -> None:
     decoded = {tensor.name: tensor for tensor in inspection.decoded}
     largest = {tensor.part_of: tensor.name for tensor in sorted(inspection.tensors, key=lambda part: part.nbytes)}
-    table = make_grid()
+    rows = []
     for tensor in inspection.tensors:
         whole = decoded.get(tensor.part_of or "")
         becomes = ""
@@ -59,19 +64,14 @@ def _tensor_table(inspection: Inspection) -> Table:
             becomes = f"{whole.type} {_dimensions(whole.shape)}"
         elif whole is not None:
             becomes = "a part of it"
-        table.add_row(f"  {escape(tensor.name)}", _dimensions(tensor.shape), tensor.type, str(tensor.nbytes), becomes)
-    return table
+        row = [f"  {tensor.name}", _dimensions(tensor.shape), tensor.type, str(tensor.nbytes)]
+        rows.append([*row, becomes] if inspection.decoded else row)
+    heads = [counted(len(rows), "tensor"), "shape", "type", "bytes"]
+    show_table(console, [*heads, "what it decodes to"] if inspection.decoded else heads, rows)
 
 
 def _dimensions(shape: Iterable[int]) -> str:
     return " x ".join(map(str, shape)) or "scalar"
-
-
-def _two_columns(rows: Iterable[tuple[str, str]]) -> Table:
-    grid = make_grid()
-    for left, right in rows:
-        grid.add_row(f"  {escape(left)}", escape(right))
-    return grid
 
 
 def _one_line(value: object) -> str:

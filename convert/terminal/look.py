@@ -1,23 +1,27 @@
-"""How things look: consoles, sizes, foreign text, tables, progress, warnings, errors; no other room is needed here."""
+"""How things look: consoles, sizes, foreign text, lines, progress, warnings, errors; no other room is needed here."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from convert.errors import ConvertError
 
-_UNLIMITED = 100_000
-_UNITS = ("B", "kB", "MB", "GB", "TB")
+_UNLIMITED: Final = 100_000
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+# ECMA-48: control sequences (colours, the cursor), operating system commands (titles, links), other escapes.
+_CONTROL: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
+_COMMAND: Final = re.compile(r"(?<=`)convert (?=[a-z…])")
 
 
 def size(nbytes: float) -> str:
@@ -35,6 +39,11 @@ def count(number: int) -> str:
         if number >= limit:
             return f"{number / limit:.3g} {unit}"
     return str(number)
+
+
+def counted(number: int, thing: str) -> str:
+    """Write how many there are: `1 file`, `2 files`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def stderr() -> Console:
@@ -59,42 +68,71 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
-def escape(text: str) -> str:
-    """Make foreign text harmless: rich's markup, and characters that would drive the terminal."""
-    return escape_markup("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
+def harmless(text: str) -> str:
+    """Make foreign text one line that does not drive the terminal: control characters are shown, not sent."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-def make_grid() -> Table:
-    """Make a table of aligned columns, whose cells are folded and never cut."""
-    table = Table.grid(padding=(0, 2))
-    for _ in range(5):
-        table.add_column(overflow="fold")
-    return table
+def plain_lines(text: str) -> list[str]:
+    """Take a program's text apart into its lines, without the codes for colours and the like that it sends."""
+    return [harmless(line.expandtabs(4)) for line in _CONTROL.sub("", text).splitlines()]
 
 
-def show_error(error: ConvertError) -> None:
-    """Print `error: …`, a blank line, `hint: …`."""
+def say(console: Console, text: str, *, label: str = "", style: str = "") -> None:
+    """Print text, which may be foreign and of several lines, wrapped at words; a word is never broken.
+
+    label: stands before the first line, in its style. All other lines are indented, so that none can pose as one.
+    """
+    indent = " " * (len(label) + 1 if label and len(label) < 10 else 2)  # noqa: PLR2004 - `warning:` is a label
+    for number, line in enumerate(plain_lines(text) or [""]):
+        first = Text.assemble((label, style), " ") if label and number == 0 else Text(indent if number else "")
+        for place, piece in enumerate(wrapped(line, console.width - len(indent))):
+            console.print((first if place == 0 else Text(indent)) + Text(piece), soft_wrap=True)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Cut text into lines of so many columns, between words; a longer word is a line of its own."""
+    lines, line = [], ""
+    for word in re.findall(r"\s*\S+", text):
+        if line and cell_len(line + word) > width:
+            lines.append(line)
+            line = word.lstrip()
+        else:
+            line += word
+    return [*lines, line]
+
+
+def show_error(error: ConvertError, *, program: str = "convert") -> None:
+    """Print `error: …`, a blank line, `hint: …`. program: what the command is called here, for hints that name it."""
     console = stderr()
-    console.print(f"[bold red]error:[/] {escape(error.message)}")
+    say(console, error.message, label="error:", style="bold red")
     if error.hint:
-        console.print(f"\n[bold]hint:[/] {escape(error.hint)}")
+        console.print()
+        say(console, _COMMAND.sub(f"{program} ", error.hint), label="hint:", style="bold")
 
 
 @contextmanager
 def warnings_shown() -> Iterator[None]:
-    """Print warnings as `warning: …`, one line each, instead of Python's way."""
+    """Print warnings as `warning: …` instead of Python's way."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         yield
     for warning in caught:
-        stderr().print(f"[bold yellow]warning:[/] {escape(str(warning.message))}")
+        say(stderr(), str(warning.message), label="warning:", style="bold yellow")
 
 
 @contextmanager
 def byte_progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar of bytes while the work goes on; only on a terminal."""
+    """Show a bar of bytes while the work goes on, and that they are brought to the disk; only on a terminal."""
     console = stderr()
-    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    times = (TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), *times)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("writing", total=total)
-        yield lambda nbytes: progress.advance(task, nbytes)
+
+        def advance(nbytes: int) -> None:
+            progress.advance(task, nbytes)
+            if progress.tasks[0].finished:
+                progress.update(task, description="flushing to disk")
+
+        yield advance

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from convert.memory import GROUPS
-from convert.terminal.look import count, escape, size
+from convert.terminal.look import count, say, size
+from convert.terminal.table import show_table, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -16,42 +15,48 @@ if TYPE_CHECKING:
 
     from convert.memory import Group, Memory, MemoryRow
 
-_TWO_LINES = {"embeddings": "embed-\ndings", "attention": "atten-\ntion", "feed-forward": "feed-\nforward"}
-
 
 def show_memory(memory: Memory, outputs: Mapping[str, int], console: Console) -> None:
     """Print the bytes of each group in each precision, then those of each GGUF file."""
     loaded = [row for row in memory.rows if row.format != "gguf"]
     files = [row for row in memory.rows if row.format == "gguf"]
     names = [group for group in GROUPS if any(group in row.groups for row in memory.rows)]
-    table = _memory_grid(["memory", *names, "bytes", "footprint"])
-    for label, counts in (
-        ("parameters", {group.name: group.n_parameters for group in memory.groups}),
-        ("packed", {group.name: group.n_packed for group in memory.groups}),
-    ):
-        table.add_row(label, *(count(counts.get(name, 0)) for name in names), "", "", style="dim")
+    rows = [
+        [label, *(count(counts.get(name, 0)) for name in names), "", ""]
+        for label, counts in (
+            ("parameters", {group.name: group.n_parameters for group in memory.groups}),
+            ("packed", {group.name: group.n_packed for group in memory.groups}),
+        )
+    ]
     for row in loaded:
         footprint = None if row.parameters_nbytes is None else row.parameters_nbytes + (memory.buffers_nbytes or 0)
-        _add_memory_row(table, row, names, footprint)
-    console.print("", table, "", *map(escape, _memory_notes(memory)), sep="\n")
+        rows.append(_memory_row(row, names, footprint))
+    console.print()
+    heads = ["memory", *names, "bytes", "footprint"]
+    wanted = width_of(heads, rows)
+    _show(console, heads, rows, whole=wanted <= console.width)
+    console.print()
+    for note in _memory_notes(memory):
+        say(console, note)
     if files:
-        table = _memory_grid(["as GGUF", *names, "bytes", "file"])
-        for row in files:
-            _add_memory_row(table, row, names, outputs[row.precision])
-        console.print("", table, sep="\n")
+        console.print()
+        rows = [_memory_row(row, names, outputs[row.precision]) for row in files]
+        _show(console, ["as GGUF", *names, "bytes", "file"], rows, whole=wanted <= console.width)
+    if wanted > console.width:
+        console.print()
+        say(console, f"by group of tensors: in a terminal of {wanted} columns, or in a file")
 
 
-def _memory_grid(heads: Sequence[str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for index, _ in enumerate(heads):
-        table.add_column(justify="right" if index else "left", overflow="fold", no_wrap=index > 0)
-    table.add_row(*(_TWO_LINES.get(head, f"\n{head}") for head in heads))
-    return table
+def _show(console: Console, heads: list[str], rows: list[list[str]], *, whole: bool) -> None:
+    """Print a table; where it does not fit, without the groups of tensors."""
+    if not whole:
+        rows = [[row[0], *row[-2:]] for row in rows if row[-2]]
+    show_table(console, heads if whole else [heads[0], *heads[-2:]], rows, right=True)
 
 
-def _add_memory_row(table: Table, row: MemoryRow, names: Sequence[Group], last: int | None) -> None:
+def _memory_row(row: MemoryRow, names: Sequence[Group], last: int | None) -> list[str]:
     cells = (size(row.groups[name]) if name in row.groups else "" for name in names)
-    table.add_row(row.precision, *cells, str(row.nbytes), "" if last is None else str(last))
+    return [row.precision, *cells, str(row.nbytes), "" if last is None else str(last)]
 
 
 def _memory_notes(memory: Memory) -> Iterator[str]:

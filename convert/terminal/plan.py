@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from convert import stream
-from convert.terminal.look import count, escape, make_grid, size, stdout
+from convert.terminal.look import count, counted, say, size, stdout
+from convert.terminal.table import show_pairs, show_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from convert.plan import Output, Plan
@@ -18,17 +22,23 @@ if TYPE_CHECKING:
 
 def show_plan(plan: Plan, console: Console) -> None:
     """Print the plan in a few lines: source, architecture, outputs, total size, disk."""
-    grid = make_grid()
-    grid.add_row(
-        "source", escape(f"{plan.source}  ({size(plan.source_nbytes)}, {count(plan.n_parameters)} parameters)")
-    )
-    grid.add_row("model", escape(plan.architecture))
-    for index, output in enumerate(plan.outputs):
-        grid.add_row("outputs" if index == 0 else "", f"{escape(str(output.path))}  [dim]{size(output.nbytes)}[/]")
-    grid.add_row("disk", escape(_disk(plan)))
+    show_pairs(console, _lines(plan))
+
+
+def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
+    yield "source", f"{plan.source}  ({size(plan.source_nbytes)}, {count(plan.n_parameters)} parameters)"
+    yield "model", plan.architecture
+    label = "outputs" if len(plan.outputs) > 1 else "output"
+    if len(plan.outputs) == 1:
+        yield label, f"{plan.outputs[0].path}  {size(plan.nbytes)}"
+    else:
+        root = os.path.commonpath([output.path.parent for output in plan.outputs])
+        yield label, f"{root}/"
+        for output in plan.outputs:
+            yield "", f"  {os.path.relpath(output.path, root)}  {size(output.nbytes)}"
+    yield "disk", _disk(plan)
     for note in plan.notes:
-        grid.add_row("note", escape(note))
-    console.print(grid)
+        yield "note", note
 
 
 def _disk(plan: Plan) -> str:
@@ -42,11 +52,13 @@ def show_whole_plan(plan: Plan) -> None:
     show_plan(plan, console)
     console.print(f"\n{plan.nbytes} bytes in all")
     for output in plan.outputs:
-        console.print(f"\n{escape(str(output.path))}  {output.nbytes} bytes, {len(output.tensors)} tensors")
-        table = make_grid()
-        for (pattern, type_name, why), n_tensors in _choices(output).items():
-            table.add_row("", escape(pattern), f"{n_tensors}x", type_name, escape(why))
-        console.print(table)
+        console.print()
+        say(console, f"{output.path}  {output.nbytes} bytes, {counted(len(output.tensors), 'tensor')}")
+        rows = [
+            (f"  {pattern}", f"{n_tensors}x", type_name, why)
+            for (pattern, type_name, why), n_tensors in _choices(output).items()
+        ]
+        show_table(console, ("  tensors", "", "type", "because"), rows)
 
 
 def _choices(output: Output) -> dict[tuple[str, str, str], int]:

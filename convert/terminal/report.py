@@ -1,22 +1,28 @@
-"""What a run has done."""
+"""What a run has done, and what to do next."""
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
-from convert.terminal.look import escape, make_grid, size, stderr
+from rich.text import Text
+
+from convert.terminal.look import counted, harmless, say, size, stderr
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from convert.stream import Report
 
 
-def show_report(report: Report) -> None:
-    """Print each file with its size, and the time."""
+def show_report(report: Report, *, then: Sequence[str]) -> None:
+    """Print what was written, what was kept, the time, and the command line to go on with. The plan has the paths."""
     console = stderr()
-    grid = make_grid()
-    for output in report.outputs:
-        state = "" if output.written else "kept: complete, and equal to the plan"
-        grid.add_row(escape(str(output.path)), size(output.nbytes), state)
-    console.print(grid)
     written = [output.nbytes for output in report.outputs if output.written]
-    console.print(f"{len(written)} files, {size(sum(written))}, in {report.seconds:.1f} s")
+    kept = [output.path.name for output in report.outputs if not output.written]
+    for name in kept:
+        say(console, f"kept {name}: complete, and equal to the plan")
+    done = f"{counted(len(written), 'file')}, {size(sum(written))}, in {report.seconds:.1f} s"
+    say(console, done if written else f"nothing to write: {'it is' if len(kept) == 1 else 'all files are'} there")
+    # As one line, whatever its length, so that it can be copied.
+    console.print(Text.assemble(("next:", "bold"), " ", harmless(shlex.join(then))), soft_wrap=True)

@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.errors import TokenizerError, UnsupportedError, UsageError
-from convert.shown import shown
+from convert.errors import TokenizerError, UnsupportedError
+from convert.shown import shown, shown_list
 from convert.tokenizer.byte_level_bpe import read_byte_level_bpe
 from convert.tokenizer.files import MAX_TOKENS, TokenizerFiles, entry
 from convert.tokenizer.llama_hf import is_llama_hf, read_llama_hf
-from convert.tokenizer.pre_tokenizer import check_pre_tokenizer_name
+from convert.tokenizer.pre_tokenizer import check_pre_tokenizer_name, refused_pre_tokenizer
 from convert.tokenizer.rules import (
     BYTE_LEVEL_TOKENIZER,
     GEMMA_1_TOKENIZER,
@@ -36,7 +36,7 @@ from convert.tokenizer.special_tokens import read_special_tokens
 from convert.tokenizer.vocabulary import SpecialTokens, Vocabulary, vocabulary_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "vocabulary_metadata",
 ]
 
+_FLAGS: Final = ("lstrip", "rstrip", "single_word")
 _LOOKED_FOR: Final = "tokenizer.model, tokenizer.json, or vocab.json with merges.txt"
 
 
@@ -80,6 +81,7 @@ def read_vocabulary(
     _require_files(files)
     kind = next((kind for kind in rule.kinds if _is_there(files, kind)), TokenizerKind.BYTE_LEVEL)
     vocabulary = _read(files, kind, rule, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
+    vocabulary = replace(vocabulary, remarks=(*_remarks(files), *vocabulary.remarks))
     late = _late(files, rule.late.get(vocab_size, rule.late.get(None, LateTokens())))
     if rule.space_prefix is SpacePrefix.AS_DECLARED:
         prefix = entry(files.config or {}, "add_prefix_space", bool, file="tokenizer_config.json")
@@ -91,7 +93,7 @@ def read_vocabulary(
 
 def _is_there(files: TokenizerFiles, kind: TokenizerKind) -> bool:
     if kind is TokenizerKind.SENTENCEPIECE:
-        return files.has("tokenizer.model")
+        return files.has_pieces
     return is_llama_hf(files) if kind is TokenizerKind.LLAMA_HF else True
 
 
@@ -106,10 +108,7 @@ def _read(
     if kind is TokenizerKind.BYTE_LEVEL:
         return read_byte_level_bpe(files, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
     if pre_tokenizer is not None:
-        raise UsageError(
-            f"the pre-tokenizer `{pre_tokenizer}` is for byte-level BPE, and the tokenizer in {shown(files.directory)}"
-            " is of the sentencepiece kind, which has none"
-        )
+        raise refused_pre_tokenizer(pre_tokenizer, files)
     if kind is TokenizerKind.SENTENCEPIECE:
         return read_sentencepiece(files, vocab_size=vocab_size, may_lack=rule.may_lack, as_marked=rule.as_marked)
     return read_llama_hf(files, vocab_size=vocab_size)
@@ -122,11 +121,27 @@ def _require_files(files: TokenizerFiles) -> None:
             hint="get tokenizer.json from the model's repository on the Hub, or let transformers write it:"
             " AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
         )
+    if files.has_tiktoken and not (files.has("tokenizer.json") or files.has("vocab.json")):
+        raise UnsupportedError(
+            f"tokenizer.model in {shown(files.directory)} is Meta's tiktoken file, which is not read",
+            hint="get tokenizer.json from the model's repository on the Hub",
+        )
     if not (files.has("tokenizer.model") or files.has("tokenizer.json") or files.has("vocab.json")):
         raise TokenizerError(
             f"no tokenizer in {shown(files.directory)}: looked for {_LOOKED_FOR}",
             hint="copy the tokenizer files of the model that was fine-tuned into the directory",
         )
+
+
+def _remarks(files: TokenizerFiles) -> Iterator[str]:
+    if files.has_tiktoken:
+        yield "passes over tokenizer.model, which is Meta's tiktoken file"
+    in_json = entry(files.tokenizer or {}, "added_tokens", list, file="tokenizer.json") or []
+    decoder = entry(files.config or {}, "added_tokens_decoder", dict, file="tokenizer_config.json") or {}
+    tokens = [token for token in (*in_json, *decoder.values()) if isinstance(token, dict)]
+    heedless = {str(token.get("content")): None for token in tokens if any(token.get(flag) is True for flag in _FLAGS)}
+    if heedless:
+        yield f"llama.cpp does not heed `lstrip`, `rstrip` and `single_word` of added tokens: {shown_list([*heedless])}"
 
 
 def _late(files: TokenizerFiles, wanted: LateTokens) -> SpecialTokens:

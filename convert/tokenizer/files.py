@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_TEXT_NBYTES: Final = 64 << 20
+_TIKTOKEN_LINE_NBYTES: Final = 256
 MAX_TOKENS: Final = 1 << 20  # the largest vocabulary in use has about 262 thousand
 KINDS: Final[dict[type, str]] = {
     dict: "an object",
@@ -57,6 +59,20 @@ class TokenizerFiles:
         """Whether the directory holds something of that name: a link that leads nowhere counts, and fails when read."""
         path = self.directory / name
         return path.is_symlink() or path.exists()
+
+    @cached_property
+    def has_pieces(self) -> bool:
+        """Whether there is a `tokenizer.model` that is not Meta's tiktoken file, which has the same name."""
+        return self.has("tokenizer.model") and not self.has_tiktoken
+
+    @cached_property
+    def has_tiktoken(self) -> bool:
+        """Whether `tokenizer.model` is lines of a token in base64 and its rank, as Meta's Llama 3 has it."""
+        path = self.directory / "tokenizer.model"
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return re.match(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n", file.read(_TIKTOKEN_LINE_NBYTES)) is not None
 
     def json(self, name: str) -> dict[str, Any] | None:
         """Read a JSON object, or None where the file is missing."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _TOKENIZER: Final = "tokenizer.json"
 _MAX_SHOWN_CHARS: Final = 1000
-_BYTE_FALLBACK_HINT: Final = (
+_SENTENCEPIECE_HINT: Final = (
     "it is of the sentencepiece kind: put the tokenizer.model of the model that was fine-tuned into the directory"
 )
 _NOTHING: Final[tuple[Step, ...]] = ()
@@ -64,24 +64,38 @@ def name_pre_tokenizer(files: TokenizerFiles, tokenizer: FastTokenizer, *, asked
 
     Raises TokenizerError, showing what is declared, if no row is.
     """
-    if asked is not None:
-        return asked
     declared = _declared(files)
     tokens = {*tokenizer.base, *(token.content for token in tokenizer.added.values())}
     row = next((row for row in PRE_TOKENIZERS if declared and _matches(row, declared, tokens)), None)
-    if row is None:
-        sentencepiece_like = _has_byte_fallback(files)
-        raise TokenizerError(
-            f"the pre-tokenizer is not one that is known: {_shown_declaration(files)}",
-            hint=_BYTE_FALLBACK_HINT if sentencepiece_like else f"known are {', '.join(sorted(KNOWN_NAMES))}",
-            remedies=() if sentencepiece_like else (Remedy.NAME_PRE_TOKENIZER,),
-        )
-    return row.name
+    if asked is not None:
+        if _is_sentencepiece_like(files, tokenizer) and (row is None or row.name != asked):
+            raise refused_pre_tokenizer(asked, files)
+        return asked
+    if row is not None:
+        return row.name
+    message = f"the pre-tokenizer is not one that is known: {_shown_declaration(files)}"
+    if _is_sentencepiece_like(files, tokenizer):
+        raise TokenizerError(message, hint=_SENTENCEPIECE_HINT)
+    raise TokenizerError(
+        message, remedies=(Remedy.NAME_PRE_TOKENIZER,), hint=f"known are {', '.join(sorted(KNOWN_NAMES))}"
+    )
 
 
-def _has_byte_fallback(files: TokenizerFiles) -> bool:
+def refused_pre_tokenizer(name: str, files: TokenizerFiles) -> UsageError:
+    """Make the error for a name that a tokenizer has no use for, and would be broken by."""
+    return UsageError(
+        f"the pre-tokenizer {shown(name)} is for byte-level BPE, and the tokenizer in {shown(files.directory)} is of "
+        "the sentencepiece kind, which has none",
+        hint=None if files.has_pieces else _SENTENCEPIECE_HINT,
+    )
+
+
+def _is_sentencepiece_like(files: TokenizerFiles, tokenizer: FastTokenizer) -> bool:
+    """Whether words begin with `▁`, not with the `Ġ` of a byte-level alphabet, or bytes are pieces of their own."""
     model = (files.tokenizer or {}).get("model")
-    return isinstance(model, dict) and model.get("byte_fallback") is True
+    if isinstance(model, dict) and model.get("byte_fallback") is True:
+        return True
+    return any("▁" in token for token in tokenizer.base) and not any("Ġ" in token for token in tokenizer.base)
 
 
 def _matches(row: PreTokenizerRow, declared: Declared, tokens: set[str]) -> bool:

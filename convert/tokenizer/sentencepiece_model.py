@@ -11,7 +11,7 @@ from gguf import TokenType
 from sentencepiece import SentencePieceProcessor
 
 from convert.errors import TokenizerError
-from convert.shown import shown
+from convert.shown import shown, shown_list
 from convert.tokenizer.files import MAX_TOKENS, check_fits, entry, token_id, typed, vocabulary_of
 from convert.tokenizer.special_tokens import read_special_tokens
 from convert.tokenizer.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ WORD_BOUNDARY: Final = "▁"
 _MODEL: Final = "tokenizer.model"
 _ADDED: Final = "added_tokens.json"
 _CONFIG: Final = "tokenizer_config.json"
-_TOKENIZER: Final = "tokenizer.json"
+_JSON: Final = "tokenizer.json"
 _LOOK_SPECIAL: Final = frozenset(("<pad>", "<mask>", "<2mass>", "[@BOS@]"))
 
 Entry = tuple[bytes, float, TokenType]
@@ -54,6 +54,7 @@ def read_sentencepiece(
     _add_tokens_decoder(files, entries, may_lack, as_marked=as_marked)
     if as_marked:
         _add_tokens_of_json(files, entries)
+    remarks = _compare_with_json(files, entries, n_pieces)
     tokens, scores, types = zip(*entries, strict=True)
     return Vocabulary(
         model="llama",
@@ -62,6 +63,7 @@ def read_sentencepiece(
         scores=scores,
         token_types=types,
         special=read_special_tokens(files, n_tokens=size),
+        remarks=remarks,
     )
 
 
@@ -128,12 +130,12 @@ def _add_tokens_json(files: TokenizerFiles, entries: list[Entry], may_lack: tupl
 
 
 def _add_tokens_of_json(files: TokenizerFiles, entries: list[Entry]) -> None:
-    for item in entry(files.tokenizer or {}, "added_tokens", list, file=_TOKENIZER) or []:
-        data = typed(item, dict, file=_TOKENIZER, key="added_tokens")
-        content = typed(data.get("content"), str, file=_TOKENIZER, key="added_tokens.content")
-        number = token_id(data.get("id"), file=_TOKENIZER, key=f"added_tokens.{content}")
-        check_fits(content, number, vocab_size=len(entries), file=_TOKENIZER)
-        special = entry(data, "special", bool, file=_TOKENIZER, at=f"added_tokens.{content}.")
+    for item in entry(files.tokenizer or {}, "added_tokens", list, file=_JSON) or []:
+        data = typed(item, dict, file=_JSON, key="added_tokens")
+        content = typed(data.get("content"), str, file=_JSON, key="added_tokens.content")
+        number = token_id(data.get("id"), file=_JSON, key=f"added_tokens.{content}")
+        check_fits(content, number, vocab_size=len(entries), file=_JSON)
+        special = entry(data, "special", bool, file=_JSON, at=f"added_tokens.{content}.")
         entries[number] = content.encode("utf-8"), ADDED_SCORE, _marked(special=bool(special))
 
 
@@ -158,6 +160,48 @@ def _add_tokens_decoder(
         if not as_marked:
             text, type_ = added_token(content, special=bool(special))
         entries[number] = text.encode("utf-8"), ADDED_SCORE, type_
+
+
+def _compare_with_json(files: TokenizerFiles, entries: list[Entry], n_pieces: int) -> tuple[str, ...]:
+    """Take from tokenizer.json what would become a pad: a tokenizer.model is often older than the tokens added since.
+
+    The reference does not look. Raises TokenizerError where tokenizer.json has pieces of its own beyond the model's.
+    """
+    taken = _take_added(files, entries)
+    base = (entry(files.tokenizer or {}, "model", dict, file=_JSON) or {}).get("vocab")
+    ids = {token: number for token, number in base.items() if type(number) is int} if isinstance(base, dict) else {}
+    if lost := [token for token, number in ids.items() if _is_pad(entries, number)]:
+        raise TokenizerError(
+            f"{shown(_MODEL)} has {n_pieces} pieces, and lacks {len(lost)} that {shown(_JSON)} has: {shown_list(lost)}",
+            hint=f"it is an older model's: take {_MODEL} out of the directory, or put the right one there",
+        )
+    remarks = [f"tokens that {_MODEL} lacks are taken from {_JSON}: {shown_list(taken)}"] if taken else []
+    if others := [token for token, number in ids.items() if _is_another(entries[:n_pieces], number, token)]:
+        remarks.append(f"{_MODEL} and {_JSON} have other tokens under {len(others)} ids: {shown_list(others, most=3)}")
+    return tuple(remarks)
+
+
+def _take_added(files: TokenizerFiles, entries: list[Entry]) -> list[str]:
+    taken = []
+    for item in entry(files.tokenizer or {}, "added_tokens", list, file=_JSON) or []:
+        token = typed(item, dict, file=_JSON, key="added_tokens")
+        content, number = token.get("content"), token.get("id")
+        if isinstance(content, str) and type(number) is int and _is_pad(entries, number):
+            text, type_ = added_token(content, special=token.get("special") is True)
+            entries[number] = text.encode("utf-8"), ADDED_SCORE, type_
+            taken.append(content)
+    return taken
+
+
+def _is_pad(entries: list[Entry], number: int) -> bool:
+    return 0 <= number < len(entries) and entries[number] == pad_token(number)
+
+
+def _is_another(pieces: list[Entry], number: int, token: str) -> bool:
+    if not 0 <= number < len(pieces):
+        return False
+    text, _, type_ = pieces[number]
+    return type_ is TokenType.NORMAL and text != token.encode("utf-8", "surrogatepass")
 
 
 def decoder_id(key: str) -> int:

@@ -55,7 +55,7 @@ def read_special_tokens(
         _borrow(reading, "eos", reading.config.get("sep_token"))
     _read_normalizer(reading, entry(tokenizer, "normalizer", dict, file=_TOKENIZER))
     _read_post_processor(reading, entry(tokenizer, "post_processor", dict, file=_TOKENIZER))
-    default, named = _chat_templates(files, reading.config) if reading.config else (None, ())
+    default, named, notes = _chat_templates(files)
     _read_config(reading, tokenizer, n_tokens)
     _read_model_config(reading, files.model_config or {}, n_tokens)
     return SpecialTokens(
@@ -63,6 +63,7 @@ def read_special_tokens(
         add=tuple(reading.add.items()),
         chat_template=default,
         named_chat_templates=named,
+        notes=notes,
         normalizer_lowercase=reading.normalizer.get("lowercase"),
         normalizer_strip_accents=reading.normalizer.get("strip_accents"),
     )
@@ -211,24 +212,30 @@ def token_content(value: object, *, key: str) -> str | None:
     return entry(typed(value, dict, file=_CONFIG, key=key), "content", str, file=_CONFIG, at=f"{key}.")
 
 
-def _chat_templates(files: TokenizerFiles, config: dict[str, Any]) -> tuple[str | None, tuple[tuple[str, str], ...]]:
-    """Return the default template and the others by name.
+def _chat_templates(files: TokenizerFiles) -> tuple[str | None, tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return the default template, the others by name, and notes.
 
-    `chat_template` in tokenizer_config.json wins, even as null; then chat_template.jinja with
-    additional_chat_templates/*.jinja; then chat_template.json.
+    chat_template.jinja with additional_chat_templates/*.jinja wins; then `chat_template` in tokenizer_config.json,
+    even as null; then chat_template.json. So does transformers 5.23 (tokenization_utils_base.py, from_pretrained),
+    with a tokenizer_config.json or without; the reference takes tokenizer_config.json's first, and none without it.
     """
-    file, template = _CONFIG, config.get("chat_template")
-    if "chat_template" not in config:
-        file, template = _chat_template_beside(files)
+    config = files.config or {}
+    file, template = _chat_template_beside(files, has_config="chat_template" in config)
+    notes: tuple[str, ...] = ()
+    if "chat_template" in config:
+        if template is None:
+            file, template = _CONFIG, config["chat_template"]
+        elif config["chat_template"] not in (None, template):
+            notes = (f"takes the chat template of `{file}`, and passes over another in `{_CONFIG}`",)
     if template is None or isinstance(template, str):
-        return template, ()
-    return _named_templates(typed(template, list, file=file, key="chat_template"), file)
+        return template, (), notes
+    return *_named_templates(typed(template, list, file=file, key="chat_template"), file), notes
 
 
-def _chat_template_beside(files: TokenizerFiles) -> tuple[str, object]:
+def _chat_template_beside(files: TokenizerFiles, *, has_config: bool) -> tuple[str, object]:
     text = files.text("chat_template.jinja")
     if text is None:
-        beside = files.json("chat_template.json")
+        beside = None if has_config else files.json("chat_template.json")
         return "chat_template.json", (beside or {}).get("chat_template")
     folder = files.directory / "additional_chat_templates"
     others = sorted(path.name for path in folder.glob("*.jinja")) if folder.is_dir() else []

@@ -49,6 +49,7 @@ class SpecialTokens:
     """What the tokenizer files say about special tokens, beyond the tokens themselves.
 
     ids, add: by kind (`bos`, `eos`, ...), in the order found. named_chat_templates: name (unfiltered), template.
+    notes: a line each, for the plan to show.
     """
 
     ids: tuple[tuple[str, int], ...] = ()
@@ -58,6 +59,7 @@ class SpecialTokens:
     add_space_prefix: bool | None = None
     normalizer_lowercase: bool | None = None
     normalizer_strip_accents: bool | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Vocabulary:
     model: `llama` (sentencepiece-like) or `gpt2` (byte-level BPE). pre: llama.cpp's name of the pre-tokenizer.
     tokens: a token's id is its index; scores and token_types are parallel to it; a byte-level vocabulary has no scores.
     merges: "left right", by rank; none for `llama`.
-    late: special tokens that the reference adds after all the rest.
+    late: special tokens that the reference adds after all the rest. remarks: a line each, for the plan to show.
     """
 
     model: Literal["llama", "gpt2"]
@@ -79,6 +81,12 @@ class Vocabulary:
     add_space_prefix: bool | None = None
     special: SpecialTokens = SpecialTokens()
     late: SpecialTokens = SpecialTokens()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All there is to say, for the plan to show."""
+        return (*self.remarks, *self.special.notes)
 
 
 def vocabulary_metadata(vocabulary: Vocabulary) -> tuple[KeyValue, ...]:

@@ -10,12 +10,12 @@ from gguf import GGML_QUANT_SIZES, quants
 
 from convert.checkpoint import SourceFiles
 from convert.checkpoint.statistics import measured
-from convert.codec import CODECS, FLOAT_TYPES
+from convert.codec import CODECS, FLOAT_TYPES, decode_rows
 from convert.errors import UnsupportedError, UsageError
 from convert.model import GGUFModel, ModelRequest, float_values, gguf_model, read_gguf_model, tensor_type
 from convert.quant_mix import ggml_n_dims
 from convert.stream.slices import row_ranges
-from convert.verify.bounds import explained_error, relative_rmse_limit
+from convert.verify.bounds import explained_error, has_bound, judged_by_rmse, relative_rmse_limit
 from convert.verify.data import Finding, TensorError, note, problem
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Comparison:
     def __init__(self, header: GGUFFile, file: OpenFile, wanted: GGUFModel) -> None:
         self._stored: Final[Mapping[str, TensorInfo]] = {tensor.name: tensor for tensor in header.tensors}
         self._wanted: Final[Mapping[str, Tensor]] = dict(wanted.tensors)
+        self._with_importance: Final = "quantize.imatrix.file" in header.metadata
         self._file = file
         self.errors: list[TensorError] = []
         self.findings: list[Finding] = []
@@ -83,14 +84,14 @@ class Comparison:
             message = f"tensor `{stored.name}` is {stored.type.name}, which nothing here can decode"
             self.findings.append(note(CHECK, message))
             return
-        gathered = _Gathered(stored)
+        gathered = _Gathered(stored, with_importance=self._with_importance)
         wanted = measured(wanted, sources)
         for rows in row_ranges(wanted):
             values = float_values(wanted, sources, rows)
             gathered.add(values, self._read_blocks(stored, rows.start * values.shape[1], values.size))
         error = gathered.result()
         self.errors.append(error)
-        self.findings += _judged(error, stored.type)
+        self.findings += _judged(error, stored.type, with_importance=self._with_importance)
 
     def _read_blocks(self, stored: TensorInfo, first: int, n_values: int) -> U8Array:
         block_size, type_size = GGML_QUANT_SIZES[stored.type]
@@ -101,8 +102,9 @@ class Comparison:
 class _Gathered:
     """One tensor's sums, and its worst value so far."""
 
-    def __init__(self, stored: TensorInfo) -> None:
+    def __init__(self, stored: TensorInfo, *, with_importance: bool) -> None:
         self._stored = stored
+        self._has_bound = has_bound(stored.type, with_importance=with_importance)
         self._n_values = 0
         self._square_error = self._sum = self._square_sum = 0.0
         self._n_unexplained = 0
@@ -113,7 +115,7 @@ class _Gathered:
         decoded = _decode(blocks, self._stored.type)
         wanted = wanted.reshape(decoded.shape)
         error = np.abs(decoded.astype(np.float64) - wanted)
-        bound = explained_error(self._stored.type, blocks, wanted, decoded)
+        bound = explained_error(self._stored.type, blocks, wanted, decoded) if self._has_bound else None
         ratio = error if bound is None else _ratio(error, bound)
         self._note_worst(ratio, wanted, decoded)
         if bound is not None:
@@ -152,7 +154,7 @@ def _ratio(error: NDArray[np.float64], bound: F32Array) -> NDArray[np.float64]:
     return np.where(np.isnan(ratio), np.inf, ratio)
 
 
-def _judged(error: TensorError, tensor_type: GGMLQuantizationType) -> Iterator[Finding]:
+def _judged(error: TensorError, tensor_type: GGMLQuantizationType, *, with_importance: bool) -> Iterator[Finding]:
     if error.n_unexplained:
         yield problem(
             CHECK,
@@ -160,7 +162,9 @@ def _judged(error: TensorError, tensor_type: GGMLQuantizationType) -> Iterator[F
             f"the checkpoint's than the type can explain; the worst at {list(error.worst_index)}, "
             f"{error.worst_decoded:.6g} instead of {error.worst_wanted:.6g}; RMSE {error.relative_rmse:.3g} deviations",
         )
-    elif tensor_type not in CODECS and not error.relative_rmse <= relative_rmse_limit(tensor_type):
+    elif judged_by_rmse(
+        tensor_type, with_importance=with_importance
+    ) and not error.relative_rmse <= relative_rmse_limit(tensor_type):
         yield problem(
             CHECK,
             f"tensor `{error.name}` ({error.type}): RMSE {error.relative_rmse:.3g} standard deviations, "
@@ -175,6 +179,6 @@ def _own_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _decode(blocks: U8Array, tensor_type: GGMLQuantizationType) -> F32Array:
     if tensor_type in CODECS:
-        return CODECS[tensor_type].decode(blocks)
+        return decode_rows(blocks, tensor_type)
     decoded: F32Array = quants.dequantize(blocks, tensor_type)
     return decoded

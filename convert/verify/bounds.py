@@ -12,12 +12,18 @@ With d the stored float16 scale (the step), x what was to be stored and y what i
     Q6_K         2 s + 17 d, with s = d * scale of the sub-block: quants reach from -32 to +31 where the search lets
                  weights reach 33 steps, and a sub-block's scale is itself rounded to a whole number of d, by up to
                  half of one, which moves a weight 33 steps out by 16.5 d
+    Q4_K, Q5_K   4 s + 16 (32) d + dmin, with s = span / 15 (31) of the sub-block's weights and zero: the fit's weighted
+                 squares are below those of half a step each, no weight counts less than a 64th of the sum; and the
+                 sub-block's scale and minimum are rounded by up to half of d and dmin
+    Q2_K         the span + 4 d + dmin: a weight near zero counts almost nothing, and may end at the other end
+    Q3_K         the span + 4 d
 
 To each comes what float16 lost before (2^-11 |x| + 2^-25: quantized files are made from the F16 values), what a scale
 below float16's normal numbers loses (2^-25 times the largest quant), and 1 % for float32's own rounding.
 Source: `codec.reference`, `codec.q6_k`.
 
-Of other types only the tensor's RMSE is judged, see `relative_rmse_limit`.
+Of other types, and of a tensor whose errors an importance matrix has weighed, only the RMSE is judged, see
+`relative_rmse_limit`; of types with searches, both.
 """
 
 from __future__ import annotations
@@ -28,6 +34,8 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 
+from convert.codec import CODECS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -37,6 +45,16 @@ _F16: Final = np.float32(2.0**-11)
 _BF16: Final = np.float32(2.0**-8)
 _TINY: Final = np.float32(2.0**-25)
 _SLACK: Final = np.float32(1.01)
+
+
+def has_bound(tensor_type: Type, *, with_importance: bool) -> bool:
+    """Say whether a value's error is bounded: an importance matrix may give a weight up for others."""
+    return tensor_type in _BOUNDS and not (with_importance and CODECS[tensor_type].takes_importance)
+
+
+def judged_by_rmse(tensor_type: Type, *, with_importance: bool) -> bool:
+    """Say whether the type's bound, if there is one, is so wide that the tensor's RMSE says more."""
+    return tensor_type in _WIDE or not has_bound(tensor_type, with_importance=with_importance)
 
 
 def explained_error(tensor_type: Type, blocks: U8Array, wanted: F32Array, decoded: F32Array) -> F32Array | None:
@@ -131,6 +149,35 @@ def _q6_k(blocks: U8Array, wanted: F32Array, decoded: F32Array) -> F32Array:
     return found
 
 
+def _span(wanted: F32Array, sub_block: int) -> F32Array:
+    """From the lowest weight of each sub-block to the highest, zero among them; for each value."""
+    subs = wanted.reshape(-1, sub_block)
+    span = np.maximum(subs.max(axis=1, keepdims=True), 0) - np.minimum(subs.min(axis=1, keepdims=True), 0)
+    spread: F32Array = np.broadcast_to(span, subs.shape).reshape(wanted.shape)
+    return spread
+
+
+def _affine_super(
+    sub_block: int, highest: int, reach: int, offset: int
+) -> Callable[[U8Array, F32Array, F32Array], F32Array]:
+    """Make the bound of Q2_K, Q4_K and Q5_K; reach: in steps. offset: of d, before dmin."""
+
+    def bound(blocks: U8Array, wanted: F32Array, decoded: F32Array) -> F32Array:
+        del decoded
+        units = (highest + 1) * _scale(blocks, offset) + _scale(blocks, offset + 2)
+        steps = np.float32(reach / highest) * _span(wanted, sub_block)
+        found: F32Array = _SLACK * (steps + units) + _through_f16(wanted) + 64 * (highest + 1) * _TINY
+        return found
+
+    return bound
+
+
+def _q3_k(blocks: U8Array, wanted: F32Array, decoded: F32Array) -> F32Array:
+    del decoded
+    found: F32Array = _SLACK * (_span(wanted, 16) + 4 * _scale(blocks, 108)) + _through_f16(wanted) + 128 * _TINY
+    return found
+
+
 _BOUNDS: Final[Mapping[Type, Callable[[U8Array, F32Array, F32Array], F32Array]]] = {
     Type.F32: _exact,
     Type.F16: _f16,
@@ -140,5 +187,10 @@ _BOUNDS: Final[Mapping[Type, Callable[[U8Array, F32Array, F32Array], F32Array]]]
     Type.Q5_0: _symmetric(15),
     Type.Q5_1: _by_range(31),
     Type.Q8_0: _q8_0,
+    Type.Q2_K: _affine_super(16, highest=3, reach=3, offset=80),
+    Type.Q3_K: _q3_k,
+    Type.Q4_K: _affine_super(32, highest=15, reach=4, offset=0),
+    Type.Q5_K: _affine_super(32, highest=31, reach=4, offset=0),
     Type.Q6_K: _q6_k,
 }
+_WIDE: Final = {Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K}

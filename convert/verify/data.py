@@ -139,12 +139,13 @@ class Verification:
         """Raise VerificationError if a file has a problem."""
         wrong = [file for file in self.files if file.problems]
         if wrong:
-            n_problems = sum(len(file.problems) for file in wrong)
-            first = wrong[0].problems[0]
-            raise VerificationError(
-                f"{len(wrong)} of {len(self.files)} files are not sound, {n_problems} problems in all; "
-                f"the first, in `{wrong[0].path}`: {first.message}"
-            )
+            first, *others = wrong[0].problems
+            where = f"`{wrong[0].path}`"
+            if len(self.files) > 1:
+                files = f"{len(wrong)} of {len(self.files)} files are not sound"
+                raise VerificationError(f"{files}; the first problem, in {where}: {first.message}")
+            more = f" (the first of {len(others) + 1} problems)" if others else ""
+            raise VerificationError(f"{where} is not sound{more}: {first.message}")
 
     def as_json(self) -> Mapping[str, Any]:
         """Give everything as plain data; what JSON has no number for is None."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from convert.errors import CheckpointError, UnsupportedError
-from convert.gguf_file import read_gguf
+from convert.gguf_file import part_of, read_gguf
+from convert.gguf_file.mistaken import no_file
 from convert.model import ModelRequest, open_model
 from convert.verify.against import Comparison, wanted_model
 from convert.verify.blocks import check_blocks
@@ -43,7 +44,7 @@ def verify_files(
     """
     for path in paths:
         if not path.is_file():
-            raise CheckpointError(f"`{path}` is not a file")
+            raise no_file(path)
     request = None if against is None else _request(against)
     wanted = None if request is None else wanted_model(request)
     judge, notes = _second_judge(request)
@@ -73,17 +74,16 @@ def _verify(path: Path, wanted: GGUFModel | None, judge: SecondWay | None, notes
     with open_file(path) as file:
         findings, errors = _findings(header, file, wanted)
         is_wrong = any(finding.severity is Severity.PROBLEM for finding in findings)
-        more = () if judge is None or is_wrong else tuple(judge.check(header, file))
+        more = () if judge is None or is_wrong or part_of(header) is not None else tuple(judge.check(header, file))
     return VerifiedFile(path, nbytes, (*findings, *more, *notes), tuple(errors))
 
 
 def _findings(header: GGUFFile, file: OpenFile, wanted: GGUFModel | None) -> tuple[list[Finding], list[TensorError]]:
-    findings = [
-        *check_structure(header, file),
-        *check_metadata(header),
-        *check_chat_template(header.metadata),
-        *check_blocks(header, file),
-    ]
+    structure, blocks = check_structure(header, file), check_blocks(header, file)
+    if (part := part_of(header)) is not None:
+        said = f"it is {part}: only its own bytes are checked; `llama-gguf-split --merge` makes a whole file"
+        return [*structure, *blocks, note("split", said)], []
+    findings = [*structure, *check_metadata(header), *check_chat_template(header.metadata), *blocks]
     if wanted is None:
         return findings, []
     comparison = Comparison(header, file, wanted)
@@ -93,7 +93,8 @@ def _findings(header: GGUFFile, file: OpenFile, wanted: GGUFModel | None) -> tup
 
 def _measured(files: tuple[VerifiedFile, ...], measuring: Measuring) -> tuple[VerifiedFile, ...]:
     """Run the sound ones: what is broken on paper is not given to another program."""
-    results = measure_all([file.path for file in files if not file.problems], measuring)
+    sound = [file.path for file in files if not file.problems and part_of(read_gguf(file.path)) is None]
+    results = measure_all(sound, measuring)
     return tuple(
         file
         if (result := results.get(file.path)) is None

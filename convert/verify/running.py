@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from gguf import Keys
 
-from convert.errors import UnsupportedError, VerificationError
+from convert.errors import UnsupportedError, UsageError, VerificationError
 from convert.gguf_file import read_gguf
 from convert.shown import excerpt
 from convert.verify.data import Finding, Measured, note, problem
@@ -34,6 +34,7 @@ _MIN_CONTEXT: Final = 8
 _NBYTES_PER_TOKEN: Final = 8  # more than tokenizers take for prose, so that the text is long enough
 _MAX_NBYTES: Final = 1 << 30
 _FINAL: Final = re.compile(r"Final estimate: PPL = (\S+) \+/- (\S+)")
+_TOO_SHORT: Final = re.compile(r"you need at least (\d+) tokens.*?tokenizes to only (\d+) tokens", re.DOTALL)
 _N_TRIES: Final = 8
 _FLOAT_FILES: Final = frozenset({0, 1, 32})  # LlamaFileType ALL_F32, MOSTLY_F16, MOSTLY_BF16
 
@@ -87,6 +88,8 @@ def measure_all(paths: Sequence[Path], measuring: Measuring) -> dict[Path, Resul
     loaded = [path for path in paths if results[path].measured.loads]
     if measuring.text is None or measuring.llama_cpp.perplexity is None or not loaded:
         return results
+    if not measuring.text.stat().st_size:
+        raise too_short(measuring.text, needed=2 * _MIN_CONTEXT, found=0)
     with tempfile.TemporaryDirectory(prefix="convert-verify-") as folder:
         measurement = _Measurement(measuring, measuring.text, loaded, Path(folder))
         return results | {path: measurement.measure(path, results[path]) for path in loaded}
@@ -100,6 +103,14 @@ def _load(path: Path, llama_cpp: LlamaCpp) -> Result:
         return Result(Measured(loads=True))
     found = problem(CHECK, f"llama.cpp does not run it (exit code {answer.exit_code}): {_first_error(answer.text)}")
     return Result(Measured(loads=False), (found,))
+
+
+def too_short(text: Path, *, needed: int, found: int) -> UsageError:
+    """Make the error for a text that gives too few tokens: what is wrong is not the files."""
+    return UsageError(
+        f"`{text}` is too short to measure: it gives {found} tokens, {needed} are needed",
+        hint=f"take a longer text: some {needed * _NBYTES_PER_TOKEN} characters are enough, a page is better",
+    )
 
 
 class _Measurement:
@@ -189,6 +200,8 @@ class _Measurement:
         command = [str(self._measuring.llama_cpp.perplexity), "-m", str(path), "-f", str(self._text)]
         command += ["-c", str(self._n_ctx), "-b", str(_MAX_CONTEXT), "--chunks", str(self._n_windows), "--no-repack"]
         answer = self._measuring.llama_cpp.ask([*command, "--kl-divergence-base", str(out)])
+        if (short := _TOO_SHORT.search(answer.text)) is not None:
+            raise too_short(self._text, needed=int(short[1]), found=int(short[2]))
         if answer.exit_code or not out.is_file():
             raise VerificationError(
                 f"llama-perplexity failed (exit code {answer.exit_code}): {_first_error(answer.text)}"

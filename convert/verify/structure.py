@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convert.gguf_file import padded
+from convert.gguf_file import ALIGNMENT, padded
 from convert.verify.data import Finding, problem
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ def check_structure(header: GGUFFile, file: OpenFile) -> Iterator[Finding]:
     """Check offsets, padding and the file's length."""
     if not header.tensors:
         yield problem(CHECK, "the file holds no tensor")
+    if header.alignment < ALIGNMENT:
+        said = f"`general.alignment` is {header.alignment}, llama.cpp aborts below {ALIGNMENT}"
+        yield problem(CHECK, said)  # ggml-impl.h, TENSOR_ALIGNMENT, asserted of a mapped file @ 0c1e570
     yield from _check_offsets(header)
     for offset, end, what in _paddings(header):
         if offset < end and file.read(offset, end - offset).any():

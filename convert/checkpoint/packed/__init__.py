@@ -14,15 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from convert.checkpoint.packed.casts import CastTensor, as_floats
 from convert.checkpoint.packed.quantization_config import Quantization, read_quantization
-from convert.checkpoint.packed.table import find_format
+from convert.checkpoint.packed.table import find_format, has_plain_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from convert.checkpoint.source import Checkpoint, Tensor
 
-__all__ = ["ModelTensors", "Quantization", "model_tensors", "read_quantization"]
+__all__ = ["CastTensor", "ModelTensors", "Quantization", "as_floats", "model_tensors", "read_quantization"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,11 @@ def model_tensors(checkpoint: Checkpoint) -> ModelTensors:
     for a method or a layout that this version does not decode.
     """
     quantization = read_quantization(checkpoint)
-    row = find_format(quantization, checkpoint.tensors)
+    is_stale = bool(quantization.options) and has_plain_weights(quantization, checkpoint.tensors)
+    row = None if is_stale else find_format(quantization, checkpoint.tensors)
     if row is None:
-        return ModelTensors(checkpoint.tensors)
+        said = f"{quantization.where} declares `{quantization.method}`, but the weights are plain: read as they are"
+        return ModelTensors(checkpoint.tensors, notes=(said,) if is_stale else ())
     tensors = row.unpack(quantization, checkpoint.tensors)
     n_decoded = sum(tensor is not checkpoint.tensors.get(name) for name, tensor in tensors.items())
     decoded = f"packed by {row.label}: {n_decoded} tensors are decoded on the way"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.packed.activation_scales import activation_notes
@@ -20,6 +21,7 @@ from convert.checkpoint.packed.mxfp4 import is_mxfp4_blocks, unpack_mxfp4
 from convert.checkpoint.packed.packed_format import PackedFormat
 from convert.checkpoint.packed.refused import refusal
 from convert.checkpoint.packed.torchao import marks_torchao, torchao_notes, unpack_torchao
+from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError
 from convert.shown import shown
 
@@ -61,6 +63,13 @@ PACKED_FORMATS: Final[tuple[PackedFormat, ...]] = (
     PackedFormat("torchao", ("torchao",), marks_torchao, unpack_torchao, torchao_notes),
 )
 
+_PLAIN: Final = (StoredType.F64, StoredType.F32, StoredType.F16, StoredType.BF16)
+_ROUNDED_LATER: Final = ("bitnet",)
+# What stands beside a packed weight, by any producer's name.
+_COMPANION: Final = re.compile(
+    r"scales?(_\w+)?$|scale_inv$|absmax|quant_(map|state)|zeros?(_point)?$|codes|codebooks|_packed$|g_idx$|q(weight|zeros)$"
+    r"|\.SCB$|weight_(format|shape)$|bitmask$|_scale\.|\._(data|scale)$"
+)
 _UNDECLARED: Final = (
     "take config.json from where the weights are from: its `quantization_config` says how they are packed"
 )
@@ -84,8 +93,26 @@ def find_format(quantization: Quantization, tensors: Mapping[str, TensorSource])
     return declared
 
 
+def has_plain_weights(quantization: Quantization, tensors: Mapping[str, TensorSource]) -> bool:
+    """Whether every weight is a plain float with nothing beside it, whatever a section of the config says.
+
+    It is left over where weights were dequantized and saved. BitNet's may be meant to be rounded while they run.
+    """
+    return quantization.method not in _ROUNDED_LATER and all(
+        (source.dtype in _PLAIN or len(source.shape) < 2)  # noqa: PLR2004 - a matrix or a stack
+        and not _COMPANION.search(source.name)
+        and not any(row.marks(source) for row in PACKED_FORMATS)
+        for source in tensors.values()
+    )
+
+
 def _refuse_undeclared_float8(quantization: Quantization, tensors: Mapping[str, TensorSource]) -> None:
-    """Raise CheckpointError for 8-bit floats: several producers have them, but no plain model."""
+    """Raise CheckpointError for 8-bit floats that have scales: several producers have these, each in its own way.
+
+    Without any they are what a cast leaves, and the numbers that they are.
+    """
+    if not any(_COMPANION.search(name) for name in tensors):
+        return
     for source in tensors.values():
         if source.dtype in FLOAT8_TYPES:
             raise CheckpointError(

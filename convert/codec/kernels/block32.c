@@ -213,14 +213,57 @@ static void encode_q8_0(chunk *c, uint8_t *out) {
     if (s.any_degenerate) zero_degenerate_quants(&s, n_blocks, out + 2, 34, 32);
 }
 
-#define WITH_IMPORTANCE(name) .wants_row_power = 1, .encode_weighted = LEVEL(encode_##name##_weighted)
+/* ---- decoding: one product a weight, one sum where there is a minimum ---- */
 
-const codec LEVEL(q4_0) = {
-    TYPE_Q4_0, BLOCK, 18, .wants_measures = 1, .encode = encode_q4_0, WITH_IMPORTANCE(q4_0)};
-const codec LEVEL(q4_1) = {
-    TYPE_Q4_1, BLOCK, 20, .wants_measures = 1, .encode = encode_q4_1, WITH_IMPORTANCE(q4_1)};
-const codec LEVEL(q5_0) = {
-    TYPE_Q5_0, BLOCK, 22, .wants_measures = 1, .encode = encode_q5_0, WITH_IMPORTANCE(q5_0)};
-const codec LEVEL(q5_1) = {
-    TYPE_Q5_1, BLOCK, 24, .wants_measures = 1, .encode = encode_q5_1, WITH_IMPORTANCE(q5_1)};
-const codec LEVEL(q8_0) = {TYPE_Q8_0, BLOCK, 34, .wants_measures = 1, .encode = encode_q8_0};
+/* Weights j and j + 16 are byte j's nibbles, with fifth bits j and j + 16 above them where the type has those. */
+INLINE void unpack_quants(const uint8_t *nibbles, uint32_t fifth, float q[BLOCK]) {
+    for (int j = 0; j < BLOCK / 2; j++) {
+        q[j] = (float)((nibbles[j] & 15) | (int)(fifth >> j & 1) << 4);
+        q[j + 16] = (float)(nibbles[j] >> 4 | (int)(fifth >> (j + 16) & 1) << 4);
+    }
+}
+
+INLINE uint32_t load_fifth(const uint8_t *from) {
+    uint32_t fifth;
+    memcpy(&fifth, from, 4);
+    return fifth;
+}
+
+INLINE void decode_symmetric(const uint8_t *nibbles, uint32_t fifth, float d, float zero, float *x) {
+    float q[BLOCK];
+    unpack_quants(nibbles, fifth, q);
+    for (int j = 0; j < BLOCK; j++) x[j] = (q[j] - zero) * d;
+}
+
+INLINE void decode_affine(const uint8_t *nibbles, uint32_t fifth, float d, float minimum, float *x) {
+    float q[BLOCK];
+    unpack_quants(nibbles, fifth, q);
+    for (int j = 0; j < BLOCK; j++) x[j] = q[j] * d + minimum;
+}
+
+static void decode_q4_0(const uint8_t *b, float *x) { decode_symmetric(b + 2, 0, load_half(b), 8, x); }
+
+static void decode_q4_1(const uint8_t *b, float *x) { decode_affine(b + 4, 0, load_half(b), load_half(b + 2), x); }
+
+static void decode_q5_0(const uint8_t *b, float *x) { decode_symmetric(b + 6, load_fifth(b + 2), load_half(b), 16, x); }
+
+static void decode_q5_1(const uint8_t *b, float *x) {
+    decode_affine(b + 8, load_fifth(b + 4), load_half(b), load_half(b + 2), x);
+}
+
+static void decode_q8_0(const uint8_t *b, float *x) {
+    const float d = load_half(b);
+    for (int j = 0; j < BLOCK; j++) x[j] = (float)(int8_t)b[2 + j] * d;
+}
+
+/* With importance: block32_weighted.c. */
+#define ROW(name, type, nbytes)                                                                                        \
+    const codec LEVEL(name) = {                                                                                        \
+        type, BLOCK, nbytes, .wants_measures = 1, .wants_row_power = 1,                                                \
+        .encode = encode_##name, .encode_weighted = LEVEL(encode_##name##_weighted), .decode = decode_##name}
+ROW(q4_0, TYPE_Q4_0, 18);
+ROW(q4_1, TYPE_Q4_1, 20);
+ROW(q5_0, TYPE_Q5_0, 22);
+ROW(q5_1, TYPE_Q5_1, 24);
+const codec LEVEL(q8_0) = {
+    TYPE_Q8_0, BLOCK, 34, .wants_measures = 1, .encode = encode_q8_0, .decode = decode_q8_0};

@@ -9,7 +9,10 @@
 #include "kernels.h"
 #include "lanes.h"
 
-#define CODECS(ROW) ROW(q4_0) ROW(q4_1) ROW(q5_0) ROW(q5_1) ROW(q8_0) ROW(q2_k) ROW(q3_k) ROW(q4_k) ROW(q5_k) ROW(q6_k)
+#define CODECS(ROW)                                                                                                    \
+    ROW(q4_0) ROW(q4_1) ROW(q5_0) ROW(q5_1) ROW(q8_0) ROW(q2_k) ROW(q3_k) ROW(q4_k) ROW(q5_k) ROW(q6_k)                \
+    ROW(mxfp4) ROW(nvfp4) ROW(tq1_0) ROW(tq2_0) ROW(q1_0) ROW(q2_0)                                                    \
+    ROW(iq4_nl) ROW(iq4_xs) ROW(iq3_xxs) ROW(iq3_s) ROW(iq2_xxs) ROW(iq2_xs) ROW(iq2_s) ROW(iq1_s) ROW(iq1_m)
 
 #define TINY 1e-15f /* GROUP_MAX_EPS: what is below counts as nothing */
 
@@ -34,7 +37,7 @@ typedef struct {
 
 typedef void encode_blocks(chunk *c, uint8_t *out);
 
-typedef void decode_blocks(const uint8_t *blocks, int n_blocks, float *x);
+typedef void decode_block(const uint8_t *block, float *x);
 
 typedef struct {
     int32_t type, block, nbytes;
@@ -42,12 +45,15 @@ typedef struct {
     int wants_row_power;            /* `encode_weighted` reads c->row_power */
     encode_blocks *encode;          /* NULL where ggml does not encode without importance */
     encode_blocks *encode_weighted; /* NULL where importance changes nothing */
-    decode_blocks *decode;          /* NULL where only NumPy decodes */
+    decode_block *decode;           /* NULL where only NumPy decodes */
 } codec;
 
 #define DECLARE_CODEC(name) extern const codec LEVEL(name);
 CODECS(DECLARE_CODEC)
 #undef DECLARE_CODEC
+
+/* NULL for a type without blocks. codecs.c */
+const codec *LEVEL(find_codec)(int32_t type);
 
 /* Measures n_blocks blocks of 32; room for a multiple of LANES blocks must be readable. block32.c */
 void LEVEL(measure_blocks)(const float *x, int n_blocks, measures *m);

@@ -13,11 +13,13 @@
 typedef struct {
     const char *name;
     encode_function *encode;
+    decode_function *decode;
     decode_4bit_function *decode_4bit;
     codec_facts_function *codec_facts;
+    set_grid_function *set_grid;
 } level;
 
-#define LEVEL_ROW(name) {#name, encode_##name, decode_4bit_##name, codec_facts_##name},
+#define LEVEL_ROW(name) {#name, encode_##name, decode_##name, decode_4bit_##name, codec_facts_##name, set_grid_##name},
 
 /* The levels this library holds, the best first. */
 static const level levels[] = {
@@ -33,7 +35,7 @@ static const level levels[] = {
 #ifdef HAVE_BASELINE
     LEVEL_ROW(baseline)
 #endif
-    {NULL, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL, NULL},
 };
 
 #if defined(__x86_64__)
@@ -78,7 +80,13 @@ EXPORT int32_t convert_kernels_encode(const char *level_name, encode_request *re
     return found == NULL;
 }
 
-/* The same for decoding. */
+/* Decodes blocks; returns 2 if the level does not decode their type. */
+EXPORT int32_t convert_kernels_decode(const char *level_name, const decode_request *request) {
+    const level *found = find_level(level_name);
+    return found == NULL ? 1 : 2 * found->decode(request);
+}
+
+/* Decodes weights packed in four bits. */
 EXPORT int32_t convert_kernels_decode_4bit(const char *level_name, const decode_4bit_request *request) {
     const level *found = find_level(level_name);
     if (found != NULL) found->decode_4bit(request);
@@ -88,4 +96,10 @@ EXPORT int32_t convert_kernels_decode_4bit(const char *level_name, const decode_
 /* Fills in what is known of the index-th type with blocks; returns 1, or 0 after the last. */
 EXPORT int32_t convert_kernels_codec(int32_t index, codec_facts *facts) {
     return levels[0].codec_facts(index, facts);
+}
+
+/* Gives a type its grid at the named level; returns 0, or 1 if there is no such level, type or memory. */
+EXPORT int32_t convert_kernels_set_grid(const char *level_name, int32_t type, const uint16_t *points, int32_t n) {
+    const level *found = find_level(level_name);
+    return found == NULL || found->set_grid(type, points, n);
 }

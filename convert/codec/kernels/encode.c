@@ -12,25 +12,6 @@
 
 #define F16_OVERFLOW 0x477ff000u /* 65520: the least magnitude that rounds to a float16 infinity */
 
-#define REFERENCE(name) &LEVEL(name),
-static const codec *const codecs[] = {CODECS(REFERENCE)};
-#undef REFERENCE
-#define N_CODECS ((int32_t)(sizeof codecs / sizeof codecs[0]))
-
-int32_t LEVEL(codec_facts)(int32_t index, codec_facts *facts) {
-    if (index < 0 || index >= N_CODECS) return 0;
-    const codec *row = codecs[index];
-    *facts = (codec_facts){row->type, row->block, row->nbytes, row->encode_weighted != NULL, row->encode == NULL};
-    return 1;
-}
-
-/* NULL for a type without blocks. */
-static const codec *find_codec(int32_t type) {
-    for (int32_t i = 0; i < N_CODECS; i++)
-        if (codecs[i]->type == type) return codecs[i];
-    return NULL;
-}
-
 INLINE int float_nbytes(int32_t type) { return type == TYPE_F32 ? 4 : 2; }
 
 INLINE f32v load_bf16(const void *from) {
@@ -135,7 +116,7 @@ static int is_weighted(const encode_request *request, const codec *row) {
 static needs find_needs(const encode_request *request) {
     needs result = {.to_f16 = request->through_f16 != 0};
     for (int64_t t = 0; t < request->n_targets; t++) {
-        const codec *row = find_codec(request->targets[t].type);
+        const codec *row = LEVEL(find_codec)(request->targets[t].type);
         if (request->targets[t].type == TYPE_F16) result.to_f16 = 1;
         if (row == NULL) continue;
         int weighted = is_weighted(request, row);
@@ -162,13 +143,13 @@ static void encode_chunk(encode_request *request, needs need, int64_t first, chu
     uint32_t largest = widen(request->source + first * float_nbytes(request->source_type), request->source_type, c->n, c->x);
     if (largest >= F16_OVERFLOW) count_bad(request, c->x, c->n, need.to_f16);
     for (int64_t t = 0; t < request->n_targets; t++)
-        if (find_codec(request->targets[t].type) == NULL)
+        if (LEVEL(find_codec)(request->targets[t].type) == NULL)
             encode_float(request, &request->targets[t], first, c->n, c->x);
     if (need.rounding) round_through_f16(c->x, c->n);
     if (need.weighting) spread_importance(request, first, c);
     if (need.measuring) LEVEL(measure_blocks)(c->x, c->n / BLOCK, &c->measured);
     for (int64_t t = 0; t < request->n_targets; t++) {
-        const codec *row = find_codec(request->targets[t].type);
+        const codec *row = LEVEL(find_codec)(request->targets[t].type);
         if (row == NULL) continue;
         encode_blocks *encode = is_weighted(request, row) ? row->encode_weighted : row->encode;
         encode(c, request->targets[t].out + first / row->block * row->nbytes);

@@ -18,7 +18,22 @@ enum {
     TYPE_Q4_K = 12,
     TYPE_Q5_K = 13,
     TYPE_Q6_K = 14,
-    TYPE_BF16 = 30
+    TYPE_IQ2_XXS = 16,
+    TYPE_IQ2_XS = 17,
+    TYPE_IQ3_XXS = 18,
+    TYPE_IQ1_S = 19,
+    TYPE_IQ4_NL = 20,
+    TYPE_IQ3_S = 21,
+    TYPE_IQ2_S = 22,
+    TYPE_IQ4_XS = 23,
+    TYPE_IQ1_M = 29,
+    TYPE_BF16 = 30,
+    TYPE_TQ1_0 = 34,
+    TYPE_TQ2_0 = 35,
+    TYPE_MXFP4 = 39,
+    TYPE_NVFP4 = 40,
+    TYPE_Q1_0 = 41,
+    TYPE_Q2_0 = 42
 };
 
 typedef struct {
@@ -43,6 +58,13 @@ typedef struct {
 } encode_request;
 
 typedef struct {
+    const uint8_t *blocks; /* of any alignment */
+    int64_t n_blocks;
+    int32_t type;
+    float *out;
+} decode_request;
+
+typedef struct {
     const uint8_t *packed;   /* two weights a byte, the high nibble first */
     const float *code;       /* 16 numbers */
     const float *absmax;     /* one scale a block, from the block of the first weight on */
@@ -64,15 +86,24 @@ typedef struct {
 
 typedef void encode_function(encode_request *);
 
+/* 1 if the library does not decode the type. */
+typedef int32_t decode_function(const decode_request *);
+
 typedef void decode_4bit_function(const decode_4bit_request *);
 
 /* The index-th row of the table of types: 1, or 0 after the last. */
 typedef int32_t codec_facts_function(int32_t index, codec_facts *facts);
 
+/* Gives a type its grid, n points in order (grids.h): 0, or 1 if it has none or there is no memory. Once, and before
+ * the type is encoded; not while another thread does the same. */
+typedef int32_t set_grid_function(int32_t type, const uint16_t *points, int32_t n);
+
 #define DECLARE_LEVEL(level)                                                                                           \
     encode_function encode_##level;                                                                                    \
+    decode_function decode_##level;                                                                                    \
     decode_4bit_function decode_4bit_##level;                                                                          \
-    codec_facts_function codec_facts_##level;
+    codec_facts_function codec_facts_##level;                                                                          \
+    set_grid_function set_grid_##level;
 
 DECLARE_LEVEL(baseline)
 DECLARE_LEVEL(avx2)

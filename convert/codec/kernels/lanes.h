@@ -235,6 +235,13 @@ INLINE f32v load_f16(const void *from) {
 #endif
 }
 
+/* One float16 value. */
+INLINE float load_half(const void *from) {
+    uint16_t half[LANES] = {0};
+    memcpy(half, from, 2);
+    return load_f16(half)[0];
+}
+
 /* LANES float32 values, rounded, stored as float16. */
 INLINE void store_f16(void *to, f32v x) {
 #if LANES_AVX512

@@ -88,5 +88,15 @@ static void encode_q2_k(chunk *c, uint8_t *out) { encode_chunk(c, &plain, out); 
 
 static void encode_q2_k_weighted(chunk *c, uint8_t *out) { encode_chunk(c, &weighted, out); }
 
+static void decode_q2_k(const uint8_t *b, float *x) {
+    const float d = load_half(b + 80), dmin = load_half(b + 82);
+    for (int j = 0; j < N_SUBS; j++) {
+        const uint8_t *q = b + 16 + j / 8 * 32 + j % 2 * 16; /* a run of 32 is two sub-blocks */
+        float scale = d * (float)(b[j] & 15), minimum = dmin * (float)(b[j] >> 4);
+        for (int i = 0; i < SUB; i++) x[j * SUB + i] = scale * (float)(q[i] >> (j % 8 / 2 * 2) & 3) - minimum;
+    }
+}
+
 const codec LEVEL(q2_k) = {
-    TYPE_Q2_K, SUPER, Q2_K_NBYTES, .encode = encode_q2_k, .encode_weighted = encode_q2_k_weighted};
+    TYPE_Q2_K, SUPER, Q2_K_NBYTES, .encode = encode_q2_k, .encode_weighted = encode_q2_k_weighted,
+    .decode = decode_q2_k};

@@ -15,6 +15,8 @@
 #define SUB 32
 #include "affine_super_block.h"
 
+#include <stddef.h>
+
 #define HIGHEST_SCALE 63
 
 static const affine_search q4_plain = {.n = SUB, .highest = 15, .n_steps = 20, .first = -1.0f, .step = 0.1f};
@@ -50,18 +52,23 @@ INLINE void fit_scales(const f32v *scale, const f32v *w, int limited, int32_t fi
     for (int j = 0; j < N_SUBS; j++) store_i32(fitted[j], limited ? at_most_63(q[j]) : q[j]);
 }
 
-/* Packs lane k's scales and minimums, and gives them as a reader sees them. */
-static void store_scales(const lanes_of_super_blocks *s, int k, uint8_t *packed, uint8_t scale[], uint8_t minimum[]) {
+/* The scales and minimums as a reader sees them. */
+INLINE void unpack_scales(const uint8_t *packed, uint8_t scale[N_SUBS], uint8_t minimum[N_SUBS]) {
+    for (int j = 0; j < 4; j++) {
+        scale[j] = packed[j] & 63;
+        minimum[j] = packed[j + 4] & 63;
+        scale[j + 4] = (uint8_t)((packed[j + 8] & 15) | packed[j] >> 6 << 4);
+        minimum[j + 4] = (uint8_t)(packed[j + 8] >> 4 | packed[j + 4] >> 6 << 4);
+    }
+}
+
+static void store_scales(const lanes_of_super_blocks *s, int k, uint8_t *packed) {
     for (int j = 0; j < 4; j++) {
         unsigned a = (unsigned)s->scales[j][k], b = (unsigned)s->scales[j + 4][k];
         unsigned c = (unsigned)s->minimums[j][k], d = (unsigned)s->minimums[j + 4][k];
         packed[j] = (uint8_t)(a | b >> 4 << 6);
         packed[j + 4] = (uint8_t)(c | d >> 4 << 6);
         packed[j + 8] = (uint8_t)((b & 15) | (d & 15) << 4);
-        scale[j] = packed[j] & 63;
-        minimum[j] = packed[j + 4] & 63;
-        scale[j + 4] = (uint8_t)((packed[j + 8] & 15) | packed[j] >> 6 << 4);
-        minimum[j + 4] = (uint8_t)(packed[j + 8] >> 4 | packed[j + 4] >> 6 << 4);
     }
 }
 
@@ -81,7 +88,8 @@ INLINE void store_super_block(const lanes_of_super_blocks *s, const float *x, in
     bytes32 fifth = {{0}, {0}};
     memcpy(out, s->d_half + k, 2);
     memcpy(out + 2, s->dmin_half + k, 2);
-    store_scales(s, k, out + 4, scale, minimum);
+    store_scales(s, k, out + 4);
+    unpack_scales(out + 4, scale, minimum);
     for (int j = 0; j < N_SUBS; j += 2) {
         bytes32 a = quantize(s, x, j, k, scale[j], minimum[j], highest);
         bytes32 b = quantize(s, x, j + 1, k, scale[j + 1], minimum[j + 1], highest);
@@ -126,5 +134,26 @@ static void encode_q5_k(chunk *c, uint8_t *out) { encode_chunk(c, &q5_plain, 0, 
 
 static void encode_q5_k_weighted(chunk *c, uint8_t *out) { encode_chunk(c, &q5_weighted, 1, 176, out); }
 
-const codec LEVEL(q4_k) = {TYPE_Q4_K, SUPER, 144, .encode = encode_q4_k, .encode_weighted = encode_q4_k_weighted};
-const codec LEVEL(q5_k) = {TYPE_Q5_K, SUPER, 176, .encode = encode_q5_k, .encode_weighted = encode_q5_k_weighted};
+/* fifth: NULL where there are no fifth bits. */
+INLINE void decode_super_block(const uint8_t *b, const uint8_t *fifth, const uint8_t *nibbles, float *x) {
+    const float d = load_half(b), dmin = load_half(b + 2);
+    uint8_t scale[N_SUBS], minimum[N_SUBS];
+    unpack_scales(b + 4, scale, minimum);
+    for (int j = 0; j < N_SUBS; j++) {
+        float step = d * (float)scale[j], low = dmin * (float)minimum[j];
+        for (int i = 0; i < SUB; i++) {
+            int q = nibbles[j / 2 * SUB + i] >> (j % 2 * 4) & 15;
+            if (fifth != NULL) q |= (fifth[i] >> j & 1) << 4;
+            x[j * SUB + i] = step * (float)q - low;
+        }
+    }
+}
+
+static void decode_q4_k(const uint8_t *b, float *x) { decode_super_block(b, NULL, b + 16, x); }
+
+static void decode_q5_k(const uint8_t *b, float *x) { decode_super_block(b, b + 16, b + 48, x); }
+
+const codec LEVEL(q4_k) = {
+    TYPE_Q4_K, SUPER, 144, .encode = encode_q4_k, .encode_weighted = encode_q4_k_weighted, .decode = decode_q4_k};
+const codec LEVEL(q5_k) = {
+    TYPE_Q5_K, SUPER, 176, .encode = encode_q5_k, .encode_weighted = encode_q5_k_weighted, .decode = decode_q5_k};

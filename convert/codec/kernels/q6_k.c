@@ -114,5 +114,19 @@ static void encode_q6_k_weighted(chunk *c, uint8_t *out) {
         encode_super_block(c->x + k * SUPER, c->importance + k * SUPER, out + k * Q6_K_NBYTES);
 }
 
+static void decode_q6_k(const uint8_t *b, float *x) {
+    const float d = load_half(b + 208);
+    for (int j = 0; j < SUPER / SUB; j++) {
+        int run = j % 8 / 2; /* of 32 weights; two sub-blocks */
+        const uint8_t *low = b + j / 8 * 64 + run % 2 * 32 + j % 2 * 16, *high = b + 128 + j / 8 * 32 + j % 2 * 16;
+        float scale = d * (float)(int8_t)b[192 + j];
+        for (int i = 0; i < SUB; i++) {
+            int q = (low[i] >> (run / 2 * 4) & 15) | (high[i] >> (run * 2) & 3) << 4;
+            x[j * SUB + i] = scale * (float)(q - LIMIT);
+        }
+    }
+}
+
 const codec LEVEL(q6_k) = {
-    TYPE_Q6_K, SUPER, Q6_K_NBYTES, .encode = encode_q6_k, .encode_weighted = encode_q6_k_weighted};
+    TYPE_Q6_K, SUPER, Q6_K_NBYTES, .encode = encode_q6_k, .encode_weighted = encode_q6_k_weighted,
+    .decode = decode_q6_k};

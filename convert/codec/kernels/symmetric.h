@@ -82,16 +82,18 @@ INLINE void try_three(const float *x, const float *w, const symmetric_search *s,
     for (int c = 0; c < 3; c++) keep_better(best, sums[c], inverse[c]);
 }
 
-/* The first value of largest magnitude; NaN is never larger. */
+/* The first value of largest magnitude; NaN is never larger. The two halves are looked through side by side. */
 INLINE f32v find_peak(const float *x, const symmetric_search *s, f32v *magnitude_of_peak) {
-    f32v peak = splat(0), largest = splat(0);
-    for (int i = 0; i < s->n; i++) {
-        f32v value = load_f32(x + i * s->stride), size = magnitude(value);
-        peak = select_gt(size, largest, value, peak);
-        largest = select_gt(size, largest, size, largest);
+    f32v peak[2] = {splat(0), splat(0)}, largest[2] = {splat(0), splat(0)};
+    for (int i = 0; i < s->n / 2; i++) {
+        for (int half = 0; half < 2; half++) {
+            f32v value = load_f32(x + (i + half * s->n / 2) * s->stride), size = magnitude(value);
+            peak[half] = select_gt(size, largest[half], value, peak[half]);
+            largest[half] = maximum(size, largest[half]);
+        }
     }
-    *magnitude_of_peak = largest;
-    return peak;
+    *magnitude_of_peak = maximum(largest[1], largest[0]);
+    return select_gt(largest[1], largest[0], peak[1], peak[0]);
 }
 
 /* Searches LANES blocks; scale and inverse are both 0 for a block of (almost) zeros. w: as x, or NULL for x * x. */
