@@ -12,7 +12,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, embeddings, feed_forward, norm, tied_output
 from convert.architecture.family import Facts, Family, n_layers
-from convert.architecture.metadata import U32, Row, computed, f32, head_dim, required, u32, window_period
+from convert.architecture.metadata import GELU, U32, Row, computed, f32, head_dim, required, u32, window_period
 from convert.architecture.rope import rope_beyond_defaults
 from convert.tokenizer import GEMMA_1_TOKENIZER, GEMMA_TOKENIZER
 
@@ -60,7 +60,7 @@ _FACTS: Final = Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_h
 GEMMA: Final = Family(
     hf_names=("GemmaForCausalLM",),
     arch=MODEL_ARCH.GEMMA,
-    metadata=(*_METADATA, Row(rope_beyond_defaults)),
+    metadata=(GELU, *_METADATA, Row(rope_beyond_defaults)),
     tensors=partial(_tensors, post_norms=False),
     facts=_FACTS,
     left_out=tied_output,
@@ -70,6 +70,7 @@ GEMMA2: Final = Family(
     hf_names=("Gemma2ForCausalLM",),
     arch=MODEL_ARCH.GEMMA2,
     metadata=(
+        GELU,
         *_METADATA,
         required(f32(Keys.LLM.ATTN_LOGIT_SOFTCAPPING, "attn_logit_softcapping"), "attn_logit_softcapping"),
         required(f32(Keys.LLM.FINAL_LOGIT_SOFTCAPPING, "final_logit_softcapping"), "final_logit_softcapping"),

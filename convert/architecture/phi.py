@@ -15,7 +15,7 @@ from gguf import MODEL_ARCH, Keys
 from convert.architecture.blocks import attention, check_heads, decoder, experts, linear, norm, tied_output
 from convert.architecture.family import N_EXPERTS, Facts, Family, Parts, Rule, n_layers
 from convert.architecture.hyperparameters import MAX_EXPERTS
-from convert.architecture.metadata import BOOL, F32, U32, Row, computed, f32, head_dim, only, required, u32
+from convert.architecture.metadata import BOOL, F32, GELU, U32, Row, computed, f32, head_dim, only, required, u32
 from convert.architecture.rope import rope_base, rope_beyond_defaults, rope_of
 from convert.checkpoint.views import Constant
 from convert.errors import ConfigError, UnsupportedError
@@ -37,10 +37,7 @@ def _rotary_size(h: Hyperparameters) -> int:
 
 
 def _original_length(h: Hyperparameters) -> int:
-    length = rope_of(h).original_length()
-    if length is None:
-        raise ConfigError(f"{h.where} lacks `original_max_position_embeddings`")
-    return length
+    return rope_of(h).original_length() or h.size(*_CONTEXT)
 
 
 def _n_kv_heads(h: Hyperparameters) -> int:
@@ -164,6 +161,7 @@ PHI2: Final = Family(
     hf_names=("PhiForCausalLM",),
     arch=MODEL_ARCH.PHI2,
     metadata=(
+        GELU,
         only(("qk_layernorm",), (False,)),
         *_metadata(context=u32(Keys.LLM.CONTEXT_LENGTH, *_CONTEXT)),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_epsilon", "layer_norm_eps"),
