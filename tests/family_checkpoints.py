@@ -17,6 +17,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import family_checkpoints_gemma
+import family_checkpoints_newer
+import family_checkpoints_phi
+import family_checkpoints_qwen
 from checkpoint_configs import ABSENT
 from family_checkpoints_more import MORE_ROWS
 from family_making import (
@@ -337,6 +341,10 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
         saved_config=SCORING,
         shared=True,
     ),
+    *family_checkpoints_qwen.ROWS,
+    *family_checkpoints_gemma.ROWS,
+    *family_checkpoints_phi.ROWS,
+    *family_checkpoints_newer.ROWS,
 )
 
 ALL_ROWS: Final = (*ROWS, *MORE_ROWS)

@@ -58,9 +58,20 @@ MODEL_TYPES: Final = (
     "smollm3",
     "stablelm",
     "starcoder2",
+    "gemma",
+    "gemma2",
+    "phi",
+    "phi3",
+    "phimoe",
+    "gpt_oss",
+    "llama4_text",
+    "ministral3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
 )
 # What a class may do otherwise than the others; a change in one of these wants a look at transformers_config.py.
-_METHODS: Final = ("__post_init__", "convert_rope_params_to_dict", "to_dict", "validate_architecture")
+_METHODS: Final = ("__post_init__", "convert_rope_params_to_dict", "to_dict", "validate_architecture", "validate_rope")
 
 
 def generate() -> str:

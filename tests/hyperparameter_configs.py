@@ -150,6 +150,39 @@ PUBLISHED: Final[Mapping[str, Config]] = {
         "use_sliding_window": False,
         "torch_dtype": "bfloat16",
     },
+    "phi3": SMALL
+    | {
+        "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"},
+        "embd_pdrop": 0.0,
+        "max_position_embeddings": 131072,
+        "original_max_position_embeddings": 4096,
+        "pad_token_id": 32000,
+        "partial_rotary_factor": 0.75,
+        "rope_scaling": {"long_factor": [1.0] * 6, "short_factor": [1.0] * 6, "type": "su"},
+        "rope_theta": 10000.0,
+        "sliding_window": 262144,
+        "torch_dtype": "bfloat16",
+    },
+    "gpt_oss": SMALL
+    | {
+        "experts_per_token": 4,
+        "head_dim": 64,
+        "initial_context_length": 4096,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "num_experts_per_tok": 4,
+        "num_local_experts": 32,
+        "quantization_config": {"modules_to_not_convert": ["lm_head"], "quant_method": "mxfp4"},
+        "rope_scaling": {
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "factor": 32.0,
+            "original_max_position_embeddings": 4096,
+            "rope_type": "yarn",
+            "truncate": False,
+        },
+        "rope_theta": 150000,
+        "swiglu_limit": 7.0,
+    },
     "gemma3_text": SMALL
     | {
         "attn_logit_softcapping": None,

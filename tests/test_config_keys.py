@@ -155,7 +155,7 @@ def test_other_values_of_an_odd_type_are_errors_too(key: str, value: object) -> 
 # Spellings of classes that were never transformers' own, or are no more.
 NOT_TRANSFORMERS: Final = {
     "Ernie4_5_ForCausalLM", "LFM2ForCausalLM", "LLaMAForCausalLM", "MPTForCausalLM", "MiniCPMForCausalLM",
-    "OLMoForCausalLM", "RWForCausalLM", "StableLMEpochForCausalLM",
+    "OLMoForCausalLM", "PhiMoEForCausalLM", "RWForCausalLM", "StableLMEpochForCausalLM",
 }  # fmt: skip
 # Where what transformers fills in is no model yet, or none that llama.cpp computes.
 FILLED_IN: Final[dict[str, Config]] = {
@@ -163,6 +163,7 @@ FILLED_IN: Final[dict[str, Config]] = {
     "Glm4MoeForCausalLM": {"head_dim": 128},
     "Lfm2MoeForCausalLM": {"layer_types": ["conv", "full_attention"] * 16},
     "OlmoeForCausalLM": {"norm_topk_prob": False},
+    "Qwen2MoeForCausalLM": {"norm_topk_prob": False},
 }
 
 

@@ -37,7 +37,12 @@ RUN: Final = [row.name for row in FAMILY_CHECKPOINTS.values() if not (row.not_ru
 MOST_NATS: Final = 1e-3
 LEAST_SAME_TOP: Final = 0.99
 # The reference's files where ours differ, and the tensor that llama.cpp misses or finds wrong.
-NOT_LOADED: Final = {"gemma-3-padded-vocabulary": "token_embd.weight", "OLMo-2-narrow": "output.weight"}
+NOT_LOADED: Final = {
+    "gemma-3-padded-vocabulary": "token_embd.weight",
+    "OLMo-2-narrow": "output.weight",
+    "Qwen2-MoE-tied": "output.weight",
+    "phi-2-other-theta": "attn_k.weight",
+}
 N_CTX: Final = 128  # more than Gemma's window of 24, in the half that is judged
 N_WINDOWS: Final = 4
 
@@ -156,6 +161,33 @@ def test_where_our_file_differs_the_references_computes_something_else(
         return
     nats, _ = judge.measure(file, name)
     assert nats > 10 * MOST_NATS
+
+
+def _weights_of_one_softmax(
+    scores: torch.Tensor,
+    jitter_eps: float,
+    training: bool,
+    top_k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    del jitter_eps, training
+    weights, chosen = scores.softmax(dim=-1).topk(top_k)
+    return weights / weights.sum(dim=-1, keepdim=True), chosen
+
+
+def _norm_without_mean(norm: torch.nn.LayerNorm, states: torch.Tensor) -> torch.Tensor:
+    return states * (states.square().mean(-1, keepdim=True) + norm.eps).rsqrt() * norm.weight + norm.bias
+
+
+@pytest.mark.parametrize("name", ["Phi-3.5-MoE-instruct", "Phi-tiny-MoE"])
+def test_llama_cpp_runs_phi_moe_otherwise_only_in_its_norms_and_how_it_weighs_experts(
+    name: str, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.models.phimoe.modeling_phimoe.sparsemixer", _weights_of_one_softmax)
+    monkeypatch.setattr("torch.nn.LayerNorm.forward", _norm_without_mean)
+    file = tmp_path / "model.gguf"
+    convert.convert_one(write_family_checkpoint(name, tmp_path), file, type="f16")
+    nats, _ = judge.measure(file, name)
+    assert nats < MOST_NATS
 
 
 # --- The judge, judged

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pytest
 import torch
+from family_checkpoints import write_family_checkpoint
+from gguf import GGMLQuantizationType
 from packed_checkpoints import assert_same, read_bits, read_tensor, tiny_config, unpacked, write_safetensors_checkpoint
 
 import convert
 from convert.checkpoint import SourceFiles
-from convert.errors import CheckpointError, ConfigError, ConvertError, UnsupportedError
+from convert.errors import CheckpointError, ConfigError, ConvertError
+from convert.gguf_file import read_gguf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -110,15 +113,35 @@ def test_a_window_of_long_rows_reads_its_groups_only(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows.view(np.uint16), expected)
 
 
-def test_the_whole_conversion_says_that_the_architecture_is_not_supported(tmp_path: Path) -> None:
-    config = {"architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss"}
-    directory = write(tmp_path, packed(2, 5, 3), **config)
-    with pytest.raises(UnsupportedError, match="GptOssForCausalLM"):
-        convert.convert_all(directory, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.shared
+def test_in_every_file_of_a_gpt_oss_the_packed_experts_stay_mxfp4(tmp_path: Path) -> None:
+    model = write_family_checkpoint("gpt-oss-20b", tmp_path)
+    report = convert.convert_all(model, convert.OutputRequest(tmp_path / "out", types=["bf16", "q8_0"]))
+    for output, other in zip(report.outputs, (GGMLQuantizationType.BF16, GGMLQuantizationType.Q8_0), strict=True):
+        types = {tensor.name: tensor.type for tensor in read_gguf(output.path).tensors}
+        assert {types[f"blk.0.ffn_{part}_exps.weight"] for part in ("gate", "up", "down")} == {
+            GGMLQuantizationType.MXFP4
+        }
+        assert types["blk.0.attn_q.weight"] is other
 
 
-# --- Hostile
+@pytest.mark.shared
+def test_mxfp4_in_a_gguf_is_what_transformers_makes_of_the_checkpoint(tmp_path: Path) -> None:
+    from gguf.quants import dequantize
+    from safetensors.torch import load_file
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    model = write_family_checkpoint("gpt-oss-20b", tmp_path)
+    stored, file = load_file(model / "model.safetensors"), tmp_path / "model.gguf"
+    convert.convert_one(model, file, type="f16")
+    gate_up = convert_moe_packed_tensors(stored[f"{NAME}_blocks"], stored[f"{NAME}_scales"], dtype=torch.float32)
+    found = {}
+    for tensor in read_gguf(file).tensors:
+        if tensor.type is GGMLQuantizationType.MXFP4:
+            rows = np.fromfile(file, np.uint8, tensor.nbytes, offset=tensor.offset).reshape(*tensor.shape[:-1], -1)
+            found[tensor.name] = dequantize(rows, GGMLQuantizationType.MXFP4)
+    np.testing.assert_array_equal(found["blk.0.ffn_gate_exps.weight"], gate_up[..., ::2].transpose(1, 2).numpy())
+    np.testing.assert_array_equal(found["blk.0.ffn_up_exps.weight"], gate_up[..., 1::2].transpose(1, 2).numpy())
 
 
 def _change(**changes: torch.Tensor | None) -> Callable[[], Tensors]:

@@ -36,7 +36,7 @@ APERTUS: Final = replace(
     hf_names=("ApertusForCausalLM",),
     arch=MODEL_ARCH.APERTUS,
     metadata=LLAMA_ROWS,
-    tensors=decoder(_block, needs_output=True),
+    tensors=decoder(_block, needs_output=True, rope_freqs=True),
     parts=(),
     renames=(),
     numbers=(

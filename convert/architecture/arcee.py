@@ -30,7 +30,7 @@ ARCEE: Final = replace(
     hf_names=("ArceeForCausalLM",),
     arch=MODEL_ARCH.ARCEE,
     metadata=LLAMA_ROWS,
-    tensors=decoder(_block),
+    tensors=decoder(_block, rope_freqs=True),
     parts=(),
     renames=(),
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
 
-from convert.architecture.blocks import embeddings, experts, feed_forward, linear, norm, output
+from convert.architecture.blocks import embeddings, experts, feed_forward, linear, norm, output, tied_output
 from convert.architecture.family import FUSED_EXPERTS, Facts, Family, Rule, n_experts, n_layers
 from convert.architecture.metadata import BOOL, COMMON, F32, U32, computed, f32, u32
 from convert.checkpoint.views import Blocks, Transposed
@@ -100,8 +100,7 @@ def _left_out(h: Hyperparameters, name: str) -> str | None:
     layer = re.match(r"model\.layers\.(\d+)\.", name)
     if layer is not None and int(layer[1]) >= n_layers(h):
         return "layers that predict several tokens (MTP)"
-    tied = h.flag("tie_word_embeddings") and name in ("lm_head.weight", "model.lm_head.weight")
-    return "the output matrix, which is the embeddings" if tied else None
+    return tied_output(h, name)
 
 
 def _log_multiplier(h: Hyperparameters) -> float | None:

@@ -43,7 +43,7 @@ EXAONE4: Final = Family(
     hf_names=("Exaone4ForCausalLM",),
     arch=MODEL_ARCH.EXAONE4,
     metadata=(Row(_check_windows), *COMMON, u32(Keys.LLM.VOCAB_SIZE, "vocab_size"), WINDOWS),
-    tensors=decoder(_block),
+    tensors=decoder(_block, rope_freqs=True),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     tokenizer=BYTE_LEVEL_TOKENIZER,
 )

@@ -128,6 +128,7 @@ class Family:
     hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
     renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
     n_blocks: that GGUF counts, with those that predict several tokens. numbers: tensors that become metadata.
+    first: rows that stand before all others of the file.
     """
 
     hf_names: tuple[str, ...]
@@ -141,3 +142,4 @@ class Family:
     facts: Facts = Facts()
     n_blocks: Callable[[Hyperparameters], int] = n_layers
     numbers: tuple[Numbers, ...] = ()
+    first: tuple[Row, ...] = ()

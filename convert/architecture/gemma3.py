@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, Keys
 
-from convert.architecture.blocks import attention, cut_embeddings, feed_forward, norm
+from convert.architecture.blocks import cut_embeddings, norm
 from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.metadata import COMMON, F32, U32, computed, f32, u32
+from convert.architecture.gemma import gemma_layer
+from convert.architecture.metadata import COMMON, F32, U32, computed, f32, u32, window_period
 from convert.architecture.rope import rope_base
 from convert.errors import UnsupportedError
 from convert.tokenizer import GEMMA_TOKENIZER
@@ -22,21 +23,11 @@ if TYPE_CHECKING:
     from convert.architecture.hyperparameters import Hyperparameters
 
 
-# src/models/gemma3.cpp, llama_model_gemma3::load_arch_hparams @ 0c1e570
-_USUAL_PERIOD: Final = 6
-
-
 def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
     hidden = h.size("hidden_size")
     yield from cut_embeddings(h, n_tokens)
     for layer in range(n_layers(h)):
-        block = f"blk.{layer}"
-        yield from norm(f"{block}.attn_norm", hidden, plus_one=True)
-        yield from attention(h, block, head_norms=True, plus_one=True)
-        yield from norm(f"{block}.post_attention_norm", hidden, plus_one=True)
-        yield from norm(f"{block}.ffn_norm", hidden, plus_one=True)
-        yield from feed_forward(hidden, h.size("intermediate_size"), block)
-        yield from norm(f"{block}.post_ffw_norm", hidden, plus_one=True)
+        yield from gemma_layer(h, f"blk.{layer}", head_norms=True)
     yield from norm("output_norm", hidden, plus_one=True)
     yield Rule("output.weight", (None, hidden), required=False)
 
@@ -45,27 +36,6 @@ def _final_softcap(h: Hyperparameters) -> float | None:
     if h.number("attn_logit_softcapping") is not None:
         raise UnsupportedError(f"`attn_logit_softcapping` in {h.where}: Gemma 3 has none")
     return h.number("final_logit_softcapping") or None
-
-
-def _period(h: Hyperparameters) -> int:
-    """Return n where every nth layer has full attention, and the others a window.
-
-    Raises UnsupportedError for layers in another order: GGUF's key holds one number.
-    """
-    kinds = h.texts("layer_types")
-    if kinds is None:
-        return h.optional_size("sliding_window_pattern") or _USUAL_PERIOD
-    period = kinds.index("full_attention") + 1 if "full_attention" in kinds else max(len(kinds) + 1, _USUAL_PERIOD)
-    if any((kind == "full_attention") != ((index + 1) % period == 0) for index, kind in enumerate(kinds)):
-        raise UnsupportedError(f"the `layer_types` in {h.where} are not every nth with full attention")
-    return period
-
-
-def _own_period(h: Hyperparameters) -> int | None:
-    # The reference writes none, and llama.cpp then runs every sixth layer with full attention, whatever the model has.
-    period = _period(h)
-    same = period == _USUAL_PERIOD or min(period, _USUAL_PERIOD) > n_layers(h)
-    return None if same else period
 
 
 def _window(h: Hyperparameters) -> int | None:
@@ -86,7 +56,7 @@ GEMMA3: Final = Family(
         computed(Keys.LLM.FINAL_LOGIT_SOFTCAPPING, F32, _final_softcap),
         computed(Keys.Attention.SLIDING_WINDOW, U32, _window),
         u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads", default=4),
-        computed(Keys.Attention.SLIDING_WINDOW_PATTERN, U32, _own_period),
+        window_period(6),  # src/models/gemma3.cpp, llama_model_gemma3::load_arch_hparams @ 0c1e570
     ),
     tensors=_tensors,
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),

@@ -20,7 +20,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, decoder, experts, gated_block, norm
 from convert.architecture.family import Facts, Family, Parts, Rule, n_experts
-from convert.architecture.metadata import COMMON, U32, computed, f32, head_dim, required, u32
+from convert.architecture.metadata import COMMON, SILU, U32, computed, f32, head_dim, required, u32
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,8 +52,8 @@ LLAMA_ROWS: Final = (
 LLAMA: Final = Family(
     hf_names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "LlamaModel"),
     arch=MODEL_ARCH.LLAMA,
-    metadata=LLAMA_ROWS,
-    tensors=decoder(_block),
+    metadata=(SILU, *LLAMA_ROWS),
+    tensors=decoder(_block, rope_freqs=True),
     parts=(
         Parts(
             rf"{_MOE}\.experts\.gate_up_proj",

@@ -41,9 +41,18 @@ class Row:
 
 def metadata_of(family: Family, h: Hyperparameters) -> dict[str, KeyValue]:
     """Give a family's own entries, by key, in file order. Raises ConfigError or UnsupportedError."""
+    return _entries(family, family.metadata, h)
+
+
+def first_metadata_of(family: Family, h: Hyperparameters) -> dict[str, KeyValue]:
+    """Give those that the reference adds while it goes through the tensors: they stand before all others."""
+    return _entries(family, family.first, h)
+
+
+def _entries(family: Family, rows: tuple[Row, ...], h: Hyperparameters) -> dict[str, KeyValue]:
     arch = MODEL_ARCH_NAMES[family.arch]
     entries: dict[str, KeyValue] = {}
-    for row in family.metadata:
+    for row in rows:
         for template, value, value_type in row.values(h):
             key = template.format(arch=arch)
             entries[key] = KeyValue(key, value, value_type)
@@ -141,6 +150,28 @@ def _windows(h: Hyperparameters) -> Iterator[Value]:
 
 
 WINDOWS: Final = Row(_windows)
+
+
+def window_period(usual: int) -> Row:
+    """Make a row of n where every nth layer has full attention, and the others a window.
+
+    usual: what llama.cpp takes without the key. The reference writes none, and such a model then runs as usual.
+    Raises UnsupportedError for layers in another order: GGUF's key holds one number.
+    """
+
+    def period(h: Hyperparameters) -> int | None:
+        kinds = h.texts("layer_types")
+        if kinds is None:
+            found = h.optional_size("sliding_window_pattern") or usual
+        else:
+            found = kinds.index("full_attention") + 1 if "full_attention" in kinds else max(len(kinds) + 1, usual)
+            if any((kind == "full_attention") != ((index + 1) % found == 0) for index, kind in enumerate(kinds)):
+                raise UnsupportedError(f"the `layer_types` in {h.where} are not every nth with full attention")
+        return None if found == usual or min(found, usual) > n_layers(h) else found
+
+    return computed(Keys.Attention.SLIDING_WINDOW_PATTERN, U32, period)
+
+
 ACTIVATION: Final = ("hidden_act", "hidden_activation", "activation_function", "activation")
 SILU: Final = only(ACTIVATION, ("silu", "swish"))
 GELU: Final = only(ACTIVATION, ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"))

@@ -33,7 +33,7 @@ MINICPM: Final = Family(
         computed(Keys.LLM.RESIDUAL_SCALE, F32, _residual),
         computed(Keys.LLM.LOGIT_SCALE, F32, lambda h: h.size("hidden_size") / h.size("dim_model_base")),
     ),
-    tensors=decoder(partial(gated_block, interleave=True)),
+    tensors=decoder(partial(gated_block, interleave=True), rope_freqs=True),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     tokenizer=SENTENCEPIECE_TOKENIZER,
 )

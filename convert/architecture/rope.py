@@ -26,6 +26,7 @@ _DEFAULT_BASE: Final = 10000.0  # src/llama-model.cpp, llama_model_base::load_hp
 _POSITIVE: Final = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor")
 # "dynamic" scaling leaves nothing in the file: llama.cpp runs such a model at its original length.
 _TYPES: Final = ("default", "linear", "yarn", "llama3", "dynamic")
+_LONG: Final = ("longrope", "su")  # by factors, which only the families that have them look at
 _YARN: Final = (
     (Keys.Rope.SCALING_YARN_EXT_FACTOR, ("extrapolation_factor",)),
     (Keys.Rope.SCALING_YARN_ATTN_FACTOR, ("attention_factor", "attn_factor")),
@@ -47,7 +48,7 @@ def rope_type(h: Hyperparameters) -> str | None:
     rope = rope_of(h)
     kind = rope.text("rope_type")
     kind = "llama3" if kind is not None and kind.lower() == "llama3" else kind  # as the reference compares it
-    if kind is not None and kind not in _TYPES:
+    if kind is not None and kind not in (*_TYPES, *_LONG):
         raise UnsupportedError(f"rope scaling `{kind}` in config.json", hint=f"supported are {', '.join(_TYPES)}")
     for key in _POSITIVE:
         value = rope.number(key)
@@ -55,8 +56,6 @@ def rope_type(h: Hyperparameters) -> str | None:
             raise PlanError(f"`{key}` in config.json is {value}, wanted a positive number")
         if kind == "llama3" and value is None and rope.has(key):
             raise rope.wrong((key,), "a positive number")
-    if kind == "llama3" and _number(rope, "low_freq_factor", 1.0) == _number(rope, "high_freq_factor", 4.0):
-        raise PlanError("the rope scaling's `low_freq_factor` and `high_freq_factor` in config.json are equal")
     return kind
 
 
@@ -68,6 +67,8 @@ def _number(rope: Fields, key: str, default: float) -> float:
 def rope_scaling(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]:
     """Yield the entries of linear scaling and YaRN; ConfigError where no factor is said."""
     kind, rope = rope_type(h), rope_of(h)
+    if kind in _LONG:
+        raise UnsupportedError(f"rope scaling `{kind}` in config.json", hint=f"supported are {', '.join(_TYPES)}")
     if kind not in ("linear", "yarn"):
         return
     factor = rope.number("factor")
@@ -118,8 +119,11 @@ def llama3_rope_factors(rope: Fields, head_dim: int) -> NDArray[np.float32]:
     exponents = np.arange(0, head_dim, 2, dtype=single) / single(head_dim)
     frequencies = single(1) / np.power(base, exponents.astype(np.float64)).astype(single)
     wavelengths = (single(1) / frequencies) * single(2 * np.pi)
-    smooth = ((single(1) / wavelengths) * single(old_length) - single(low)) / single(high - low)
-    mixed = single(1) / ((single(1) - smooth) / single(factor) + smooth)
+    with np.errstate(divide="ignore", invalid="ignore"):  # no wavelength lies between, where low and high are equal
+        smooth = ((single(1) / wavelengths) * single(old_length) - single(low)) / single(high - low)
+        mixed = single(1) / ((single(1) - smooth) / single(factor) + smooth)
     factors = np.where(wavelengths > single(old_length / low), single(factor), mixed)
     scaled: NDArray[np.float32] = np.where(wavelengths < single(old_length / high), single(1), factors).astype(single)
+    if not np.isfinite(scaled).all():
+        raise PlanError(f"`low_freq_factor` and `high_freq_factor` in {rope.where} are equal, and a wavelength too")
     return scaled

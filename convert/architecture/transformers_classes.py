@@ -30,10 +30,89 @@ def _of_ministral(values: Values, _extra: Values) -> None:
         values["layer_types"] = [kind] * values["num_hidden_layers"]
 
 
+def _of_gpt_oss(values: Values, _extra: Values) -> None:
+    _windows_but_every(values, 2)
+    if values["rope_parameters"] is None:
+        values["rope_parameters"] = dict(_ROPE_OF_GPT_OSS)
+
+
+_ROPE_OF_GPT_OSS: Final = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+
+
+def _of_llama4(values: Values, _extra: Values) -> None:
+    layers, every = range(values["num_hidden_layers"]), values["no_rope_layer_interval"]
+    rotated, step = [int((layer + 1) % every != 0) for layer in layers], values["interleave_moe_layer_step"]
+    values["no_rope_layers"] = values["no_rope_layers"] or rotated
+    if values["moe_layers"] is None:
+        values["moe_layers"] = list(range(step - 1, values["num_hidden_layers"], step))
+    if values["layer_types"] is None:
+        kinds = ("full_attention", "chunked_attention")
+        values["layer_types"] = [kinds[bool(is_rotated)] for is_rotated in values["no_rope_layers"]]
+
+
+def _of_ministral3(values: Values, _extra: Values) -> None:
+    if values["rope_parameters"] is None:
+        values["rope_parameters"] = _ROPE_OF_MINISTRAL3 | {"max_position_embeddings": values["max_position_embeddings"]}
+
+
+_ROPE_OF_MINISTRAL3: Final = {
+    "type": "yarn",
+    "rope_theta": 1000000.0,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale_all_dim": 1.0,
+    "mscale": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+
+
+def _of_phi(values: Values, extra: Values) -> None:
+    _fill_kv_heads(values, extra)
+    extra.setdefault("partial_rotary_factor", 0.5)
+
+
+def _of_qwen(values: Values, extra: Values) -> None:
+    values["sliding_window"] = values["sliding_window"] if values["use_sliding_window"] else None
+    _fill_kv_heads(values, extra)
+    has_windows, first = values["sliding_window"] is not None, values["max_window_layers"]
+    _fill_layer_types(values, lambda layer: has_windows and layer >= first)
+
+
+def _of_qwen2_moe(values: Values, _extra: Values) -> None:
+    values["mlp_only_layers"] = [] if values["mlp_only_layers"] is None else values["mlp_only_layers"]
+    has_windows, first = values["use_sliding_window"], values["max_window_layers"]
+    values["sliding_window"] = values["sliding_window"] if has_windows else 0
+    _fill_layer_types(values, lambda layer: layer % 2 == 0 and layer < first and has_windows)
+
+
+def _fill_layer_types(values: Values, has_window: Callable[[int], bool]) -> None:
+    if values["layer_types"] is None:
+        kinds = ("full_attention", "sliding_attention")
+        values["layer_types"] = [kinds[has_window(layer)] for layer in range(values["num_hidden_layers"])]
+
+
 def _of_qwen3_moe(values: Values, _extra: Values) -> None:
     if not values["use_sliding_window"]:
         values["sliding_window"] = None
     values["mlp_only_layers"] = values["mlp_only_layers"] or []
+
+
+def _of_gemma(values: Values, _extra: Values) -> None:
+    if values["hidden_act"] == "gelu":
+        values["hidden_act"] = "gelu_pytorch_tanh"
+
+
+def _of_gemma2(values: Values, _extra: Values) -> None:
+    _windows_but_every(values, 2)
 
 
 def _of_gemma3_text(values: Values, extra: Values) -> None:
@@ -187,11 +266,14 @@ POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
     "ernie4_5_moe": _of_ernie4_5_moe,
     "exaone4": _of_exaone4,
     "falcon": _of_falcon,
+    "gemma": _of_gemma,
+    "gemma2": _of_gemma2,
     "gemma3_text": _of_gemma3_text,
     "glm4": _of_glm4,
     "glm4_moe": _with_rotary_part(0.5),
     "glm4_moe_lite": _of_glm4_moe_lite,
     "gpt_bigcode": _of_gpt_bigcode,
+    "gpt_oss": _of_gpt_oss,
     "granite": _fill_kv_heads,
     "granitemoe": _fill_kv_heads,
     "granitemoeshared": _fill_kv_heads,
@@ -199,6 +281,8 @@ POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
     "lfm2": _of_lfm2,
     "lfm2_moe": _of_lfm2_moe,
     "llama": _fill_head_dim,
+    "llama4_text": _of_llama4,
+    "ministral3": _of_ministral3,
     "ministral": _of_ministral,
     "mistral": _fill_head_dim,
     "nemotron": _of_nemotron,
@@ -206,6 +290,12 @@ POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
     "olmo2": _fill_kv_heads,
     "olmo3": _of_olmo3,
     "olmoe": _fill_kv_heads,
+    "phi": _of_phi,
+    "phi3": _fill_kv_heads,
+    "phimoe": _fill_kv_heads,
+    "qwen2": _of_qwen,
+    "qwen2_moe": _of_qwen2_moe,
+    "qwen3": _of_qwen,
     "qwen3_moe": _of_qwen3_moe,
     "seed_oss": _fill_head_dim,
     "smollm3": _of_smollm3,

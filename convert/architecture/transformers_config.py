@@ -157,7 +157,7 @@ def _validate(model_type: str, values: Values) -> None:
     quantization = values.get("quantization_config")
     require(quantization is None or isinstance(quantization, dict))
     _validate_layer_types(values)
-    validate_rope(values)
+    validate_rope(model_type, values)
 
 
 def _validate_layer_types(values: Values) -> None:

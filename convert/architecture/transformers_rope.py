@@ -74,11 +74,29 @@ def _of_minimax_m2(values: Values, extra: Values, theta: float) -> None:
     _convert(values, extra, theta)
 
 
+def _of_phi3(values: Values, extra: Values, theta: float) -> None:
+    rope = copied(extra.pop("rope_scaling", None) or values["rope_parameters"] or {})
+    rope.setdefault("rope_theta", extra.pop("rope_theta", theta))
+    rope.setdefault("partial_rotary_factor", extra.get("partial_rotary_factor", 1.0))
+    _standardize(rope, values)
+    if rope["rope_type"] in ("su", "yarn"):
+        rope["rope_type"] = "longrope"
+
+
+def _of_phimoe(values: Values, extra: Values, theta: float) -> None:
+    _convert(values, extra, theta)
+    rope = values["rope_parameters"]
+    if rope["rope_type"] != "default" and _LENGTH in rope:
+        extra[_LENGTH] = rope[_LENGTH]
+
+
 _OWN: Final[Mapping[str, Callable[[Values, Values, Any], None]]] = {
     "gemma3_text": _of_gemma3,
     "gpt_neox": _of_gpt_neox,
     "minimax_m2": _of_minimax_m2,
     "olmo3": _of_olmo3,
+    "phi3": _of_phi3,
+    "phimoe": _of_phimoe,
 }
 
 
@@ -103,14 +121,19 @@ def _standardize(rope: Values, values: Values) -> None:
             if section["rope_type"] in _SCALED_FROM:
                 key = "n_positions" if "n_positions" in values else "max_position_embeddings"  # GPT-2 calls it so
                 section.setdefault(_LENGTH, values[key])
+                section[_LENGTH] = values.get(_LENGTH, section[_LENGTH])
     values["rope_parameters"] = rope
 
 
-def validate_rope(values: Values) -> None:
+def validate_rope(model_type: str, values: Values) -> None:
     """Raise where transformers does."""
-    rope = values.get("rope_parameters")
-    if not rope:
-        return
+    if values.get("rope_parameters"):
+        _validate_sections(values["rope_parameters"], values)
+    if model_type in _OWN_CHECKS:
+        _OWN_CHECKS[model_type](values["rope_parameters"], values)
+
+
+def _validate_sections(rope: Values, values: Values) -> None:
     head_dim = values.get("head_dim")
     for section in _sections(rope, values):
         if section is None:
@@ -157,6 +180,22 @@ _ROPE_TYPES: Final[Mapping[str, tuple[tuple[str, ...], Callable[[Values, Values]
     "llama3": (("factor", _LENGTH, "low_freq_factor", "high_freq_factor", "rope_theta"), _check_llama3),
     "proportional": (("rope_theta",), _fine),
 }
+
+
+def _check_phi3(rope: Values, values: Values) -> None:
+    size = int(values["hidden_size"] // values["num_attention_heads"] * rope["partial_rotary_factor"])
+    require(rope["rope_type"] in {"default", "longrope"})
+    for factors in (rope.get("short_factor"), rope.get("long_factor")):
+        numbers = isinstance(factors, list) and all(isinstance(factor, (int, float)) for factor in factors)
+        require(factors is None or (numbers and len(factors) == size // 2))
+
+
+def _check_phimoe(rope: Values, _values: Values) -> None:
+    scales = (rope.get("short_mscale"), rope.get("long_mscale"))
+    require(rope["rope_type"] == "default" or all(isinstance(scale, (int, float)) for scale in scales))
+
+
+_OWN_CHECKS: Final[Mapping[str, Callable[[Values, Values], None]]] = {"phi3": _check_phi3, "phimoe": _check_phimoe}
 
 
 def require(holds: bool) -> None:  # noqa: FBT001 - what must hold

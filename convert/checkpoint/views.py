@@ -46,7 +46,7 @@ def leaves(tensor: Tensor) -> Iterator[Tensor]:
     if isinstance(tensor, Concatenated):
         for part in tensor.parts:
             yield from leaves(part)
-    elif isinstance(tensor, _OfOne):
+    elif isinstance(tensor, OfOne):
         yield from leaves(tensor.base)
     else:
         yield tensor
@@ -84,7 +84,7 @@ def _read_values(tensor: Tensor, files: SourceFiles, first: int, n_cols: int, ou
 
 
 @dataclass(frozen=True, slots=True)
-class _OfOne:
+class OfOne:
     """A view of one tensor: of its type, made from its bytes."""
 
     base: Tensor
@@ -104,7 +104,7 @@ class _OfOne:
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole(_OfOne):
+class _Whole(OfOne):
     """A view of all of a tensor."""
 
     @property
@@ -119,7 +119,7 @@ class _Whole(_OfOne):
 
 
 @dataclass(frozen=True, slots=True)
-class _Part(_OfOne):
+class _Part(OfOne):
     """A view of some rows of a tensor."""
 
     shape: Shape
@@ -273,7 +273,7 @@ def _joined(name: str, shape: Shape, parts: tuple[Tensor, ...]) -> Concatenated:
 
 
 @dataclass(frozen=True, slots=True)
-class Transposed(_OfOne):
+class Transposed(OfOne):
     """The last two axes changed: (…, rows, cols) becomes (…, cols, rows).
 
     A matrix is read once for each slice of the view, so slices are whole matrices where these are small.

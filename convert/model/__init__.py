@@ -6,6 +6,7 @@
     gguf_model        what a GGUFModel is
     request           which model is meant: a path, adapters to merge, a tokenizer's splitting
     from_checkpoint   a directory, decoded, merged and mapped by its family
+    pooling           what an embedding model does with its last states
     from_gguf         a file as it is
     decoded           its quantized tensors as floats, for quantizing them again
     left_out          what of a checkpoint is in none of the tensors, and why

@@ -15,6 +15,7 @@ from convert.architecture import (
     Mapped,
     check_keys,
     family_of,
+    first_metadata_of,
     have_place,
     map_tensors,
     metadata_of,
@@ -31,6 +32,7 @@ from convert.errors import PlanError
 from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
 from convert.model.gguf_model import GGUFModel
 from convert.model.left_out import left_out
+from convert.model.pooling import pooling_entries
 from convert.tokenizer import Vocabulary, read_vocabulary, vocabulary_metadata
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
     """
     model = open_model(request, checkpoint)
     h = model.hyperparameters
-    own = metadata_of(model.family, h)
+    first, own = first_metadata_of(model.family, h), metadata_of(model.family, h)
     vocabulary = read_vocabulary(
         model.tokenizer,
         vocab_size=h.size("vocab_size"),
@@ -125,7 +127,7 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
     numbers, tensors = take_numbers(model.family, h, model.tensors)
     mapped = _mapped(replace(model, tensors=tensors), n_tokens=len(vocabulary.tokens))
     unused = check_keys(model.family.arch, h)
-    metadata, said = _metadata(model, (numbers, own), vocabulary, mapped.tensors)
+    metadata, said = _metadata(model, (first | numbers, own), vocabulary, mapped.tensors)
     return GGUFModel(
         source=model.directory,
         architecture=h.architecture,
@@ -182,7 +184,7 @@ def _metadata(
 ) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
     """Gather the metadata in the reference's order: who made it, the family's, the tokenizer's; and notes.
 
-    own: what the family takes from tensors, which the reference writes first after the architecture's name; the rest.
+    own: what the family puts first, after the architecture's name, what it takes from tensors among it; the rest.
     """
     writer = GGUFWriter(None, MODEL_ARCH_NAMES[model.family.arch])
     for name, tensor in tensors:  # the writer counts parameters for the size label
@@ -192,6 +194,7 @@ def _metadata(
     general = {key: KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items()}
     architecture = Keys.General.ARCHITECTURE
     entries = {architecture: general.pop(architecture), **own[0], **general, **own[1]}
+    entries |= pooling_entries(model.directory, MODEL_ARCH_NAMES[model.family.arch])
     version = Keys.General.QUANTIZATION_VERSION
     entries[version] = KeyValue(version, GGML_QUANT_VERSION, GGUFValueType.UINT32)
     entries |= {entry.key: entry for entry in vocabulary_metadata(vocabulary)}

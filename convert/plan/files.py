@@ -15,6 +15,7 @@ from convert.plan.metadata import file_type_entry, quantized_metadata
 from convert.quant_mix import (
     FILE_TYPES,
     NO_OPTIONS,
+    PACKED,
     FileType,
     ModelFacts,
     QuantizeOptions,
@@ -66,7 +67,12 @@ def file_content(model: GGUFModel, wanted: FileType, options: QuantizeOptions = 
     if not wanted.is_quantized and not options.changes_content:
         return _as_converted(tensors, choices, model, wanted)
     floats = [replace(tensor, type=choice.type) for tensor, choice in zip(tensors, choices, strict=True)]
-    return _as_quantized(floats, model, wanted, options)
+    content = _as_quantized(floats, model, wanted, options)
+    if options.allow_requantize:
+        return content
+    packed = {tensor.name: choice for tensor, choice in zip(tensors, choices, strict=True) if choice.reason == PACKED}
+    kept = (replace(planned, choice=packed.get(planned.name, planned.choice)) for planned in content.tensors)
+    return replace(content, tensors=tuple(kept))
 
 
 def _as_converted(
@@ -76,7 +82,9 @@ def _as_converted(
     planned = (
         PlannedTensor(tensor.name, tensor.shape, choice) for tensor, choice in zip(tensors, choices, strict=True)
     )
-    declared = file_type_entry(wanted.declared or 0 if model.file_type is None else model.file_type)
+    is_packed = any(choice.reason == PACKED for choice in choices)
+    own = (FILE_TYPES["MXFP4_MOE"] if is_packed else wanted).declared or 0
+    declared = file_type_entry(own if model.file_type is None else model.file_type)
     metadata = (declared if entry[0].key == Keys.General.FILE_TYPE else entry for entry in model.metadata)
     return FileContent(tuple(metadata), tuple(planned))
 

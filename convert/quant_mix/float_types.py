@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import GGMLQuantizationType
 
+from convert.codec import FLOAT_TYPES
 from convert.quant_mix.choose import TypeChoice
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from convert.quant_mix.choose import TensorToType
     from convert.quant_mix.file_types import FileType
 
+PACKED: Final = "packed so in the checkpoint"
 _F32: Final = GGMLQuantizationType.F32
 
 # By the name in GGUF, any block number.
@@ -33,6 +35,8 @@ def choose_float_types(tensors: Iterable[TensorToType], wanted: FileType) -> lis
 
 
 def _float_choice(tensor: TensorToType, wanted: FileType) -> TypeChoice:
+    if tensor.type not in FLOAT_TYPES:  # gpt-oss' experts
+        return TypeChoice(tensor.type, PACKED)
     if wanted.type is _F32:
         return TypeChoice(wanted.type)
     if len(tensor.shape) == 1:

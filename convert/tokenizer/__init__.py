@@ -22,12 +22,14 @@ from convert.tokenizer.pre_tokenizer import check_pre_tokenizer_name, refused_pr
 from convert.tokenizer.rules import (
     BYTE_LEVEL_TOKENIZER,
     ERNIE_TOKENIZER,
+    GEMMA_1_TOKENIZER,
     GEMMA_TOKENIZER,
     GLM4_MOE_TOKENIZER,
     GLM4_TOKENIZER,
     HUNYUAN_TOKENIZER,
     LLAMA_TOKENIZER,
     NEMOTRON_TOKENIZER,
+    PHI_TOKENIZER,
     QWEN_TOKENIZER,
     SENTENCEPIECE_TOKENIZER,
     LateTokens,
@@ -46,12 +48,14 @@ if TYPE_CHECKING:
 __all__ = [
     "BYTE_LEVEL_TOKENIZER",
     "ERNIE_TOKENIZER",
+    "GEMMA_1_TOKENIZER",
     "GEMMA_TOKENIZER",
     "GLM4_MOE_TOKENIZER",
     "GLM4_TOKENIZER",
     "HUNYUAN_TOKENIZER",
     "LLAMA_TOKENIZER",
     "NEMOTRON_TOKENIZER",
+    "PHI_TOKENIZER",
     "QWEN_TOKENIZER",
     "SENTENCEPIECE_TOKENIZER",
     "SpecialTokens",
@@ -121,7 +125,7 @@ def _read(
     if pre_tokenizer is not None:
         raise refused_pre_tokenizer(pre_tokenizer, files)
     if kind is TokenizerKind.SENTENCEPIECE:
-        return read_sentencepiece(files, vocab_size=vocab_size, may_lack=rule.may_lack)
+        return read_sentencepiece(files, vocab_size=vocab_size, may_lack=rule.may_lack, as_marked=rule.as_marked)
     return read_llama_hf(files, vocab_size=vocab_size)
 
 

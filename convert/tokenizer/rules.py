@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -52,7 +52,7 @@ class TokenizerRule:
     kinds: the first whose files are there serves. late: by the vocabulary's size; always: for other sizes.
     named: (kind, text) of special tokens that the vocabulary must have, where the files do not say the kind.
     may_lack: tokens added to a tokenizer.model that a variant of the family has no embeddings for: left out where they
-    lie beyond.
+    lie beyond. as_marked: tokens added to a tokenizer.model are read as the files mark them, tokenizer.json too.
     """
 
     kinds: tuple[TokenizerKind, ...]
@@ -61,6 +61,7 @@ class TokenizerRule:
     may_lack: tuple[str, ...] = ()
     named: tuple[tuple[str, str], ...] = ()
     always: LateTokens = LateTokens()
+    as_marked: bool = False
 
 
 # conversion/llama.py, LlamaModel.set_vocab @ 0c1e570, which knows Code Llama and Granite's small models (and with them
@@ -81,8 +82,20 @@ GEMMA_TOKENIZER: Final = TokenizerRule(
     SpacePrefix.NEVER_AFTER_PIECES,
     may_lack=("<image_soft_token>",),  # every Gemma 3 has it in its tokenizer, those that see in their embeddings
 )
+# conversion/gemma.py, GemmaModel.set_vocab @ 0c1e570, which gives CodeGemma's tokens to every Gemma 1
+GEMMA_1_TOKENIZER: Final = replace(
+    GEMMA_TOKENIZER,
+    always=LateTokens(
+        kinds=("prefix", "suffix", "middle", "fsep", "eot"),
+        ids=(("prefix", 67), ("suffix", 69), ("middle", 68), ("fsep", 70), ("eot", 107)),
+    ),
+)
 # conversion/qwen.py, Qwen2Model.set_vocab @ 0c1e570: dense Qwen 2 and 3
 QWEN_TOKENIZER: Final = TokenizerRule((TokenizerKind.SENTENCEPIECE, TokenizerKind.BYTE_LEVEL))
+# conversion/phi.py, Phi3MiniModel.set_vocab @ 0c1e570, which asks for tokenizer.model unless the class is GPT2Tokenizer
+PHI_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.SENTENCEPIECE, TokenizerKind.LLAMA_HF, TokenizerKind.BYTE_LEVEL), as_marked=True
+)
 # conversion/base.py, TextModel.set_vocab @ 0c1e570
 BYTE_LEVEL_TOKENIZER: Final = TokenizerRule((TokenizerKind.BYTE_LEVEL,))
 # conversion/glm.py, Glm4Model.set_vocab, and conversion/base.py, TextModel._set_vocab_glm @ 0c1e570

@@ -33,9 +33,13 @@ _LOOK_SPECIAL: Final = frozenset(("<pad>", "<mask>", "<2mass>", "[@BOS@]"))
 Entry = tuple[bytes, float, TokenType]
 
 
-def read_sentencepiece(files: TokenizerFiles, *, vocab_size: int | None, may_lack: tuple[str, ...] = ()) -> Vocabulary:
+def read_sentencepiece(
+    files: TokenizerFiles, *, vocab_size: int | None, may_lack: tuple[str, ...] = (), as_marked: bool = False
+) -> Vocabulary:
     """Read `tokenizer.model`, `added_tokens.json` and `added_tokens_decoder`, each over what came before.
 
+    as_marked: added tokens are control tokens only where they are marked special, and keep their word boundaries;
+    tokenizer.json's are read too (conversion/phi.py, Phi3MiniModel.set_vocab).
     may_lack: added tokens that are left out, as the reference does with any, if they lie at or beyond vocab_size.
     Raises TokenizerError if a file is broken, or a token lies at or beyond vocab_size.
     """
@@ -47,7 +51,9 @@ def read_sentencepiece(files: TokenizerFiles, *, vocab_size: int | None, may_lac
     entries = [_piece(processor, number) for number in range(n_pieces)]
     entries += [pad_token(number) for number in range(n_pieces, size)]
     _add_tokens_json(files, entries, may_lack)
-    _add_tokens_decoder(files, entries, may_lack)
+    _add_tokens_decoder(files, entries, may_lack, as_marked=as_marked)
+    if as_marked:
+        _add_tokens_of_json(files, entries)
     remarks = _compare_with_json(files, entries, n_pieces)
     tokens, scores, types = zip(*entries, strict=True)
     return Vocabulary(
@@ -123,7 +129,23 @@ def _add_tokens_json(files: TokenizerFiles, entries: list[Entry], may_lack: tupl
         entries[number] = token.encode("utf-8"), ADDED_SCORE, TokenType.USER_DEFINED
 
 
-def _add_tokens_decoder(files: TokenizerFiles, entries: list[Entry], may_lack: tuple[str, ...]) -> None:
+def _add_tokens_of_json(files: TokenizerFiles, entries: list[Entry]) -> None:
+    for item in entry(files.tokenizer or {}, "added_tokens", list, file=_JSON) or []:
+        data = typed(item, dict, file=_JSON, key="added_tokens")
+        content = typed(data.get("content"), str, file=_JSON, key="added_tokens.content")
+        number = token_id(data.get("id"), file=_JSON, key=f"added_tokens.{content}")
+        check_fits(content, number, vocab_size=len(entries), file=_JSON)
+        special = entry(data, "special", bool, file=_JSON, at=f"added_tokens.{content}.")
+        entries[number] = content.encode("utf-8"), ADDED_SCORE, _marked(special=bool(special))
+
+
+def _marked(*, special: bool) -> TokenType:
+    return TokenType.CONTROL if special else TokenType.USER_DEFINED
+
+
+def _add_tokens_decoder(
+    files: TokenizerFiles, entries: list[Entry], may_lack: tuple[str, ...], *, as_marked: bool
+) -> None:
     decoder = entry(files.config or {}, "added_tokens_decoder", dict, file=_CONFIG) or {}
     for key, value in decoder.items():
         at = f"added_tokens_decoder.{key}"
@@ -134,7 +156,9 @@ def _add_tokens_decoder(files: TokenizerFiles, entries: list[Entry], may_lack: t
         if number >= len(entries) and content in may_lack:
             continue
         check_fits(content, number, vocab_size=len(entries), file=_CONFIG)
-        text, type_ = added_token(content, special=bool(special))
+        text, type_ = content, _marked(special=bool(special))
+        if not as_marked:
+            text, type_ = added_token(content, special=bool(special))
         entries[number] = text.encode("utf-8"), ADDED_SCORE, type_
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from gguf import GGMLQuantizationType
 
 from convert.checkpoint.packed.float8 import decode_nibbles
 from convert.checkpoint.packed.module_names import read_names, refuse_left_out
@@ -76,6 +77,50 @@ class Mxfp4Tensor:
             np.ldexp(blocks, exponents[:, :, None], out=blocks)
         skipped = inputs.start - groups.start * _BLOCK_VALUES
         return to_bytes(np.ascontiguousarray(values[:, skipped : skipped + len(inputs)].T), self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Mxfp4Blocks:
+    """Outputs of the experts as GGUF has them, in MXFP4: of each `period` the one at `first`, its inputs a row.
+
+    stored   a scale apart, 16 bytes: the numbers 0 and 1, 2 and 3 … of the block, the low nibble first
+    GGUF     a scale, 16 bytes: the numbers 0 and 16, 1 and 17 …
+
+    Source: ggml/src/ggml-common.h, block_mxfp4; conversion/gpt_oss.py, GptOssModel.repack_mxfp4 @ 0c1e570.
+    """
+
+    base: Mxfp4Tensor
+    name: str
+    period: int
+    first: int
+
+    @property
+    def dtype(self) -> GGMLQuantizationType:
+        """MXFP4."""
+        return GGMLQuantizationType.MXFP4
+
+    @property
+    def shape(self) -> Shape:
+        """(experts, outputs, inputs), in numbers."""
+        n_experts, n_inputs, n_outputs = self.base.shape
+        return (n_experts, n_outputs // self.period, n_inputs)
+
+    @property
+    def nbytes(self) -> int:
+        """The view's share of the base's bytes."""
+        return self.base.nbytes // self.period
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        """Give rows of blocks; see RowSource."""
+        start = first * self.period + self.first
+        rows = range(start, start + (len(out) - 1) * self.period + 1)
+        n_groups = self.base.shape[1] // _BLOCK_VALUES
+        packed = read_window(self.base.blocks, files, rows=rows, cols=range(n_groups * _BLOCK_NBYTES))[:: self.period]
+        pairs = packed.reshape(len(out), n_groups, _BLOCK_NBYTES)
+        numbers = np.stack((pairs & 15, pairs >> 4), axis=-1).reshape(len(out), n_groups, _BLOCK_VALUES)
+        blocks = out.reshape(len(out), n_groups, 1 + _BLOCK_NBYTES)
+        blocks[:, :, 0] = read_window(self.base.scales, files, rows=rows, cols=range(n_groups))[:: self.period]
+        blocks[:, :, 1:] = numbers[:, :, :_BLOCK_NBYTES] | numbers[:, :, _BLOCK_NBYTES:] << 4
 
 
 def is_mxfp4_blocks(source: TensorSource) -> bool:

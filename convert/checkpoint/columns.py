@@ -1,0 +1,42 @@
+"""Some columns of a tensor's rows, as a view: what is stored side by side, or one and one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from convert.checkpoint.views import OfOne, read_rows
+
+if TYPE_CHECKING:
+    from convert.checkpoint.source import Shape
+    from convert.checkpoint.source_files import SourceFiles, U8Array
+
+
+@dataclass(frozen=True, slots=True)
+class Columns(OfOne):
+    """Of each `period` columns, the `n_taken` from `first` on.
+
+    period 2, first 1, n_taken 1:    in a0 b0 a1 b1 a2 b2    out b0 b1 b2
+    """
+
+    period: int
+    first: int
+    n_taken: int
+
+    @property
+    def shape(self) -> Shape:
+        """The base's, with fewer columns."""
+        *batch, n_cols = self.base.shape
+        return (*batch, n_cols // self.period * self.n_taken)
+
+    @property
+    def nbytes(self) -> int:
+        """The view's share of the base's bytes."""
+        return self.base.nbytes * self.n_taken // self.period
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        """Give rows; see RowSource."""
+        read = read_rows(self.base, files, range(first, first + len(out)))
+        seen = read.reshape(len(out), -1, self.period, self.dtype.itemsize)
+        taken = seen[:, :, self.first : self.first + self.n_taken]
+        out.reshape(taken.shape)[:] = taken
