@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from family_rows_beyond import BEYOND
 from family_rows_gpt_like import GPT_LIKE
 from family_rows_llama_like import LLAMA_LIKE
 
 if TYPE_CHECKING:
     from family_making import FamilyRow
 
-MORE_ROWS: Final[tuple[FamilyRow, ...]] = (*LLAMA_LIKE, *GPT_LIKE)
+MORE_ROWS: Final[tuple[FamilyRow, ...]] = (*LLAMA_LIKE, *GPT_LIKE, *BEYOND)

@@ -38,7 +38,8 @@ class FamilyRow:
     change_weights: what is changed in the saved weight file.
     scales: factors on the spread of tensors whose name holds the key.
     state_dict: the weights are `model.state_dict()` as `torch.save` leaves it, not what `save_pretrained` writes.
-    judge_unchanged: transformers computes the row as it is without `change_weights`, with which it does not load it.
+    judge_unchanged: transformers computes the row as it is without `change_weights` and `saved_config`, with which it
+    does not load it.
     refused_by_reference: why the reference converter makes no file of it; None where it does.
     only_ours: the same, of a row that we make a file of; its logits are its judge.
     differs: why the reference's file is wrong, and ours another; None where they are the same.
@@ -120,7 +121,7 @@ def _fill(row: FamilyRow, network: torch.nn.Module) -> None:
         if known.setdefault(tensor.data_ptr(), name) == name:  # the other name of a tied tensor holds the same
             mean, spread = _moments(row, name, tuple(tensor.shape))
             values = normal(f"{row.name}/{name}", tuple(tensor.shape)) * np.float32(spread) + np.float32(mean)
-            tensor.copy_(torch.from_numpy(values))
+            tensor.copy_(torch.from_numpy(np.asarray(values)))
 
 
 def _moments(row: FamilyRow, name: str, shape: tuple[int, ...]) -> tuple[float, float]:
@@ -229,6 +230,16 @@ def write_gpt_neox(folder: Path) -> None:
     shutil.copyfile(SHARED_TOKENIZERS / "gptneox" / "tokenizer.json", folder / "tokenizer.json")
     names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
     _write_json(folder / "tokenizer_config.json", {**names, "tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def write_glm(folder: Path) -> None:
+    """Write GPT-NeoX's tokenizer.json with the tokens that GLM's turns are made of."""
+    write_gpt_neox(folder)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    for number, text in enumerate(("[gMASK]", "<|user|>", "<|observation|>"), start=50277):
+        content["added_tokens"].append({"id": number, "content": text, **flags})
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def write_falcon(folder: Path) -> None:

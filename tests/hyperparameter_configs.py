@@ -243,6 +243,34 @@ PUBLISHED: Final[Mapping[str, Config]] = {
     },
 }
 
+# Of families whose config has a spelling of its own, cut to that.
+PUBLISHED_SPELLINGS: Final[Mapping[str, Config]] = {
+    "cohere2": SMALL | {"rope_theta": 50000, "rotary_pct": 1.0, "sliding_window": 4096, "sliding_window_pattern": 4},
+    "exaone4": SMALL | {"rope_scaling": LLAMA3 | {"rope_type": "llama3"}, "sliding_window": None, "layer_types": None},
+    "falcon": SMALL | {"alibi": False, "multi_query": True, "n_head": 71, "n_layer": 32, "num_kv_heads": 71},
+    "glm4": SMALL | {"head_dim": 128, "partial_rotary_factor": 0.5, "rope_theta": 10000.0},
+    "glm4_moe": SMALL | {"first_k_dense_replace": 1, "num_nextn_predict_layers": 1, "rope_theta": 1000000},
+    "gpt2": {"n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "vocab_size": 50257},
+    "gpt_neox": SMALL | {"rotary_emb_base": 10000, "rotary_pct": 0.25, "use_parallel_residual": True},
+    "lfm2": SMALL
+    | {"block_auto_adjust_ff_dim": True, "block_ff_dim": 12288, "full_attn_idxs": [1], "tie_embedding": False},
+    "minimax_m2": SMALL | {"head_dim": 128, "rope_theta": 5000000, "rotary_dim": 64, "scoring_func": "sigmoid"},
+    "mpt": {
+        "attn_config": {"alibi": True, "alibi_bias_max": 8, "attn_impl": "torch", "clip_qkv": None, "qk_ln": False},
+        "d_model": 4096,
+        "expansion_ratio": 4,
+        "init_config": {"name": "kaiming_normal_"},
+        "max_seq_len": 2048,
+        "n_heads": 32,
+        "n_layers": 2,
+        "vocab_size": 50432,
+    },
+    "nemotron": SMALL | {"norm_eps": 1e-5, "partial_rotary_factor": 0.5, "rope_percent": 0.5, "rope_theta": 10000},
+    "olmo3": SMALL | {"rope_scaling": YARN | {"rope_type": "yarn"}, "rope_theta": 500000, "sliding_window": 4096},
+    "smollm3": SMALL | {"no_rope_layers": [1, 0], "rope_scaling": None, "rope_theta": 5000000.0},
+    "stablelm": SMALL | {"partial_rotary_factor": 0.25, "rope_theta": 10000, "use_qkv_bias": True},
+}
+
 ODD_VALUES: Final[tuple[Any, ...]] = (
     None,
     True,
@@ -265,6 +293,10 @@ ODD_VALUES: Final[tuple[Any, ...]] = (
 )
 
 
+def _published(model_type: str) -> Config:
+    return PUBLISHED.get(model_type) or PUBLISHED_SPELLINGS.get(model_type) or {}
+
+
 def _base(model_type: str) -> Config:
     base: Config = {"architectures": ["AnyForCausalLM"], "model_type": model_type}
     if model_type == "bloom":
@@ -275,9 +307,9 @@ def _base(model_type: str) -> Config:
 def config_variants(model_type: str) -> Iterator[Config]:
     base = _base(model_type)
     yield {"architectures": ["AnyForCausalLM"], "model_type": model_type}
-    published = {"architectures": ["AnyForCausalLM"], "model_type": model_type} | PUBLISHED.get(model_type, {})
+    published = {"architectures": ["AnyForCausalLM"], "model_type": model_type} | _published(model_type)
     yield published
-    for key in PUBLISHED.get(model_type, {}):
+    for key in _published(model_type):
         yield {kept: value for kept, value in published.items() if kept != key}
         yield published | {key: None}
     changes = list(ROPES + EXTRAS)

@@ -98,7 +98,7 @@ class Judge:
 
         row, model = FAMILY_CHECKPOINTS[name], self.folder / "models" / name
         if row.judge_unchanged:
-            save_family_checkpoint(replace(row, change_weights=None), model)
+            save_family_checkpoint(replace(row, change_weights=None, saved_config={}), model)
         elif not model.exists():
             write_family_checkpoint(name, model.parent)
         transformers.utils.logging.set_verbosity_error()
@@ -226,6 +226,16 @@ def _times(part: str, value: float) -> Callable[[Weights], Weights]:
     return lambda weights: {name: tensor * value if part in name else tensor for name, tensor in weights.items()}
 
 
+def _transposed(part: str) -> Callable[[Weights], Weights]:
+    """Transpose some square matrices."""
+    return lambda weights: {name: tensor.T.contiguous() if part in name else tensor for name, tensor in weights.items()}
+
+
+def _backwards(part: str) -> Callable[[Weights], Weights]:
+    """Turn the last axis of some tensors round."""
+    return lambda weights: {name: tensor.flip(-1) if part in name else tensor for name, tensor in weights.items()}
+
+
 def _unchanged(weights: Weights) -> Weights:
     return weights
 
@@ -247,6 +257,11 @@ DAMAGED: Final[dict[tuple[str, str], Callable[[Weights], Weights]]] = {
     ("DeepSeek-V3", "queries in Llama's order"): _interleaved("q_b_proj"),
     ("DeepSeek-V3", "keys and values in another order"): _interleaved("kv_b_proj"),
     ("DeepSeek-V3", "no correction of the experts' scores"): _times("e_score_correction_bias", 0.0),
+    ("SmolLM3-3B", "queries not in Llama's order"): _interleaved("q_proj"),
+    ("gpt2", "a matrix not transposed"): _transposed("attn.c_proj.weight"),
+    ("falcon-40b", "queries, keys and values in another order"): _interleaved("query_key_value.weight"),
+    ("Minitron-4B", "1 not added to the norms"): _plus("layernorm.weight", -1.0),
+    ("LFM2-1.2B", "the convolution backwards"): _backwards("conv.conv.weight"),
 }
 
 

@@ -13,30 +13,43 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH_NAMES
 
+from convert.architecture.apertus import APERTUS
+from convert.architecture.arcee import ARCEE
 from convert.architecture.bloom import BLOOM
 from convert.architecture.cohere import COHERE, COHERE2
 from convert.architecture.config_keys import check_keys
-from convert.architecture.deepseek_v3 import DEEPSEEK_V3
+from convert.architecture.deepseek_v3 import DEEPSEEK_V2, DEEPSEEK_V3
+from convert.architecture.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
+from convert.architecture.exaone4 import EXAONE4
 from convert.architecture.falcon import FALCON
 from convert.architecture.family import Facts, Family
 from convert.architecture.gemma import GEMMA, GEMMA2
 from convert.architecture.gemma3 import GEMMA3
+from convert.architecture.glm4 import GLM4, GLM4_MOE
+from convert.architecture.glm4_moe_lite import GLM4_MOE_LITE
 from convert.architecture.gpt2 import GPT2, STARCODER
 from convert.architecture.gpt_neox import GPT_NEOX
 from convert.architecture.gpt_oss import GPT_OSS
 from convert.architecture.granite import GRANITE, GRANITE_MOE
+from convert.architecture.hunyuan import HUNYUAN_DENSE
 from convert.architecture.hyperparameters import Fields, Hyperparameters, architectures, read_hyperparameters
+from convert.architecture.lfm2 import LFM2, LFM2_MOE
 from convert.architecture.llama import LLAMA
 from convert.architecture.llama4 import LLAMA4
 from convert.architecture.mapping import Mapped, have_place, map_tensors, plain_names
 from convert.architecture.metadata import first_metadata_of, metadata_of
+from convert.architecture.minicpm import MINICPM
+from convert.architecture.minimax_m2 import MINIMAX_M2
 from convert.architecture.ministral3 import MINISTRAL3
 from convert.architecture.mpt import MPT
+from convert.architecture.nemotron import NEMOTRON
+from convert.architecture.numbers_of_layers import take_numbers
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
 from convert.architecture.own_names import OwnNames, own_names
 from convert.architecture.phi import PHI2, PHI3, PHI_MOE
 from convert.architecture.qwen import QWEN2, QWEN3
 from convert.architecture.qwen_moe import QWEN2_MOE, QWEN3_MOE
+from convert.architecture.seed_oss import SEED_OSS
 from convert.architecture.smollm3 import SMOLLM3
 from convert.architecture.stablelm import STABLELM
 from convert.architecture.starcoder2 import STARCODER2
@@ -65,6 +78,7 @@ __all__ = [
     "own_names",
     "plain_names",
     "read_hyperparameters",
+    "take_numbers",
 ]
 
 FAMILIES: Final[tuple[Family, ...]] = (
@@ -99,6 +113,22 @@ FAMILIES: Final[tuple[Family, ...]] = (
     GPT_NEOX,
     FALCON,
     MPT,
+    GLM4,
+    GLM4_MOE,
+    GLM4_MOE_LITE,
+    EXAONE4,
+    ERNIE4_5,
+    ERNIE4_5_MOE,
+    NEMOTRON,
+    ARCEE,
+    SEED_OSS,
+    DEEPSEEK_V2,
+    MINIMAX_M2,
+    LFM2,
+    LFM2_MOE,
+    HUNYUAN_DENSE,
+    MINICPM,
+    APERTUS,
 )
 
 

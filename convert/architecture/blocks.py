@@ -7,7 +7,7 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Protocol
 
-from convert.architecture.family import Parts, Rule, as_stored, n_experts, n_layers
+from convert.architecture.family import Rule, as_stored, n_experts, n_layers
 from convert.architecture.hyperparameters import MAX_VOCABULARY
 from convert.architecture.metadata import head_dim
 from convert.architecture.rope import llama3_rope_factors, rope_of, rope_type
@@ -35,14 +35,7 @@ class Matrix(Protocol):
 # The three matrices of a gated feed-forward, in the order in which stacks of experts are written by most families.
 DOWN_GATE_UP = ("down", "gate", "up")
 
-# Experts as a state dict of transformers 5 holds them: (experts, 2 x inner, hidden), gate above up, and
-# (experts, hidden, inner).
-_EXPERTS: Final = r"(model\.layers\.\d+\.mlp\.experts)"
-FUSED_EXPERTS: Final = (
-    Parts(rf"{_EXPERTS}\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
-    Parts(rf"{_EXPERTS}\.down_proj", (r"\1.down_proj.weight",)),
-)
-# The same transposed, of which gate and up are made: see `transposed_experts`.
+# Fused experts (FUSED_EXPERTS) transposed, of which gate and up are made: see `transposed_experts`.
 TRANSPOSED_EXPERTS: Final = (
     (r"\.experts\.gate_up_proj$", ".experts.gate_proj.weight"),
     (r"\.experts\.gate_up_proj_bias$", ".experts.gate_proj.bias"),
@@ -57,7 +50,7 @@ def decoder(
     bias: bool = False,
     needs_output: bool = False,
     plus_one: bool = False,
-    rope_freqs: bool = False,
+    rope_freqs: bool = True,
 ) -> Callable[[Hyperparameters, int], Iterator[Rule | Constant]]:
     """Make a family's rules: embeddings, blocks, the last norm, the output.
 

@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from gguf import MODEL_ARCH, GGUFValueType, Keys, RopeScalingType
+from gguf import MODEL_ARCH, GGUFValueType, Keys
 
 from convert.architecture.blocks import attention, decoder, feed_forward, norm
 from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.metadata import COMMON, SILU, U32, Row, Value, changed, computed, f32, head_dim, only, u32
+from convert.architecture.metadata import (
+    COMMON,
+    NO_SCALING,
+    U32,
+    Row,
+    Value,
+    changed,
+    computed,
+    f32,
+    head_dim,
+    only,
+    u32,
+)
 from convert.errors import UnsupportedError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -61,18 +73,16 @@ def _n_rotated(h: Hyperparameters) -> int:
 
 
 _TIED: Final = only(("tie_word_embeddings",), (True,))  # llama.cpp looks for no other output matrix
-_NOT_SCALED: Final = computed(Keys.Rope.SCALING_TYPE, GGUFValueType.STRING, lambda _: RopeScalingType.NONE.value)
 
 COHERE: Final = Family(
     hf_names=("CohereForCausalLM",),
     arch=MODEL_ARCH.COMMAND_R,
     metadata=(
-        SILU,
         _TIED,
         Row(_check_head_norms),
         *changed(COMMON, _trained_length),
         f32(Keys.LLM.LOGIT_SCALE, "logit_scale"),
-        _NOT_SCALED,
+        NO_SCALING,
     ),
     tensors=decoder(_block),
     facts=Facts(epsilons=("attention.layer_norm_epsilon",), rows_are_heads=True),
@@ -82,14 +92,13 @@ COHERE2: Final = Family(
     hf_names=("Cohere2ForCausalLM",),
     arch=MODEL_ARCH.COHERE2,
     metadata=(
-        SILU,
         _TIED,
         *COMMON,
         f32(Keys.LLM.LOGIT_SCALE, "logit_scale"),
         u32(Keys.Attention.SLIDING_WINDOW, "sliding_window"),
         u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
         computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated),
-        _NOT_SCALED,
+        NO_SCALING,
         computed(Keys.Attention.SLIDING_WINDOW_PATTERN, GGUFValueType.ARRAY, _pattern),
     ),
     tensors=decoder(_block),

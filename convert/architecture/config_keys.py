@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES
 
 from convert.architecture.family import n_layers
-from convert.architecture.metadata import ACTIVATION, GELU, SILU, head_dim
+from convert.architecture.metadata import ACTIVATION, GELU, SILU, Row, head_dim, only
 from convert.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -31,8 +31,19 @@ if TYPE_CHECKING:
 
 _HINT: Final = "if the model was trained without it, take the key out of config.json"
 
-# Families say by a row which activation is computed (`SILU`, `GELU`); those that do not, compute this, or else SiLU.
-_GELU_ARCHS: Final = frozenset({MODEL_ARCH.BLOOM, MODEL_ARCH.GEMMA3})
+# What a graph computes where no row of the family says it (`SILU`, `GELU`): this, or else SiLU.
+_ACTIVATIONS: Final[Mapping[MODEL_ARCH, Row]] = {
+    **dict.fromkeys(
+        (
+            MODEL_ARCH.BLOOM, MODEL_ARCH.CODESHELL, MODEL_ARCH.FALCON, MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2,
+            MODEL_ARCH.GEMMA3, MODEL_ARCH.GPT2, MODEL_ARCH.GPTNEOX, MODEL_ARCH.MPT, MODEL_ARCH.PHI2,
+            MODEL_ARCH.STARCODER, MODEL_ARCH.STARCODER2,
+        ),
+        GELU,
+    ),
+    **dict.fromkeys((MODEL_ARCH.ARCEE, MODEL_ARCH.NEMOTRON, MODEL_ARCH.PLM), only(ACTIVATION, ("relu2",))),
+    MODEL_ARCH.APERTUS: only(ACTIVATION, ("xielu",)),
+}  # fmt: skip
 
 # --- Keys that change the result, and the values at which they do not
 
@@ -53,6 +64,7 @@ _OF_ARCH: Final[Mapping[MODEL_ARCH, Mapping[str, tuple[object, ...]]]] = {
     MODEL_ARCH.QWEN3MOE: {"norm_topk_prob": (True,)},
     MODEL_ARCH.QWEN2MOE: {"norm_topk_prob": _OFF},
     MODEL_ARCH.OLMOE: {"norm_topk_prob": _OFF},
+    MODEL_ARCH.SMOLLM3: {"no_rope_layer_interval": (None, 4)},
 }
 # By which llama.cpp takes a Gemma for the one of 27 billion, whose scale of queries is another.
 _LAYERS_OF_27B: Final = (46, 62)
@@ -89,8 +101,9 @@ _HARMLESS: Final = frozenset(
         "max_position_embeddings vocab_size_per_layer_input padded_vocab_size intermediate_size hidden_size vocab_size "
         "num_attention_heads num_key_value_heads num_hidden_layers head_dim rope_theta rope_scaling rope_parameters "
         "rms_norm_eps layer_norm_eps layer_norm_epsilon unk_token_id is_causal moe_intermediate_size "
+        "num_kv_heads num_ln_in_parallel_attn multi_query learned_pos_emb no_bias full_attn_idxs block_multiple_of "
         # what other keys are derived from, heads of other tasks, precision and placing of what is computed
-        "no_rope_layer_interval summary_activation summary_proj_to_labels summary_type summary_use_proj "
+        "summary_activation summary_proj_to_labels summary_type summary_use_proj moe_norm_min "
         "reorder_and_upcast_attn scale_attention_softmax_in_fp32 embedding_fraction init_device "
         # decided by the window, below
         "layer_types sliding_window use_sliding_window sliding_window_pattern"
@@ -114,7 +127,7 @@ def check_keys(arch: MODEL_ARCH, h: Hyperparameters) -> tuple[str, ...]:
     Returns notes. Raises UnsupportedError for a key by which transformers computes what this architecture does not.
     """
     if not h.asked.intersection(ACTIVATION):
-        list((GELU if arch in _GELU_ARCHS else SILU).values(h))
+        list(_ACTIVATIONS.get(arch, SILU).values(h))
     neutral = {**_NEUTRAL, **_OF_ARCH.get(arch, {})}
     asked = frozenset(h.asked | h.rope.asked)
     unknown = []

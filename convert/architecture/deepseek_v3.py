@@ -1,4 +1,4 @@
-"""DeepSeek-V3. Source: conversion/deepseek.py, DeepseekV2Model @ 0c1e570.
+"""DeepSeek-V2 and V3. Source: conversion/deepseek.py, DeepseekV2Model @ 0c1e570.
 
 Multi-head latent attention: `kv_b_proj` holds, head by head, what unpacks keys and what unpacks values. GGUF has the
 two apart, the keys' transposed, so that attention runs on the packed ones:
@@ -9,21 +9,14 @@ two apart, the keys' transposed, so that attention runs on the packed ones:
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
 
-from convert.architecture.blocks import (
-    FUSED_EXPERTS,
-    embeddings,
-    experts,
-    feed_forward,
-    linear,
-    norm,
-    output,
-    tied_output,
-)
-from convert.architecture.family import Facts, Family, Rule, n_experts, n_layers
+from convert.architecture.blocks import embeddings, experts, feed_forward, linear, norm, output
+from convert.architecture.family import FUSED_EXPERTS, Facts, Family, Rule, n_experts, n_layers
 from convert.architecture.metadata import BOOL, COMMON, F32, U32, computed, f32, u32
 from convert.checkpoint.views import Blocks, Transposed
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
@@ -37,7 +30,9 @@ if TYPE_CHECKING:
 
 def _n_dense(h: Hyperparameters) -> int:
     """Count the leading layers without experts."""
-    dense = h.optional_count("first_k_dense_replace")
+    dense, kinds = h.optional_count("first_k_dense_replace"), h.texts("mlp_layer_types")
+    if dense is None and kinds is not None:
+        dense = len(list(takewhile(lambda kind: kind == "dense", kinds)))
     return (0 if n_experts(h) else n_layers(h)) if dense is None else dense
 
 
@@ -50,16 +45,21 @@ def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
     hidden = h.size("hidden_size")
     yield from embeddings(h)
     for layer in range(n_layers(h)):
-        block = f"blk.{layer}"
-        yield from norm(f"{block}.attn_norm", hidden)
-        yield from _latent_attention(h, block)
-        yield from norm(f"{block}.ffn_norm", hidden)
-        if layer < _n_dense(h):
-            yield from feed_forward(hidden, h.size("intermediate_size"), block)
-        else:
-            yield from _experts(h, block)
+        yield from latent_block(h, f"blk.{layer}")
     yield from norm("output_norm", hidden)
     yield from output(h)
+
+
+def latent_block(h: Hyperparameters, block: str) -> Iterator[Rule]:
+    """Yield a block with latent attention, dense or with experts."""
+    hidden = h.size("hidden_size")
+    yield from norm(f"{block}.attn_norm", hidden)
+    yield from _latent_attention(h, block)
+    yield from norm(f"{block}.ffn_norm", hidden)
+    if int(block.removeprefix("blk.")) < _n_dense(h):
+        yield from feed_forward(hidden, h.size("intermediate_size"), block)
+    else:
+        yield from _experts(h, block)
 
 
 def _latent_attention(h: Hyperparameters, block: str) -> Iterator[Rule]:
@@ -100,7 +100,8 @@ def _left_out(h: Hyperparameters, name: str) -> str | None:
     layer = re.match(r"model\.layers\.(\d+)\.", name)
     if layer is not None and int(layer[1]) >= n_layers(h):
         return "layers that predict several tokens (MTP)"
-    return tied_output(h, name)
+    tied = h.flag("tie_word_embeddings") and name in ("lm_head.weight", "model.lm_head.weight")
+    return "the output matrix, which is the embeddings" if tied else None
 
 
 def _log_multiplier(h: Hyperparameters) -> float | None:
@@ -114,8 +115,8 @@ def _gating(h: Hyperparameters) -> int | None:
     return None if h.get("scoring_func") is not None else int(ExpertGatingFuncType.SIGMOID)
 
 
-DEEPSEEK_V3: Final = Family(
-    hf_names=("DeepseekV3ForCausalLM",),
+DEEPSEEK_V2: Final = Family(
+    hf_names=("DeepseekV2ForCausalLM",),
     arch=MODEL_ARCH.DEEPSEEK2,
     metadata=(
         *COMMON,
@@ -132,7 +133,6 @@ DEEPSEEK_V3: Final = Family(
         u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size", "intermediate_size"),
         computed(Keys.LLM.EXPERT_COUNT, U32, n_experts),
         computed(Keys.LLM.EXPERT_SHARED_COUNT, U32, lambda h: h.optional_count("n_shared_experts") or 0),
-        computed(Keys.LLM.EXPERT_GATING_FUNC, U32, _gating),
         f32(Keys.LLM.EXPERT_WEIGHTS_SCALE, "routed_scaling_factor"),
         computed(Keys.LLM.EXPERT_WEIGHTS_NORM, BOOL, lambda h: h.flag("norm_topk_prob") or None),
         u32(Keys.Rope.DIMENSION_COUNT, "qk_rope_head_dim"),
@@ -143,4 +143,9 @@ DEEPSEEK_V3: Final = Family(
     parts=FUSED_EXPERTS,
     left_out=_left_out,
     tokenizer=BYTE_LEVEL_TOKENIZER,
+)
+DEEPSEEK_V3: Final = replace(
+    DEEPSEEK_V2,
+    hf_names=("DeepseekV3ForCausalLM",),
+    metadata=(*DEEPSEEK_V2.metadata, computed(Keys.LLM.EXPERT_GATING_FUNC, U32, _gating)),
 )

@@ -12,7 +12,7 @@ from gguf import MODEL_ARCH, GGUFValueType, Keys
 
 from convert.architecture.blocks import decoder, linear, norm, one_after_the_other, ungated
 from convert.architecture.family import Facts, Family, n_layers
-from convert.architecture.metadata import GELU, U32, Row, computed, f32, only, u32
+from convert.architecture.metadata import U32, Row, computed, f32, only, u32
 from convert.architecture.rope import rope_beyond_defaults
 from convert.errors import ConfigError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
@@ -55,7 +55,6 @@ FALCON: Final = Family(
     hf_names=("FalconForCausalLM", "RWForCausalLM"),
     arch=MODEL_ARCH.FALCON,
     metadata=(
-        GELU,
         only(("alibi",), (False,)),
         only(("parallel_attn",), (True,)),
         only(("bias",), (False,)),

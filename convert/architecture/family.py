@@ -74,6 +74,14 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbers:
+    """Tensors of one number each that GGUF has in a list. pattern: of their names, with the layer's number a group."""
+
+    pattern: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What other programs do with a family, beyond what its files say; each None or empty where it is not known.
 
@@ -85,32 +93,6 @@ class Facts:
     n_rotary_tables: int | None = None
     epsilons: tuple[str, ...] = (_RMS_EPSILON, _EPSILON)
     rows_are_heads: bool = False
-
-
-def nothing(_h: Hyperparameters, _name: str) -> str | None:
-    """Leave nothing out."""
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One row of the table.
-
-    hf_names: classes of transformers. first: rows that stand before all others of the file. left_out: says of a stored
-    tensor that GGUF has no use for, why.
-    renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
-    """
-
-    hf_names: tuple[str, ...]
-    arch: MODEL_ARCH
-    metadata: tuple[Row, ...]
-    tensors: Callable[[Hyperparameters, int], Iterator[Rule | Constant]]
-    first: tuple[Row, ...] = ()
-    parts: tuple[Parts, ...] = ()
-    renames: tuple[tuple[str, str], ...] = ()
-    left_out: Callable[[Hyperparameters, str], str | None] = nothing
-    tokenizer: TokenizerRule = LLAMA_TOKENIZER
-    facts: Facts = Facts()
 
 
 N_EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
@@ -125,3 +107,39 @@ def n_layers(h: Hyperparameters) -> int:
 def n_experts(h: Hyperparameters) -> int | None:
     """Count the experts of a layer; None where there are none."""
     return h.optional_size(*N_EXPERTS, limit=MAX_EXPERTS)
+
+
+# Experts as a state dict of transformers 5 holds them, of families that save them one by one as Qwen's.
+FUSED_EXPERTS: Final = (
+    Parts(r"(model\.layers\.\d+\.mlp\.experts)\.gate_up_proj", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
+    Parts(r"(model\.layers\.\d+\.mlp\.experts)\.down_proj", (r"\1.down_proj.weight",)),
+)
+
+
+def nothing(_h: Hyperparameters, _name: str) -> str | None:
+    """Leave nothing out."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One row of the table.
+
+    hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
+    renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
+    first: rows that stand before all others of the file. n_blocks: that GGUF counts, with those that predict several
+    tokens. numbers: tensors that become metadata.
+    """
+
+    hf_names: tuple[str, ...]
+    arch: MODEL_ARCH
+    metadata: tuple[Row, ...]
+    tensors: Callable[[Hyperparameters, int], Iterator[Rule | Constant]]
+    first: tuple[Row, ...] = ()
+    parts: tuple[Parts, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    left_out: Callable[[Hyperparameters, str], str | None] = nothing
+    tokenizer: TokenizerRule = LLAMA_TOKENIZER
+    facts: Facts = Facts()
+    n_blocks: Callable[[Hyperparameters], int] = n_layers
+    numbers: tuple[Numbers, ...] = ()

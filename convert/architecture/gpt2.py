@@ -13,7 +13,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import Make, Matrix, fused_block, linear, norm
 from convert.architecture.family import Facts, Family, Rule, as_stored, n_layers
-from convert.architecture.metadata import GELU, U32, computed, f32, only, u32
+from convert.architecture.metadata import U32, computed, f32, only, u32
 from convert.checkpoint.views import Transposed
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -61,7 +61,6 @@ GPT2: Final = Family(
     hf_names=("GPT2LMHeadModel",),
     arch=MODEL_ARCH.GPT2,
     metadata=(
-        GELU,
         only(("scale_attn_weights",), (True,)),
         only(("scale_attn_by_inverse_layer_idx",), (False,)),
         only(("add_cross_attention",), (False,)),
@@ -82,7 +81,6 @@ STARCODER: Final = Family(
     hf_names=("GPTBigCodeForCausalLM",),
     arch=MODEL_ARCH.STARCODER,
     metadata=(
-        GELU,
         only(("scale_attn_weights",), (True,)),
         only(("multi_query",), (True,)),
         only(("add_cross_attention",), (False,)),

@@ -8,7 +8,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import decoder, fused_block, one_after_the_other
 from convert.architecture.family import Facts, Family, n_layers
-from convert.architecture.metadata import BOOL, GELU, U32, Row, computed, f32, only, u32
+from convert.architecture.metadata import BOOL, U32, Row, computed, f32, only, u32
 from convert.architecture.rope import rope_beyond_defaults, rope_of
 from convert.errors import ConfigError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
@@ -42,7 +42,6 @@ GPT_NEOX: Final = Family(
     hf_names=("GPTNeoXForCausalLM",),
     arch=MODEL_ARCH.GPTNEOX,
     metadata=(
-        GELU,
         only(("attention_bias",), (True,)),
         u32(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings"),
         u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size"),

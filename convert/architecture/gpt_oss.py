@@ -64,7 +64,7 @@ GPT_OSS: Final = Family(
         u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "intermediate_size"),
         window_period(2),
     ),
-    tensors=decoder(_block, needs_output=True),
+    tensors=decoder(_block, needs_output=True, rope_freqs=False),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     renames=((r"\.sinks$", ".sinks.weight"), *TRANSPOSED_EXPERTS),
     tokenizer=BYTE_LEVEL_TOKENIZER,

@@ -61,7 +61,7 @@ GRANITE: Final = replace(
         _factor(Keys.LLM.RESIDUAL_SCALE, "residual_multiplier"),
         _factor(Keys.LLM.LOGIT_SCALE, "logits_scaling"),
     ),
-    tensors=decoder(partial(gated_block, interleave=True), rope_freqs=True),
+    tensors=decoder(partial(gated_block, interleave=True)),
     parts=(),
     renames=(),
 )
@@ -77,7 +77,7 @@ GRANITE_MOE: Final = replace(
             lambda h: h.optional_count("shared_intermediate_size") or None,
         ),
     ),
-    tensors=decoder(_block, rope_freqs=True),
+    tensors=decoder(_block),
     parts=(
         Parts(
             rf"{_LAYER}\.block_sparse_moe\.input_linear\.weight",

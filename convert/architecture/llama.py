@@ -20,7 +20,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, decoder, experts, gated_block, norm
 from convert.architecture.family import Facts, Family, Parts, Rule, n_experts
-from convert.architecture.metadata import COMMON, SILU, U32, computed, f32, head_dim, required, u32
+from convert.architecture.metadata import COMMON, U32, computed, f32, head_dim, required, u32
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,17 +41,19 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
     yield from experts(h, h.size("intermediate_size"), block, order=("gate", "down", "up"))
 
 
+# Of the families whose class in the reference is made of Llama's.
+LLAMA_ROWS: Final = (
+    *COMMON,
+    required(f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps"), "rms_norm_eps"),
+    u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
+    computed(Keys.Rope.DIMENSION_COUNT, U32, head_dim),
+)
+
 LLAMA: Final = Family(
     hf_names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "LlamaModel"),
     arch=MODEL_ARCH.LLAMA,
-    metadata=(
-        SILU,
-        *COMMON,
-        required(f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps"), "rms_norm_eps"),
-        u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
-        computed(Keys.Rope.DIMENSION_COUNT, U32, head_dim),
-    ),
-    tensors=decoder(_block, rope_freqs=True),
+    metadata=LLAMA_ROWS,
+    tensors=decoder(_block),
     parts=(
         Parts(
             rf"{_MOE}\.experts\.gate_up_proj",

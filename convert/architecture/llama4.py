@@ -84,7 +84,7 @@ LLAMA4: Final = Family(
         u32(Keys.LLM.INTERLEAVE_MOE_LAYER_STEP, "interleave_moe_layer_step"),
         required(u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "intermediate_size"), "intermediate_size"),
     ),
-    tensors=decoder(_block, rope_freqs=True),
+    tensors=decoder(_block),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     renames=TRANSPOSED_EXPERTS,
     tokenizer=BYTE_LEVEL_TOKENIZER,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import get_tensor_name_map
 
-from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
+from convert.architecture.family import Family, Parts, Rule, n_experts
 from convert.architecture.left_over import lacks, no_place
 from convert.architecture.rope import rope_type
 from convert.checkpoint import StoredType
@@ -98,6 +98,9 @@ def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor
     contradicts the config; CheckpointError for tensors that are no floats.
     """
     listed = list(family.tensors(h, n_tokens))
+    constants = [(rule.name, rule) for rule in listed if isinstance(rule, Constant)]
+    if rope_type(h) == "llama3" and not constants:
+        raise UnsupportedError(f"rope scaling `llama3` in {h.where}: llama.cpp has no factors in a {h.architecture}")
     rules = [rule for rule in listed if isinstance(rule, Rule)]
     sources, reasons = _gather(family, h, tensors, rules)
     rules = [rule for rule in rules if rule.source in sources or rule.required]
@@ -175,7 +178,7 @@ def _name_map(arch: MODEL_ARCH, n_layers: int) -> TensorNameMap:
 
 def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, int]]:
     """Return the function from a checkpoint's name to gguf's, and the place in a stack of experts."""
-    name_map = _name_map(family.arch, n_layers(h))
+    name_map = _name_map(family.arch, family.n_blocks(h))
     renames = [(re.compile(pattern), new) for pattern, new in (*_COMMON_RENAMES, *family.renames)]
 
     def locate(name: str) -> tuple[str, int]:
@@ -183,7 +186,7 @@ def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, i
             name = pattern.sub(new, name)
         member = _MEMBER.search(name)
         if member is None:
-            return name_map.get_name(name, try_suffixes=(".weight", ".bias")) or "", _WHOLE
+            return name_map.get_name(name, try_suffixes=(".weight", ".bias")) or name, _WHOLE  # or GGUF's own, renamed
         stack = f"{name[: member.start()]}{member[1].removesuffix('.norms')}.{name[member.end() :]}"
         return name_map.get_name(stack, try_suffixes=(".weight", ".bias")) or "", int(member[2])
 

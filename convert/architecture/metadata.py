@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from gguf import MODEL_ARCH_NAMES, ExpertGatingFuncType, GGUFValueType, Keys
+from gguf import MODEL_ARCH_NAMES, ExpertGatingFuncType, GGUFValueType, Keys, RopeScalingType
 
 from convert.architecture.family import N_EXPERTS, n_layers
 from convert.architecture.hyperparameters import MAX_EXPERTS
@@ -70,6 +70,11 @@ def u32(key: str, *aliases: str, default: int | None = None, limit: int | None =
             yield key, value, U32
 
     return Row(values)
+
+
+def count(key: str, *aliases: str) -> Row:
+    """Make a row of a whole number that may be 0."""
+    return computed(key, U32, lambda h: h.optional_count(*aliases))
 
 
 def f32(key: str, *aliases: str, default: float | None = None) -> Row:
@@ -170,6 +175,7 @@ def window_period(usual: int) -> Row:
 ACTIVATION: Final = ("hidden_act", "hidden_activation", "activation_function", "activation")
 SILU: Final = only(ACTIVATION, ("silu", "swish"))
 GELU: Final = only(ACTIVATION, ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"))
+NO_SCALING: Final = computed(Keys.Rope.SCALING_TYPE, GGUFValueType.STRING, lambda _: RopeScalingType.NONE.value)
 
 
 def head_dim(h: Hyperparameters) -> int:

@@ -30,7 +30,7 @@ MINISTRAL3: Final = replace(
         _of_rope(Keys.Rope.SCALING_YARN_LOG_MUL, "mscale_all_dim"),
         _of_rope(Keys.Attention.TEMPERATURE_SCALE, "llama_4_scaling_beta"),
     ),
-    tensors=decoder(partial(gated_block, interleave=True), rope_freqs=True),
+    tensors=decoder(partial(gated_block, interleave=True)),
     parts=(),
     renames=(),
 )

@@ -6,18 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, Keys
 
-from convert.architecture.blocks import (
-    FUSED_EXPERTS,
-    attention,
-    decoder,
-    embeddings,
-    experts,
-    feed_forward,
-    norm,
-    output,
-)
-from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.metadata import COMMON, F32, SILU, WINDOWS, computed, f32, head_dim, only
+from convert.architecture.blocks import attention, decoder, embeddings, experts, feed_forward, norm, output
+from convert.architecture.family import FUSED_EXPERTS, Facts, Family, Rule, n_layers
+from convert.architecture.metadata import COMMON, F32, WINDOWS, computed, f32, head_dim, only
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
@@ -36,7 +27,7 @@ def _olmo(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
     yield from output(h)
 
 
-def _whole_norms(h: Hyperparameters, block: str) -> Iterator[Rule]:
+def whole_norms(h: Hyperparameters, block: str) -> Iterator[Rule]:
     """Yield norms of queries and keys that go over all heads."""
     n_heads = h.size("num_attention_heads")
     yield from norm(f"{block}.attn_q_norm", n_heads * head_dim(h))
@@ -47,7 +38,7 @@ def _norms_behind(h: Hyperparameters, block: str) -> Iterator[Rule]:
     """Yield OLMo 2's block, whose norms are behind attention and feed-forward."""
     hidden = h.size("hidden_size")
     yield from attention(h, block)
-    yield from _whole_norms(h, block)
+    yield from whole_norms(h, block)
     yield from norm(f"{block}.post_attention_norm", hidden)
     yield from feed_forward(hidden, h.size("intermediate_size"), block)
     yield from norm(f"{block}.post_ffw_norm", hidden)
@@ -57,7 +48,7 @@ def _sparse(h: Hyperparameters, block: str) -> Iterator[Rule]:
     hidden = h.size("hidden_size")
     yield from norm(f"{block}.attn_norm", hidden)
     yield from attention(h, block)
-    yield from _whole_norms(h, block)
+    yield from whole_norms(h, block)
     yield from norm(f"{block}.ffn_norm", hidden)
     yield from experts(h, h.size("intermediate_size"), block)
 
@@ -66,7 +57,6 @@ OLMO: Final = Family(
     hf_names=("OlmoForCausalLM", "OLMoForCausalLM"),
     arch=MODEL_ARCH.OLMO,
     metadata=(
-        SILU,
         *COMMON,
         computed(Keys.Attention.LAYERNORM_EPS, F32, lambda _: 1e-5),
         f32(Keys.Attention.CLAMP_KQV, "clip_qkv"),
@@ -78,7 +68,7 @@ OLMO: Final = Family(
 OLMO2: Final = Family(
     hf_names=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
     arch=MODEL_ARCH.OLMO2,
-    metadata=(SILU, *COMMON, WINDOWS),
+    metadata=(*COMMON, WINDOWS),
     tensors=decoder(_norms_behind, needs_output=True),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     tokenizer=BYTE_LEVEL_TOKENIZER,
@@ -87,7 +77,6 @@ OLMOE: Final = Family(
     hf_names=("OlmoeForCausalLM",),
     arch=MODEL_ARCH.OLMOE,
     metadata=(
-        SILU,
         only(("norm_topk_prob",), (False,)),
         only(("clip_qkv",)),
         *COMMON,

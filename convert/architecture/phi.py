@@ -124,7 +124,7 @@ def _mixture(h: Hyperparameters, block: str) -> Iterator[Rule]:
 def _with_factors(
     block: Callable[[Hyperparameters, str], Iterator[Rule | Constant]], *, biases: bool = False
 ) -> Callable[[Hyperparameters, int], Iterator[Rule | Constant]]:
-    rules = decoder(block, bias=biases, needs_output=biases)
+    rules = decoder(block, bias=biases, needs_output=biases, rope_freqs=False)
 
     def of_model(h: Hyperparameters, n_tokens: int) -> Iterator[Rule | Constant]:
         yield from _factors(h)

@@ -21,7 +21,7 @@ QWEN2: Final = Family(
     hf_names=("Qwen2ForCausalLM",),
     arch=MODEL_ARCH.QWEN2,
     metadata=COMMON,
-    tensors=decoder(partial(gated_block, biases=False)),
+    tensors=decoder(partial(gated_block, biases=False), rope_freqs=False),
     facts=_FACTS,
     tokenizer=QWEN_TOKENIZER,
 )
@@ -29,7 +29,7 @@ QWEN3: Final = Family(
     hf_names=("Qwen3ForCausalLM",),
     arch=MODEL_ARCH.QWEN3,
     metadata=COMMON,
-    tensors=decoder(partial(gated_block, head_norms=True, biases=False)),
+    tensors=decoder(partial(gated_block, head_norms=True, biases=False), rope_freqs=False),
     facts=_FACTS,
     tokenizer=QWEN_TOKENIZER,
 )

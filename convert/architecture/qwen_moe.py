@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH, Keys
 
-from convert.architecture.blocks import FUSED_EXPERTS, attention, decoder, experts, feed_forward, norm, tied_output
-from convert.architecture.family import Facts, Family, Rule
+from convert.architecture.blocks import attention, decoder, experts, feed_forward, norm, tied_output
+from convert.architecture.family import FUSED_EXPERTS, Facts, Family, Rule
 from convert.architecture.metadata import COMMON, u32
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -50,7 +50,7 @@ QWEN2_MOE: Final = Family(
     hf_names=("Qwen2MoeForCausalLM",),
     arch=MODEL_ARCH.QWEN2MOE,
     metadata=_METADATA,
-    tensors=decoder(_qwen2, needs_output=True),
+    tensors=decoder(_qwen2, needs_output=True, rope_freqs=False),
     facts=_FACTS,
     parts=FUSED_EXPERTS,
     left_out=tied_output,
@@ -60,7 +60,7 @@ QWEN3_MOE: Final = Family(
     hf_names=("Qwen3MoeForCausalLM",),
     arch=MODEL_ARCH.QWEN3MOE,
     metadata=_METADATA,
-    tensors=decoder(partial(_block, head_norms=True)),
+    tensors=decoder(partial(_block, head_norms=True), rope_freqs=False),
     facts=_FACTS,
     parts=FUSED_EXPERTS,
     tokenizer=BYTE_LEVEL_TOKENIZER,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gguf import MODEL_ARCH
 
-from convert.architecture.blocks import decoder, gated_block
 from convert.architecture.llama import LLAMA
 from convert.architecture.metadata import Row, Value
 from convert.errors import UnsupportedError
@@ -32,9 +30,5 @@ def _check_layers(h: Hyperparameters) -> Iterator[Value]:
 
 
 SMOLLM3: Final = replace(
-    LLAMA,
-    hf_names=("SmolLM3ForCausalLM",),
-    arch=MODEL_ARCH.SMOLLM3,
-    metadata=(Row(_check_layers), *LLAMA.metadata),
-    tensors=decoder(partial(gated_block, interleave=True)),
+    LLAMA, hf_names=("SmolLM3ForCausalLM",), arch=MODEL_ARCH.SMOLLM3, metadata=(Row(_check_layers), *LLAMA.metadata)
 )

@@ -11,7 +11,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, decoder, feed_forward, norm
 from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.metadata import BOOL, SILU, U32, Row, computed, f32, head_dim, u32
+from convert.architecture.metadata import BOOL, U32, Row, computed, f32, head_dim, u32
 from convert.architecture.rope import rope_beyond_defaults, rope_of
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -42,7 +42,6 @@ STABLELM: Final = Family(
     hf_names=("StableLmForCausalLM", "StableLMEpochForCausalLM"),
     arch=MODEL_ARCH.STABLELM,
     metadata=(
-        SILU,
         u32(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings"),
         u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size"),
         computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),

@@ -8,7 +8,7 @@ from gguf import MODEL_ARCH
 
 from convert.architecture.blocks import attention, decoder, norm, ungated
 from convert.architecture.family import Facts, Family
-from convert.architecture.metadata import COMMON, GELU, only
+from convert.architecture.metadata import COMMON, only
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
 STARCODER2: Final = Family(
     hf_names=("Starcoder2ForCausalLM",),
     arch=MODEL_ARCH.STARCODER2,
-    metadata=(GELU, only(("use_bias",), (True,)), *COMMON),
+    metadata=(only(("use_bias",), (True,)), *COMMON),
     tensors=decoder(_block, bias=True),
     facts=Facts(epsilons=("attention.layer_norm_epsilon",), rows_are_heads=True),
     tokenizer=BYTE_LEVEL_TOKENIZER,

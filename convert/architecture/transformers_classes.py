@@ -153,7 +153,7 @@ def _of_smollm3(values: Values, extra: Values) -> None:
         has_windows = values["use_sliding_window"] and values["sliding_window"] is not None
         kinds = ("full_attention", "sliding_attention")
         has_rope = values["no_rope_layers"]
-        values["layer_types"] = [kinds[bool(has_windows and not has_rope[layer])] for layer in range(n_layers)]
+        values["layer_types"] = [kinds[not has_rope[layer] and has_windows] for layer in range(n_layers)]
 
 
 def _windows_but_every(values: Values, every: int) -> None:
@@ -234,11 +234,18 @@ def _of_lfm2(values: Values, extra: Values) -> None:
         kinds = ("conv", "full_attention")
         values["layer_types"] = [kinds[layer in values["full_attn_idxs"]] for layer in range(n_layers)]
     _of_lfm2_moe(values, extra)
-    values["intermediate_size"] = extra.pop("block_ff_dim", values["intermediate_size"])
+    values["intermediate_size"] = _typed(int, extra.pop("block_ff_dim", values["intermediate_size"]))
 
 
 def _of_lfm2_moe(values: Values, extra: Values) -> None:
-    values["tie_word_embeddings"] = extra.pop("tie_embedding", values["tie_word_embeddings"])
+    values["tie_word_embeddings"] = _typed(bool, extra.pop("tie_embedding", values["tie_word_embeddings"]))
+
+
+def _typed(wanted: type, value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Refuse a value of another type, as the classes do of a field that is set later too."""
+    if type(value) is not wanted:
+        raise TypeError(value)
+    return value
 
 
 def _of_glm4_moe_lite(values: Values, _extra: Values) -> None:

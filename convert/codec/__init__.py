@@ -2,7 +2,7 @@
 
 contract    what a codec is
 ggml_types  types that the gguf package lacks
-reference   every codec in NumPy (q6_k apart): the definition
+reference   every codec in NumPy, the definition: a row each; how blocks are encoded is in the files of their types
 kernels/    the same in C, for each instruction set
 compiled    finds and loads them
 decoding    decodes rows of blocks, and weights that a checkpoint has packed in four bits

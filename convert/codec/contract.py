@@ -16,8 +16,9 @@ A type is one row here and one in C:
                 decoded, encoded with importance (None: it makes no difference), and where a block's float16 scales lie.
                 What a block stores is drawn in the docstring of the file that encodes it.
     in C        kernels/: a file that ends with `const codec LEVEL(q9_z) = {...}`, its name in the list of `codecs.h`,
-                its number in `kernels.h`. A function sees a chunk of whole blocks (codecs.h), LANES of them at a time
-                at best, and gives the reference's bytes at every instruction set: lanes never share a sum.
+                its number in `kernels.h`. An encoder sees a chunk of whole blocks (codecs.h), LANES of them at a time
+                at best, and gives the reference's bytes at every instruction set: lanes never share a sum. A decoder
+                sees one block; without one, NumPy decodes.
     judged      by `tests/test_codec*.py`, which go through the table: NumPy and every level against ggml, on all cases
                 of weights and importance.
 

@@ -22,6 +22,7 @@ from convert.architecture import (
     own_names,
     plain_names,
     read_hyperparameters,
+    take_numbers,
 )
 from convert.authorship import write_authorship
 from convert.checkpoint import open_checkpoint
@@ -119,9 +120,10 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         pre_tokenizer=request.pre_tokenizer,
         model_config=model.config,
     )
-    mapped = _mapped(model, n_tokens=len(vocabulary.tokens))
+    numbers, tensors = take_numbers(model.family, h, model.tensors)
+    mapped = _mapped(replace(model, tensors=tensors), n_tokens=len(vocabulary.tokens))
     unused = check_keys(model.family.arch, h)
-    metadata, said = _metadata(model, first, own, vocabulary, mapped.tensors)
+    metadata, said = _metadata(model, ({**first, **numbers}, own), vocabulary, mapped.tensors)
     return GGUFModel(
         source=model.directory,
         architecture=h.architecture,
@@ -161,23 +163,22 @@ def _biases_are_alike(mapped: Mapped) -> bool:
 
 def _metadata(
     model: Model,
-    first: Mapping[str, KeyValue],
-    own: Mapping[str, KeyValue],
+    own: tuple[Mapping[str, KeyValue], Mapping[str, KeyValue]],
     vocabulary: Vocabulary,
     tensors: Sequence[tuple[str, Tensor]],
 ) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
-    """Gather the metadata in the reference's order, who made it, the family's, the tokenizer's; and notes.
+    """Gather the metadata in the reference's order: who made it, the family's, the tokenizer's; and notes.
 
-    first, own: the family's.
+    own: the family's that stand first after the architecture's name, those taken from tensors too; the rest.
     """
     writer = GGUFWriter(None, MODEL_ARCH_NAMES[model.family.arch])
     for name, tensor in tensors:  # the writer counts parameters for the size label
         writer.add_tensor_info(name, tensor.shape, None, 0, raw_dtype=GGMLQuantizationType.F32)
     writer.add_type(GGUFType.MODEL)
     notes = write_authorship(writer, model.directory)
-    made = {key: KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items()}
-    entries = {Keys.General.ARCHITECTURE: made[Keys.General.ARCHITECTURE], **first, **made}
-    entries |= own
+    general = {key: KeyValue(key, value.value, value.type, value.sub_type) for key, value in writer.kv_data[0].items()}
+    architecture = Keys.General.ARCHITECTURE
+    entries = {architecture: general.pop(architecture), **own[0], **general, **own[1]}
     entries |= pooling_entries(model.directory, MODEL_ARCH_NAMES[model.family.arch])
     version = Keys.General.QUANTIZATION_VERSION
     entries[version] = KeyValue(version, GGML_QUANT_VERSION, GGUFValueType.UINT32)
@@ -187,7 +188,7 @@ def _metadata(
 
 def _notes(h: Hyperparameters, vocabulary: Vocabulary) -> tuple[str, ...]:
     notes = []
-    if h.rope.get("rope_type") == "dynamic":
+    if h.rope.get("rope_type") == "dynamic" and "alpha" not in h.rope.asked:  # which makes a fixed one of it
         notes.append("dynamic rope scaling has no place in GGUF: the model runs at its original context length")
     if vocabulary.scores and max(vocabulary.scores) <= _NO_SCORE:
         # Parity: the reference has no scores without tokenizer.model, and llama.cpp then merges from the left.

@@ -16,16 +16,22 @@ from typing import TYPE_CHECKING, Any, Final
 from convert.errors import TokenizerError, UnsupportedError
 from convert.shown import shown, shown_list
 from convert.tokenizer.byte_level_bpe import read_byte_level_bpe
-from convert.tokenizer.files import MAX_TOKENS, TokenizerFiles, entry
+from convert.tokenizer.files import MAX_TOKENS, TokenizerFiles, entry, token_id
 from convert.tokenizer.llama_hf import is_llama_hf, read_llama_hf
 from convert.tokenizer.pre_tokenizer import check_pre_tokenizer_name, refused_pre_tokenizer
 from convert.tokenizer.rules import (
     BYTE_LEVEL_TOKENIZER,
+    ERNIE_TOKENIZER,
     GEMMA_1_TOKENIZER,
     GEMMA_TOKENIZER,
+    GLM4_MOE_TOKENIZER,
+    GLM4_TOKENIZER,
+    HUNYUAN_TOKENIZER,
     LLAMA_TOKENIZER,
+    NEMOTRON_TOKENIZER,
     PHI_TOKENIZER,
     QWEN_TOKENIZER,
+    SENTENCEPIECE_TOKENIZER,
     LateTokens,
     SpacePrefix,
     TokenizerKind,
@@ -41,11 +47,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BYTE_LEVEL_TOKENIZER",
+    "ERNIE_TOKENIZER",
     "GEMMA_1_TOKENIZER",
     "GEMMA_TOKENIZER",
+    "GLM4_MOE_TOKENIZER",
+    "GLM4_TOKENIZER",
+    "HUNYUAN_TOKENIZER",
     "LLAMA_TOKENIZER",
+    "NEMOTRON_TOKENIZER",
     "PHI_TOKENIZER",
     "QWEN_TOKENIZER",
+    "SENTENCEPIECE_TOKENIZER",
     "SpecialTokens",
     "TokenizerRule",
     "Vocabulary",
@@ -82,10 +94,13 @@ def read_vocabulary(
     kind = next((kind for kind in rule.kinds if _is_there(files, kind)), TokenizerKind.BYTE_LEVEL)
     vocabulary = _read(files, kind, rule, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
     vocabulary = replace(vocabulary, remarks=(*_remarks(files), *vocabulary.remarks))
-    late = _late(files, rule.late.get(vocab_size, rule.late.get(None, LateTokens())))
+    vocabulary = _with_named(vocabulary, rule)
+    late = _late(files, rule.late.get(vocab_size or 0, rule.always))
+    prefix = entry(files.config or {}, "add_prefix_space", bool, file="tokenizer_config.json")
     if rule.space_prefix is SpacePrefix.AS_DECLARED:
-        prefix = entry(files.config or {}, "add_prefix_space", bool, file="tokenizer_config.json")
         vocabulary = replace(vocabulary, add_space_prefix=prefix)
+    elif rule.space_prefix is SpacePrefix.AS_DECLARED_AFTER:
+        late = replace(late, add_space_prefix=prefix)
     elif rule.space_prefix is SpacePrefix.NEVER_AFTER_PIECES and kind is TokenizerKind.SENTENCEPIECE:
         late = replace(late, add_space_prefix=False)
     return replace(vocabulary, late=late)
@@ -144,8 +159,32 @@ def _remarks(files: TokenizerFiles) -> Iterator[str]:
         yield f"llama.cpp does not heed `lstrip`, `rstrip` and `single_word` of added tokens: {shown_list([*heedless])}"
 
 
+def _with_named(vocabulary: Vocabulary, rule: TokenizerRule) -> Vocabulary:
+    """Give the kinds of special tokens that the files do not name to the tokens with the rule's texts."""
+    special, added = vocabulary.special, dict(vocabulary.special.ids)
+    for kind, text in rule.named:
+        if text.encode() not in vocabulary.tokens:
+            raise TokenizerError(
+                f"the tokenizer lacks the token {shown(text)}, which the family's models end turns with"
+            )
+        added.setdefault(kind, vocabulary.tokens.index(text.encode()))
+    return replace(vocabulary, special=replace(special, ids=tuple(added.items())))
+
+
 def _late(files: TokenizerFiles, wanted: LateTokens) -> SpecialTokens:
     special = read_special_tokens(files, n_tokens=None, kinds=wanted.kinds) if wanted.kinds else SpecialTokens()
     found = dict(special.ids)
-    ids = (*special.ids, *((kind, number) for kind, number in wanted.ids if kind not in found))
+    ids = (*special.ids, *((kind, number) for kind, number in wanted.ids if kind not in found), *_stated(files, wanted))
     return replace(special, ids=ids, add=(*special.add, *wanted.add))
+
+
+def _stated(files: TokenizerFiles, wanted: LateTokens) -> Iterator[tuple[str, int]]:
+    for kind, file, key, default in wanted.stated:
+        config = files.model_config if file == "config.json" else files.json(file)
+        value = (config or {}).get(key, default)
+        if isinstance(value, list):
+            value = value[0] if len(value) > 1 else None
+        elif default is None:
+            value = None
+        if value is not None:
+            yield kind, token_id(value, file=file, key=key)

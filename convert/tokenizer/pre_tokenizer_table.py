@@ -105,6 +105,18 @@ PRE_TOKENIZERS: Final[tuple[PreTokenizerRow, ...]] = (
         tokens=("[INST]", "[AVAILABLE_TOOLS]", "[IMG]"),
     ),
     PreTokenizerRow(
+        "glm4",
+        (split(LLAMA3_REGEX), BYTES),
+        "llama-vocab.cpp: Llama 3's regex; by tokens only GLM-4 has, since llama.cpp takes no BOS of it",
+        tokens=("[gMASK]", "<sop>", "<|observation|>"),
+    ),
+    PreTokenizerRow(
+        "lfm2",
+        (split(LLAMA3_REGEX), BYTES),
+        "llama-vocab.cpp: Llama 3's regex; by tokens only LFM2 has",
+        tokens=("<|startoftext|>", "<|tool_list_start|>"),
+    ),
+    PreTokenizerRow(
         "llama-bpe",
         (split(LLAMA3_REGEX), BYTES),
         "meta-llama/Meta-Llama-3-8B tokenizer.json",
@@ -121,6 +133,12 @@ PRE_TOKENIZERS: Final[tuple[PreTokenizerRow, ...]] = (
         (split(TEKKEN_REGEX), BYTES),
         "mistralai/Mistral-Nemo-Base-2407; transformers, MistralConverter",
         ignore_merges=True,
+    ),
+    PreTokenizerRow(
+        "minimax-m2",
+        (split(GPT4O_REGEX), BYTES),
+        "llama-vocab.cpp: GPT-4o's regex; by tokens only MiniMax has",
+        tokens=("]~!b[", "[e~["),
     ),
     PreTokenizerRow(
         "gpt-4o",

@@ -25,6 +25,7 @@ class SpacePrefix(Enum):
     """Whether `add_space_prefix` is written, and as what."""
 
     AS_DECLARED = "as tokenizer_config.json declares it, before the tokens"
+    AS_DECLARED_AFTER = "as tokenizer_config.json declares it, after the tokens"
     NEVER_AFTER_PIECES = "false, after the tokens of a tokenizer.model"
     UNSAID = "not written"
 
@@ -34,27 +35,34 @@ class LateTokens:
     """Special tokens that the reference adds after all the rest.
 
     kinds: looked for once more, and these only. ids: of kinds that are not found. add: whether a kind is added.
+    stated: (kind, file, key, default) of ids that a file states; of a list of two and more the first, of a shorter one
+    none.
     """
 
     kinds: tuple[str, ...] = ()
     ids: tuple[tuple[str, int], ...] = ()
     add: tuple[tuple[str, bool], ...] = ()
+    stated: tuple[tuple[str, str, str, int | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerRule:
     """A row.
 
-    kinds: the first whose files are there serves. late: by the vocabulary's size, None for any other. may_lack: tokens
-    added to a tokenizer.model that a variant of the family has no embeddings for: left out where they lie beyond.
+    kinds: the first whose files are there serves. late: by the vocabulary's size; always: for other sizes.
+    named: (kind, text) of special tokens that the vocabulary must have, where the files do not say the kind.
+    may_lack: tokens added to a tokenizer.model that a variant of the family has no embeddings for: left out where they
+    lie beyond.
     as_marked: tokens added to a tokenizer.model are read as the files mark them, tokenizer.json too.
     """
 
     kinds: tuple[TokenizerKind, ...]
     space_prefix: SpacePrefix = SpacePrefix.UNSAID
-    late: Mapping[int | None, LateTokens] = field(default_factory=lambda: MappingProxyType({}))
+    late: Mapping[int, LateTokens] = field(default_factory=lambda: MappingProxyType({}))
     may_lack: tuple[str, ...] = ()
     as_marked: bool = False
+    named: tuple[tuple[str, str], ...] = ()
+    always: LateTokens = LateTokens()
 
 
 # conversion/llama.py, LlamaModel.set_vocab @ 0c1e570, which knows Code Llama and Granite's small models (and with them
@@ -78,13 +86,9 @@ GEMMA_TOKENIZER: Final = TokenizerRule(
 # conversion/gemma.py, GemmaModel.set_vocab @ 0c1e570, which gives CodeGemma's tokens to every Gemma 1
 GEMMA_1_TOKENIZER: Final = replace(
     GEMMA_TOKENIZER,
-    late=MappingProxyType(
-        {
-            None: LateTokens(
-                kinds=("prefix", "suffix", "middle", "fsep", "eot"),
-                ids=(("prefix", 67), ("suffix", 69), ("middle", 68), ("fsep", 70), ("eot", 107)),
-            )
-        }
+    always=LateTokens(
+        kinds=("prefix", "suffix", "middle", "fsep", "eot"),
+        ids=(("prefix", 67), ("suffix", 69), ("middle", 68), ("fsep", 70), ("eot", 107)),
     ),
 )
 # conversion/qwen.py, Qwen2Model.set_vocab @ 0c1e570: dense Qwen 2 and 3
@@ -95,3 +99,32 @@ PHI_TOKENIZER: Final = TokenizerRule(
 )
 # conversion/base.py, TextModel.set_vocab @ 0c1e570
 BYTE_LEVEL_TOKENIZER: Final = TokenizerRule((TokenizerKind.BYTE_LEVEL,))
+# conversion/glm.py, Glm4Model.set_vocab, and conversion/base.py, TextModel._set_vocab_glm @ 0c1e570
+GLM4_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.BYTE_LEVEL,),
+    named=(
+        ("eos", "<|endoftext|>"),
+        ("eot", "<|user|>"),
+        ("unk", "<|endoftext|>"),
+        ("bos", "<|endoftext|>"),
+    ),
+)
+GLM4_MOE_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.BYTE_LEVEL,),
+    named=(("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>")),
+)
+# conversion/ernie.py, Ernie4_5Model.set_vocab @ 0c1e570
+ERNIE_TOKENIZER: Final = TokenizerRule((TokenizerKind.SENTENCEPIECE,), SpacePrefix.AS_DECLARED_AFTER)
+# conversion/nemotron.py, NemotronModel.set_vocab @ 0c1e570
+NEMOTRON_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.SENTENCEPIECE,), always=LateTokens(ids=(("pad", 0), ("unk", 1)))
+)
+# conversion/minicpm.py, MiniCPMModel.set_vocab @ 0c1e570
+SENTENCEPIECE_TOKENIZER: Final = TokenizerRule((TokenizerKind.SENTENCEPIECE,))
+# conversion/hunyuan.py, HunYuanModel.set_vocab @ 0c1e570; the default is transformers'
+HUNYUAN_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.BYTE_LEVEL,),
+    always=LateTokens(
+        stated=(("eos", "config.json", "eod_token_id", 3), ("eot", "generation_config.json", "eos_token_id", None))
+    ),
+)

@@ -64,7 +64,7 @@ INLINE void sum_pair(affine_group *a, affine_group *b, int n, int highest, int c
     const f32v a_inverse = a->inverse, a_grid = a->grid, b_inverse = b->inverse, b_grid = b->grid;
     const float *a_x = a->x, *a_w = a->w, *b_x = b->x, *b_w = b->w;
     float *a_q = a->q, *b_q = b->q;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < n * LANES; i += LANES) {
         f32v x = load_f32(a_x + i), q = affine_quants(x, a_inverse, a_grid, highest, capped), p = load_f32(a_w + i) * q;
         store_f32(a_q + i, q);
@@ -114,7 +114,7 @@ INLINE void judge_pair(affine_group *a, affine_group *b, int n, int absolute) {
     const f32v a_scale = a->new_scale, a_low = a->new_minimum, b_scale = b->new_scale, b_low = b->new_minimum;
     const float *a_x = a->x, *a_w = a->w, *a_q = a->q, *b_x = b->x, *b_w = b->w, *b_q = b->q;
     f32v a_error = {0}, b_error = {0};
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < n * LANES; i += LANES) {
         f32v a_miss = a_scale * load_f32(a_q + i) + a_low - load_f32(a_x + i);
         f32v b_miss = b_scale * load_f32(b_q + i) + b_low - load_f32(b_x + i);
