@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from convert.dequantization import DequantizeRequest, dequantize, plan_dequantize
     from convert.errors import ConvertError
     from convert.inspection import inspect
-    from convert.model import ModelRequest, model_request
+    from convert.model import DefinitionRequest, FrontEnd, ModelRequest, model_request
     from convert.plan import OutputRequest
     from convert.quant_mix import quantize_options
     from convert.stream import Writing, carry_out
 
 __all__ = [
     "ConvertError",
+    "DefinitionRequest",
     "DequantizeRequest",
+    "FrontEnd",
     "ModelRequest",
     "OutputRequest",
     "Writing",
@@ -40,6 +42,8 @@ __all__ = [
 
 _ROOMS: Final = {
     "ConvertError": "errors",
+    "DefinitionRequest": "model",
+    "FrontEnd": "model",
     "DequantizeRequest": "dequantization",
     "ModelRequest": "model",
     "OutputRequest": "plan",

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.errors import Remedy, UsageError
-from convert.model import ModelRequest, as_request, gguf_model, read_gguf_model
-from convert.plan import OutputRequest, Plan, directory_name, gguf_name, parse_type, plan, require_file
+from convert.llama_cpp.front_end import Part, open_gguf_model, open_other_model
+from convert.model import ModelRequest, as_request, read_gguf_model
+from convert.plan import OutputRequest, Plan, directory_name, gguf_name, joined, parse_type, plan, require_file
 from convert.quant_mix import NO_OPTIONS, FileType, QuantizeOptions
 from convert.stream import Progress, Report, Writing, carry_out
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from convert.model import PathLike
 
 QUANTIZED_TYPES: Final = "q4_0,q4_1,q5_0,q5_1,q8_0"
@@ -28,8 +31,21 @@ def plan_all(model: PathLike | ModelRequest, outputs: PathLike | OutputRequest) 
     """
     request = as_request(model)
     wanted = outputs if isinstance(outputs, OutputRequest) else OutputRequest(outputs)
-    paths = wanted.paths(directory_name(request.directory))
-    return plan(gguf_model(request), paths, wanted.options)
+    name = directory_name(request.directory)
+    text = plan(open_gguf_model(request), wanted.paths(name), wanted.options)
+    return joined([text, *_other_plans(request, wanted, name)])
+
+
+def _other_plans(request: ModelRequest, wanted: OutputRequest, name: str) -> Iterator[Plan]:
+    """Plan the files beside the text model's that were asked for."""
+    for part, asked in ((Part.MMPROJ, wanted.mmproj), (Part.MTP, wanted.mtp)):
+        if asked is not None:
+            kind = parse_type(asked)
+            model = open_other_model(request, part)
+            if kind.name not in model.converted:
+                types = ", ".join(kind.lower() for kind in model.converted)
+                raise UsageError(f"such a file cannot be {kind.name}: {types} are possible")
+            yield plan(model, {kind: wanted.path(name, kind.name, part.value)})
 
 
 def plan_one(
@@ -42,7 +58,7 @@ def plan_one(
     """Plan one GGUF file of a checkpoint, at the path given; errors as for `plan_all`."""
     request, kind = as_request(model), parse_type(type)
     path = require_file(out, such_as=f"{directory_name(request.directory)}-{kind.name}.gguf")
-    return plan(gguf_model(request), {kind: path}, options)
+    return plan(open_gguf_model(request), {kind: path}, options)
 
 
 def plan_quantize(source: PathLike, outputs: PathLike | OutputRequest) -> Plan:

@@ -11,7 +11,8 @@ ConvertError                  1
 │   └── ShapeError            5   rows that a codec cannot take
 ├── OutputError               6   disk space, permissions, existing files
 ├── ToolchainError            7   llama.cpp could not be fetched, built or run
-│   └── ProgramError          7   a program ended badly
+│   ├── ProgramError          7   a program ended badly
+│   └── NoSourceError         7   llama.cpp's source is needed, and has not been fetched
 ├── RecipeError               8   a recipe file
 └── VerificationError         9   an output is not what it should be
 """
@@ -55,6 +56,11 @@ class Remedy(Enum):
     OTHER_TYPES = "make other types"
     REQUANTIZE = "quantize what is quantized already"
     SEE_DOCTOR = "look at what the machine has"
+    FETCH_SOURCE = "fetch llama.cpp's source"
+    OTHER_SOURCE = "take another llama.cpp"
+    TRUST_CODE = "let a checkpoint's own code run"
+    MORE_MEMORY = "allow more memory"
+    LIST_ARCHITECTURES = "see which architectures there are"
 
 
 # A program that calls the package asks by arguments.
@@ -87,6 +93,11 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.OTHER_TYPES: "leave out these types",
         Remedy.REQUANTIZE: "quantize_options(allow_requantize=True) does it all the same",
         Remedy.SEE_DOCTOR: "the command `convert doctor` shows what there is",
+        Remedy.FETCH_SOURCE: "`convert.llama_cpp.fetch_tree()` fetches it, compiling nothing",
+        Remedy.OTHER_SOURCE: "a newer llama.cpp may have it: `ref` of the definition",
+        Remedy.TRUST_CODE: "where you trust it, `trusts_code=True` of the definition lets it run, without a network",
+        Remedy.MORE_MEMORY: "allow more by `max_memory` of the definition",
+        Remedy.LIST_ARCHITECTURES: "`convert.llama_cpp.front_end.known_architectures()` lists them",
     }
 )
 
@@ -196,6 +207,14 @@ class ProgramError(ToolchainError):
         self.step = step
         self.exit_code_of_program = exit_code_of_program
         self.log = log
+
+
+class NoSourceError(ToolchainError):
+    """llama.cpp's own definitions are needed, and its source is not here. ref: which, if not the pinned one."""
+
+    def __init__(self, message: str, *, ref: str | None = None) -> None:
+        super().__init__(message, remedies=(Remedy.FETCH_SOURCE,), facts={"ref": f" --ref {ref}" if ref else ""})
+        self.ref = ref
 
 
 class RecipeError(ConvertError):

@@ -20,8 +20,9 @@ from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantiza
 from convert.errors import CheckpointError, ConvertError, PlanError
 from convert.gguf_file import GGUFFile, part_of, read_gguf
 from convert.importance import ImportanceStatistics, is_importance, read_importance, statistics_of
+from convert.llama_cpp.front_end import open_gguf_model
 from convert.memory import Memory, measure_memory
-from convert.model import GGUFModel, ModelRequest, gguf_model
+from convert.model import GGUFModel, ModelRequest
 from convert.plan import FileLayout, lay_out
 from convert.quant_mix import FILE_TYPES
 from convert.shown import nearest, shown
@@ -185,7 +186,7 @@ def _unpack(checkpoint: Checkpoint) -> tuple[ModelTensors | None, tuple[str, ...
 def _model(path: Path, checkpoint: Checkpoint) -> tuple[GGUFModel | None, str | None]:
     """Put the model into GGUF's words, or say why that cannot be done."""
     try:
-        return gguf_model(ModelRequest(path), checkpoint), None
+        return open_gguf_model(ModelRequest(path), checkpoint), None
     except ConvertError as error:
         return None, error.message
 
@@ -277,6 +278,8 @@ def _by_type(tensors: Iterable[InspectedTensor]) -> dict[str, int]:
 def _shown(key: str, value: object) -> object:
     if key == "general.file_type" and isinstance(value, int) and value in LlamaFileType._value2member_map_:
         return f"{value} ({LlamaFileType(value).name})"
+    if key == "general.file_type" and (names := [row.name for row in FILE_TYPES.values() if row.declared == value]):
+        return f"{value} ({names[0]})"  # one that the package lacks
     if isinstance(value, tuple):
         items = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in value[:_SHOWN_ITEMS]]
         return items if len(value) <= _SHOWN_ITEMS else [*items, f"… {len(value)} items"]

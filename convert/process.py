@@ -3,9 +3,10 @@
     ask     a short question to a program (its version); the answer, whatever the exit code
     run     a long job: every line to a log file and to a listener; an exit code other than 0 is an error
     attach  a program that talks to the user itself; its exit code, and what it said on stderr of errors
+    Server  a program that answers over a socket for as long as it is held; its log says what went wrong
 
-A program started by `ask` or `run` leads a process group of its own. On an interruption (Ctrl-C, SIGTERM, any exception
-here) and after a timeout the whole group is ended: asked first, killed after `GRACE_S`.
+All but `attach` give the program a process group of its own. On an interruption (Ctrl-C, SIGTERM, any exception here)
+and after a timeout the whole group is ended: asked first, killed after `GRACE_S`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import errno
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -120,6 +123,36 @@ def run(
         raise _timed_out(words, timeout_s, step=step, log=log)
     if exit_code:
         raise _failed(words, exit_code, step=step, log=log, said=said)
+
+
+class Server:
+    """A program that answers over a socket, one end of which it inherits, and ends when nobody holds it any more.
+
+    It must end by itself when the socket closes: that is how it learns of our own death, however that came.
+    """
+
+    def __init__(self, command: Callable[[int], Sequence[str | Path]], *, log: Path, env: Mapping[str, str]) -> None:
+        """Start it. command: its words, given the descriptor of its end. env is added to this process's environment."""
+        self.socket, theirs = socket.socketpair()
+        self.words = _words(command(theirs.fileno()))
+        with theirs, log.open("ab") as written:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": written, "stderr": written}
+            options = {"pass_fds": (theirs.fileno(),), "env": {**os.environ, **env}, "start_new_session": True}
+            self._program = _start(self.words, streams | options)
+        self.end = weakref.finalize(self, _end_server, self.socket, self._program)
+
+    def exit_code(self, timeout_s: float = GRACE_S) -> int | None:
+        """Wait a moment for its end: the exit code, or None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._program.wait(timeout_s)
+        return None
+
+
+def _end_server(connection: socket.socket, program: subprocess.Popen[bytes]) -> None:
+    connection.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        program.wait(GRACE_S)
+    _end_group(program)
 
 
 def end_leftover(pid: int, *, command_has: str) -> bool:

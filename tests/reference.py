@@ -117,7 +117,7 @@ def convert(source: Path, jobs: Sequence[tuple[Path, Path]], *, outtype: str = "
         capture_output=True,
         text=True,
         check=False,
-        env=_environment(),
+        env=environment(),
     )
     answers = [json.loads(line) for line in finished.stdout.splitlines() if line.startswith('{"reference_error"')]
     if finished.returncode or len(answers) != len(jobs):
@@ -128,7 +128,7 @@ def convert(source: Path, jobs: Sequence[tuple[Path, Path]], *, outtype: str = "
 def quantize(reference: Reference, source: Path, outfile: Path, quant_type: str) -> None:
     """Run llama-quantize: `source` and `outfile` are GGUF files, `quant_type` a name such as `Q4_0`."""
     command = [str(reference.quantize), str(source), str(outfile), quant_type]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if finished.returncode:
         raise ToolchainError(f"llama-quantize ended with {finished.returncode}: {finished.stderr[-2000:]}")
 
@@ -181,7 +181,8 @@ for model, out in request["jobs"]:
 """
 
 
-def _environment() -> Mapping[str, str]:
+def environment() -> Mapping[str, str]:
+    """Give the environment of the converter."""
     # The converter must use its own gguf-py, and find nothing on the network.
     kept = {name: value for name, value in os.environ.items() if name not in {"NO_LOCAL_GGUF", "PYTHONPATH"}}
     return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

@@ -202,7 +202,7 @@ def test_what_a_library_user_is_told_names_no_option_of_the_command_line() -> No
 
 def _unsupported(model: Path) -> None:
     config = (model / "config.json").read_text()
-    (model / "config.json").write_text(config.replace("LlamaForCausalLM", "GPT2LMHeadModel"))
+    (model / "config.json").write_text(config.replace("LlamaForCausalLM", "NoSuchForCausalLM"))
 
 
 def _no_config(model: Path) -> None:

@@ -130,6 +130,13 @@ def test_another_models_importance_is_an_error(tmp_path: Path) -> None:
         _plan(tmp_path, other)
 
 
+def test_a_matrix_of_which_nothing_is_used_is_as_none(tmp_path: Path) -> None:
+    imatrix = small_imatrix(EXPERTS, tmp_path / "i.gguf")
+    assert _plan(tmp_path, imatrix, types="q8_0", include_weights=["nothing"]) == ()
+    with pytest.raises(PlanError, match="cannot be made without"):
+        _plan(tmp_path, imatrix, types="iq2_xs", include_weights=["nothing"])
+
+
 def test_importance_of_the_wrong_size_is_an_error_but_for_embeddings(tmp_path: Path) -> None:
     wrong = write_imatrix(tmp_path / "i.gguf", {NAME: (SUMS, np.ones(3))})
     with pytest.raises(PlanError, match=f"importance of `{NAME}` has 12 values, the tensor 1024 columns"):

@@ -43,3 +43,18 @@ def test_an_inspection_reads_each_file_once(tiny_llama: Path, opened: Counter[st
     convert.inspect(tiny_llama)
     assert {"config.json", "model.safetensors"} <= opened.keys()
     assert set(opened.values()) == {1}, opened
+
+
+def test_what_no_rule_takes_is_listed_with_bytes_and_reason(tmp_path: Path) -> None:
+    import torch
+    from family_making import change_weights
+    from peft_adapters import write_base
+
+    added = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(8) for layer in range(2)}
+    base = write_base(tmp_path / "base")
+    change_weights(base, lambda weights: weights | added)
+    plan = convert.plan_all(base, tmp_path / "out")
+    (group,) = plan.left_out
+    assert (group.group, group.reason) == ("buffers", "computed when a model is loaded")
+    assert (sorted(name for name, _ in group.tensors), group.nbytes) == (sorted(added), 64)
+    assert plan.definition == "native"

@@ -19,7 +19,7 @@ from convert.codec import CODECS
 from convert.errors import CheckpointError, UnsupportedError
 from convert.gguf_file import read_gguf
 from convert.verify import verify_files
-from convert.verify.bounds import explained_error, has_bound
+from convert.verify.bounds import explained_error, has_bound, relative_rmse_limit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 K_TYPES: Final = ("q2_k", "q3_k_s", "q4_k_s", "q5_k_s", "q6_k")
 TYPES: Final = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", *K_TYPES)
 _SUPER_BLOCK: Final = 256
+BLOCKED: Final = [kind for kind, codec in CODECS.items() if codec.block_size > 1]
+BOUNDED: Final = [kind for kind in BLOCKED if has_bound(kind, with_importance=False)]
 _ENDS_IN_QUANTS: Final = ("q4_0", "q4_1", "q5_0", "q5_1", "q4_k_s", "q5_k_s")
 NAN: Final = struct.pack("<e", float("nan"))
 CHATML: Final = (
@@ -255,7 +257,7 @@ def test_a_tensor_of_another_name_is_found_on_both_sides(
     ]
 
 
-@pytest.mark.parametrize("tensor_type", [kind for kind in CODECS if CODECS[kind].block_size > 1], ids=lambda t: t.name)
+@pytest.mark.parametrize("tensor_type", BOUNDED, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1000.0])
 def test_no_encoded_block_is_further_off_than_its_bound(tensor_type: GGMLQuantizationType, scale: float) -> None:
     codec = CODECS[tensor_type]
@@ -269,6 +271,13 @@ def test_no_encoded_block_is_further_off_than_its_bound(tensor_type: GGMLQuantiz
     bound = explained_error(tensor_type, blocks, values, decoded)
     assert bound is not None
     assert (np.abs(decoded.astype(np.float64) - values) <= bound).all()
+
+
+@pytest.mark.parametrize("tensor_type", sorted(set(BLOCKED) - set(BOUNDED)), ids=lambda kind: kind.name)
+def test_a_type_without_a_bound_keeps_the_rmse_that_its_bits_allow(tensor_type: GGMLQuantizationType) -> None:
+    rows, codec = np.random.default_rng(7).standard_normal((4, 1024)).astype(np.float32), CODECS[tensor_type]
+    decoded = codec.decode(codec.encode(rows, np.ones(1024, np.float32)))
+    assert np.sqrt(np.square(decoded - rows).mean()) <= relative_rmse_limit(tensor_type)
 
 
 def test_importance_may_give_a_weight_up_for_others() -> None:

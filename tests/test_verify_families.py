@@ -61,6 +61,15 @@ def test_a_family_that_is_known_still_is(tmp_path: Path) -> None:
     assert "metadata: `llama.block_count` is 1, the file has blocks none" in found
 
 
+@pytest.mark.parametrize(("n_blocks", "n_problems"), [(3, 0), (2, 0), (1, 1)])
+def test_blocks_that_predict_several_tokens_may_be_missing_all_of_them(
+    n_blocks: int, n_problems: int, tmp_path: Path
+) -> None:
+    tensors: dict[str, tuple[int, ...]] = {f"blk.{block}.attn_norm.weight": (32,) for block in range(n_blocks)}
+    path = _file(tmp_path / "m.gguf", "glm4moe", tensors, block_count=3, nextn_predict_layers=1)
+    assert len([text for text in problems(path) if "block_count" in text]) == n_problems
+
+
 @pytest.fixture(scope="module")
 def model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a sound file."""

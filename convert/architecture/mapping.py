@@ -14,6 +14,7 @@ from gguf import get_tensor_name_map
 from convert.architecture.family import Family, Parts, Rule, n_experts
 from convert.architecture.left_over import lacks, no_place
 from convert.architecture.rope import rope_type
+from convert.architecture.row_order import is_ggufs_own
 from convert.checkpoint import StoredType
 from convert.checkpoint.packed.values import FLOATS
 from convert.checkpoint.views import AsFloat32, Blocks, Constant, Rows, stacked
@@ -132,8 +133,9 @@ def place_finder(family: Family, h: Hyperparameters) -> Callable[[str], bool]:
 
     @cache
     def has_place(name: str) -> bool:
-        known = locate(name)[0] or name.endswith(_BUFFERS) or family.left_out(h, name) is not None
-        return bool(known) or any(pattern.fullmatch(name) for pattern in patterns)
+        source, _ = locate(name)  # itself, where nothing knows it
+        known = (source and source != name) or is_ggufs_own(name) or name.endswith(_BUFFERS)
+        return bool(known or family.left_out(h, name)) or any(pattern.fullmatch(name) for pattern in patterns)
 
     return lambda name: has_place(_MEMBER.sub(r"\1.0.", name))  # of thousands of experts one is asked
 

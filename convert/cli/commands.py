@@ -12,8 +12,8 @@ from convert.cli import quantize_options
 from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
 from convert.cli.imatrix_commands import imatrix, importance_for
-from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf
-from convert.cli.options import PATH, checkpoint_options, dir_option, program_name, writing_options
+from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf, with_source
+from convert.cli.options import PATH, checkpoint_options, dir_option, program_name, request_of, writing_options
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor):
 @click.option("--types", default="f16,q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=quantize_options.TYPES_HELP)
 @click.option("--discard-f16", is_flag=True, help="Leave the f16 file out; the others do not need it.")
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the directory's.")
+@click.option("--mmproj", metavar="TYPE", help="Also mmproj-NAME-TYPE.gguf, of what is not text: f16, bf16 or q8_0.")
+@click.option("--mtp", metavar="TYPE", help="Also mtp-NAME-TYPE.gguf, of the layers for further tokens.")
 @click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
 @click.option("--text", type=PATH, metavar="FILE", help="With --imatrix auto: the text that the matrix is made from.")
 @dir_option
@@ -53,38 +55,41 @@ def all_types(
     types: str,
     discard_f16: bool,
     name: str | None,
+    mmproj: str | None,
+    mtp: str | None,
     verifies: bool,
     text: Path | None,
     directory: Path | None,
-    merge: tuple[str, ...],
-    pre_tokenizer: str | None,
     **run: Any,
 ) -> None:
     """Convert the checkpoint MODEL to OUTDIR/NAME-TYPE.gguf, all types in one read.
 
     MODEL is a directory with config.json, weights (safetensors or PyTorch files) and tokenizer; or an adapter's
-    directory, when its base is on this machine.
+    directory, when its base is on this machine. An architecture that has no definition of ours is converted by
+    llama.cpp's own, which `convert build-llamacpp --source-only` fetches.
 
     \b
       convert all ./my-finetuned-llama quantized/
       convert all ./my-finetuned-llama quantized/ --types q4_0,q8_0
       convert all ./llama quantized/ --merge ./my-adapter
+      convert all ./my-vision-model quantized/ --mmproj f16
       convert all ./llama quantized/ --types standard,iq2_m --imatrix auto --text calibration.txt
     """  # noqa: D301 - Click's mark for "do not wrap"
     from convert.conversion import plan_all  # noqa: PLC0415 - NumPy and gguf, only when needed
-    from convert.model import model_request  # noqa: PLC0415
     from convert.plan import OutputRequest  # noqa: PLC0415
 
-    request = model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)
+    request = request_of(model, run, directory)
     wanted, asked = OutputRequest(outdir, types, name, discard_f16), quantize_options.words(run)
     if asked["imatrix"] == "auto":
         asked["imatrix"] = importance_for(request, wanted, text, directory=directory, **run)
     elif text is not None:
         raise click.UsageError("--text goes with --imatrix auto", ctx=click.get_current_context())
-    plan = plan_all(request, replace(wanted, options=quantize_options.read(asked)))
+    wanted = replace(wanted, options=quantize_options.read(asked), mmproj=mmproj, mtp=mtp)
+    plan = with_source(lambda: plan_all(request, wanted), directory)
     _carry_out(plan, **run)
     if verifies and not run["dry_run"]:
-        paths = [output.path for output in plan.outputs]
+        others = (mmproj is not None) + (mtp is not None)
+        paths = [output.path for output in plan.outputs[: len(plan.outputs) - others]]
         run_verification(paths, against=request, directory=directory)
 
 
@@ -92,16 +97,16 @@ def all_types(
 @click.argument("model", type=PATH)
 @click.argument("out", type=click.Path(path_type=str), metavar="OUT.gguf")
 @click.option("--type", "kind", default="f16", show_default=True, help="One type, as for `all --types`.")
+@dir_option
 @checkpoint_options
 @quantize_options.quantizing
 @writing_options
-def one_type(model: Path, out: str, kind: str, merge: tuple[str, ...], pre_tokenizer: str | None, **run: Any) -> None:
+def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: Any) -> None:
     """Convert the checkpoint MODEL to the file OUT.gguf."""
     from convert.conversion import plan_one  # noqa: PLC0415
-    from convert.model import model_request  # noqa: PLC0415
 
-    request = model_request(model, merge=merge, pre_tokenizer=pre_tokenizer)
-    _carry_out(plan_one(request, out, type=kind, options=quantize_options.taken_from(run)), **run)
+    request, options = request_of(model, run, directory), quantize_options.taken_from(run)
+    _carry_out(with_source(lambda: plan_one(request, out, type=kind, options=options), directory), **run)
 
 
 @cli.command("quantize", short_help="An f32, f16 or bf16 GGUF file to other types.")
@@ -149,10 +154,11 @@ def quantize(
 
 
 @cli.command("inspect", short_help="What a checkpoint directory or a GGUF file holds.")
-@click.argument("path", type=PATH)
+@click.argument("path", type=PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 @click.option("--tensors/--no-tensors", default=True, show_default=True, help="List every tensor.")
-def inspect_path(path: Path, as_json: bool, tensors: bool) -> None:
+@click.option("--architectures", is_flag=True, help="List instead every class of transformers that can be converted.")
+def inspect_path(path: Path | None, as_json: bool, tensors: bool, architectures: bool) -> None:
     """Show architecture, parameters, memory in every precision, metadata and tensors; no weight is read.
 
     The memory table has the exact bytes of each group of tensors in f32, f16, bf16, bitsandbytes' int8, nf4 and fp4
@@ -163,11 +169,30 @@ def inspect_path(path: Path, as_json: bool, tensors: bool) -> None:
     from convert.inspection import inspect  # noqa: PLC0415
     from convert.terminal.inspection import show_inspection  # noqa: PLC0415
 
+    if architectures:
+        _list_architectures(as_json=as_json)
+        return
+    if path is None:
+        raise click.UsageError("what to look into is missing: PATH", ctx=click.get_current_context())
     inspection = inspect(path)
     if as_json:
         click.echo(json.dumps(inspection.as_json(), indent=2, ensure_ascii=False))
     else:
         show_inspection(inspection, with_tensors=tensors)
+
+
+def _list_architectures(*, as_json: bool) -> None:
+    import json  # noqa: PLC0415
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from convert.llama_cpp.front_end import known_architectures  # noqa: PLC0415
+    from convert.terminal.inspection import show_architectures  # noqa: PLC0415
+
+    known = known_architectures()
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in known], indent=2))
+    else:
+        show_architectures(known)
 
 
 def _carry_out(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> None:

@@ -43,6 +43,11 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.OTHER_TYPES: "leave these types out of --types",
     Remedy.REQUANTIZE: "--allow-requantize does it all the same",
     Remedy.SEE_DOCTOR: "`convert doctor` shows what there is",
+    Remedy.FETCH_SOURCE: "`convert build-llamacpp --source-only{ref}` fetches it, compiling nothing",
+    Remedy.OTHER_SOURCE: "a newer llama.cpp may have it: `--ref`",
+    Remedy.TRUST_CODE: "where you trust it, `--trust-remote-code` lets it run, without a network",
+    Remedy.MORE_MEMORY: "allow more with --max-memory",
+    Remedy.LIST_ARCHITECTURES: "`convert inspect --architectures` lists what there is",
 }
 _DEQUANTIZE: Final[Mapping[Remedy, str]] = {
     **GGUF_WORDS,

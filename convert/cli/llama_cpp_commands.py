@@ -16,13 +16,14 @@ from convert.cli.hints import GGUF_WORDS
 from convert.cli.options import dir_option, program_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
     from rich.progress import Progress
 
     from convert.errors import Remedy
-    from convert.llama_cpp import Build
+    from convert.llama_cpp import Build, Tree
+    from convert.plan import Plan
 
 _PATH = click.Path(path_type=Path)
 _LINE_EVERY_S = 30.0
@@ -54,10 +55,11 @@ _LINE_EVERY_S = 30.0
     help="pypi: take cuBLAS from the nvidia-cublas wheel.",
 )
 @click.option("--server", is_flag=True, help="Build llama-server too.")
+@click.option("--source-only", is_flag=True, help="Fetch the source and compile nothing: enough to convert by it.")
 @dir_option
 @click.option("-j", "--jobs", type=int, metavar="N", help="Compilers at a time; by default one a usable processor.")
 @click.option("--json", "as_json", is_flag=True, help="Print build.json.")
-def build_llamacpp(as_json: bool, **options: Any) -> None:
+def build_llamacpp(as_json: bool, source_only: bool, **options: Any) -> None:
     """Fetch llama.cpp and build its programs, or find them built.
 
     What follows `--` goes to CMake as it is.
@@ -66,9 +68,15 @@ def build_llamacpp(as_json: bool, **options: Any) -> None:
       convert build-llamacpp
       convert build-llamacpp --backend cuda --cuda-arch 90 --cublas pypi
       convert build-llamacpp -- -DGGML_NATIVE=OFF
+      convert build-llamacpp --source-only
     """  # noqa: D301 - Click's mark for lines to keep
     import json  # noqa: PLC0415
 
+    if source_only:
+        tree = _fetch(options["source"], options["ref"], options["directory"])
+        known = {"commit": tree.commit, "origin": tree.origin, "tree": str(tree.path)}
+        click.echo(json.dumps(known, indent=2) if as_json else f"{tree.path}  ({tree.commit[:10]})", err=not as_json)
+        return
     build = _build(**options)
     if as_json:
         click.echo(json.dumps(build.as_json(), indent=2))
@@ -135,6 +143,28 @@ def _build(**options: Any) -> Build:
 
     with telling() as reporter:
         return build(**options, reporter=reporter)
+
+
+def _fetch(source: str, ref: str | None, directory: Path | None) -> Tree:
+    from convert.llama_cpp import fetch_tree  # noqa: PLC0415
+
+    with telling() as reporter:
+        return fetch_tree(source, ref, directory=directory, reporter=reporter)
+
+
+def with_source(plan: Callable[[], Plan], directory: Path | None) -> Plan:
+    """Plan; where llama.cpp's source is needed and not here, offer to fetch it, if someone can answer."""
+    from convert.errors import NoSourceError  # noqa: PLC0415
+
+    try:
+        return plan()
+    except NoSourceError as error:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        question = f"{error.message[0].upper()}{error.message[1:]}. Fetch it now, compiling nothing?"
+        click.confirm(question, err=True, abort=True)
+        _fetch("auto", error.ref, directory)
+    return plan()
 
 
 def find_or_build(role: str, directory: Path | None) -> Path:

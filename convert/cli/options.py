@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from convert.model import ModelRequest
+
 # What cannot be read or written is told by whoever tries, in words that fit.
 PATH: Final = click.Path(path_type=Path, readable=False)
 MERGE: Final = click.option(
@@ -24,6 +26,22 @@ _PRE_TOKENIZER: Final = click.option(
     "--pre-tokenizer",
     metavar="NAME",
     help="What `tokenizer.ggml.pre` is to be, where the tokenizer is not recognised.",
+)
+_DEFINITION: Final = (
+    click.option(
+        "--frontend",
+        type=click.Choice(["auto", "native", "llama.cpp"]),
+        default="auto",
+        show_default=True,
+        help="Whose definition of the architecture: auto is ours where there is one, else llama.cpp's.",
+    ),
+    click.option("--ref", metavar="TAG|COMMIT", help="Of llama.cpp's: another than the pinned one, once fetched."),
+    click.option(
+        "--max-memory", metavar="SIZE", help="Of llama.cpp's: what tensors that are computed whole may take, as 8GB."
+    ),
+    click.option(
+        "--trust-remote-code", is_flag=True, help="Of llama.cpp's: let Python code of MODEL run, without a network."
+    ),
 )
 _WRITING: Final = (
     click.option("--force", is_flag=True, help="Replace files that exist and differ from the plan."),
@@ -52,7 +70,27 @@ def program_name() -> str:
 
 def checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what every command that reads a checkpoint has."""
+    for option in reversed(_DEFINITION):
+        command = option(command)
     return MERGE(_PRE_TOKENIZER(command))
+
+
+def request_of(model: Path, options: dict[str, Any], directory: Path | None = None) -> ModelRequest:
+    """Take what `checkpoint_options` adds out of a command's options, as a request for MODEL."""
+    from convert.dequantization.shards import parse_size  # noqa: PLC0415
+    from convert.model import DefinitionRequest, FrontEnd, model_request  # noqa: PLC0415 - NumPy and gguf
+
+    limit = options.pop("max_memory")
+    definition = DefinitionRequest(
+        FrontEnd(options.pop("frontend")),
+        options.pop("ref"),
+        options.pop("trust_remote_code"),
+        None if limit is None else parse_size(limit),
+        directory,
+    )
+    return model_request(
+        model, merge=options.pop("merge"), pre_tokenizer=options.pop("pre_tokenizer"), definition=definition
+    )
 
 
 def writing_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -85,13 +85,16 @@ def run_verification(
     """
     import json  # noqa: PLC0415
 
+    from convert.llama_cpp.front_end import open_gguf_model  # noqa: PLC0415
     from convert.terminal.verification import show_verification  # noqa: PLC0415
     from convert.verify import verify_files  # noqa: PLC0415
 
     measuring = _measuring(with_llama_cpp, directory, text=text)
     if measuring is not None and against is not None and against.path.is_dir():
         measuring = replace(measuring, checkpoint=against)
-    verification = verify_files(files, against=against, measuring=measuring)
+    is_checkpoint = against is not None and against.path.suffix != ".gguf"
+    wanted = open_gguf_model(against) if is_checkpoint and against is not None else None
+    verification = verify_files(files, against=against, measuring=measuring, wanted=wanted)
     if as_json:
         click.echo(json.dumps(verification.as_json(), indent=2, ensure_ascii=False))
     else:

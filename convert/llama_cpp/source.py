@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SCP_LIKE: Final = re.compile(r"[\w.-]+@[\w.-]+:.+")
+_REFS: Final = "refs.json"
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
@@ -61,6 +62,15 @@ def fetch(source: str, ref: str | None, place: Home, reporter: Reporter) -> Tree
     if source == "auto":
         return _auto(ref, place, reporter)
     return _from_git(GIT_URL if source == "git" else source, ref, place, reporter)
+
+
+def fetched_as(place: Home) -> dict[str, str]:
+    """Tell which commit each tag or branch was when it was last fetched."""
+    try:
+        known = json.loads((place.path / _REFS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(ref): str(commit) for ref, commit in known.items()} if isinstance(known, dict) else {}
 
 
 def fetch_tree(
@@ -119,11 +129,14 @@ def _from_git(url: str, ref: str | None, place: Home, reporter: Reporter) -> Tre
     reporter.say(f"source: git {url}, {ref or COMMIT}")
     remote = git_source.reach(url, ref or COMMIT)
     try:
-        return _fetched(remote, url, place, reporter)
+        tree = _fetched(remote, url, place, reporter)
     except ToolchainError as error:
         if ref is None and url != GIT_URL:  # a fork, perhaps of another time
             raise ToolchainError(error.message, hint=error.hint, remedies=(Remedy.OTHER_COMMIT,)) from error
         raise
+    if ref is not None:
+        (place.path / _REFS).write_text(json.dumps(fetched_as(place) | {ref: tree.commit}, indent=2), "utf-8")
+    return tree
 
 
 def _fetched(remote: git_source.Remote, url: str, place: Home, reporter: Reporter) -> Tree:

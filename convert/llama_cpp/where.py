@@ -3,6 +3,7 @@
     HOME                      vendor/llama.cpp in a checkout around here, else <cache>/gguf-convert/llama.cpp
     ├── lock                  held by the process that fetches or builds
     ├── sources/COMMIT/       llama.cpp's tree as `tree/`, with `source.json`; it appears by a rename, so it is whole
+    ├── refs.json             which commit a tag or a branch was when it was last fetched
     ├── cublas/VERSION/       cuBLAS from PyPI, where asked for; likewise
     ├── builds/NAME/          CMake's build folder, one per (commit, backend, options)
     │   ├── unfinished        there while the build is not, with the process id of its job; a later run goes on

@@ -9,6 +9,7 @@
     pooling           what an embedding model does with its last states
     from_gguf         a file as it is
     decoded           its quantized tensors as floats, for quantizing them again
+    left_out          what of a checkpoint is in none of the tensors, and why
 
 No weight is read here.
 """
@@ -17,11 +18,24 @@ from convert.model.decoded import Decoded
 from convert.model.from_checkpoint import Model, gguf_model, open_model
 from convert.model.from_gguf import read_gguf_model
 from convert.model.gguf_model import GGUFModel, float_values, tensor_type
-from convert.model.request import Merge, ModelRequest, PathLike, absolute, as_request, model_request
+from convert.model.left_out import LeftOut, left_out
+from convert.model.request import (
+    DefinitionRequest,
+    FrontEnd,
+    Merge,
+    ModelRequest,
+    PathLike,
+    absolute,
+    as_request,
+    model_request,
+)
 
 __all__ = [
     "Decoded",
+    "DefinitionRequest",
+    "FrontEnd",
     "GGUFModel",
+    "LeftOut",
     "Merge",
     "Model",
     "ModelRequest",
@@ -30,6 +44,7 @@ __all__ = [
     "as_request",
     "float_values",
     "gguf_model",
+    "left_out",
     "model_request",
     "open_model",
     "read_gguf_model",

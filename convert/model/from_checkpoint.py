@@ -27,9 +27,11 @@ from convert.architecture import (
 from convert.authorship import write_authorship
 from convert.checkpoint import open_checkpoint
 from convert.checkpoint.packed import as_floats, model_tensors
+from convert.checkpoint.views import leaves
 from convert.errors import PlanError
 from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
 from convert.model.gguf_model import GGUFModel
+from convert.model.left_out import left_out
 from convert.model.pooling import pooling_entries
 from convert.tokenizer import Vocabulary, read_vocabulary, vocabulary_metadata
 
@@ -39,8 +41,10 @@ if TYPE_CHECKING:
 
     from convert.checkpoint import Checkpoint, Tensor
     from convert.gguf_file import Entry
+    from convert.model.left_out import LeftOut
     from convert.model.request import ModelRequest
 
+NATIVE: Final = "native"
 _NO_SCORE: Final = -1000.0  # what LlamaHfVocab gives every token
 
 
@@ -132,11 +136,22 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         alignment=ALIGNMENT,
         through=GGMLQuantizationType.F16,
         notes=model.notes + mapped.notes + unused + said + vocabulary.notes + _notes(h, vocabulary),
+        definition=NATIVE,
+        left_out=_left_out(model, mapped.tensors),
     )
 
 
+def _left_out(model: Model, tensors: Sequence[tuple[str, Tensor]]) -> tuple[LeftOut, ...]:
+    used = {leaf.name for _, tensor in tensors for leaf in leaves(tensor)}
+    names = {name for name, tensor in model.tensors.items() if any(leaf.name in used for leaf in leaves(tensor))}
+    return left_out(model.tensors, names, lambda name: model.family.left_out(model.hyperparameters, name))
+
+
 def _mapped(model: Model, *, n_tokens: int) -> Mapped:
-    """Map a model's tensors. Where something of the checkpoint is missing, the model must not have needed it."""
+    """Map a model's tensors. Where something of the checkpoint is missing, the model must not have needed it.
+
+    What is left out of it is told by `_left_out`, with names and bytes.
+    """
     checkpoint, family, h = model.checkpoint, model.family, model.hyperparameters
     try:
         mapped = map_tensors(family, h, model.tensors, n_tokens=n_tokens)
@@ -144,10 +159,10 @@ def _mapped(model: Model, *, n_tokens: int) -> Mapped:
         checkpoint.require_whole()
         raise
     if checkpoint.lacking is None:
-        return mapped
+        return replace(mapped, notes=())
     if have_place(family, h, checkpoint.absent, n_tokens=n_tokens) or not _biases_are_alike(mapped):
         raise checkpoint.lacking
-    return replace(mapped, notes=(f"{checkpoint.lacking.message}; the model has all that it needs", *mapped.notes))
+    return replace(mapped, notes=(f"{checkpoint.lacking.message}; the model has all that it needs",))
 
 
 def _biases_are_alike(mapped: Mapped) -> bool:

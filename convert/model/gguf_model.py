@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,11 +14,13 @@ from convert.checkpoint.views import Constant
 from convert.codec import decode_rows, row_nbytes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from convert.checkpoint import SourceFiles, Tensor
     from convert.codec.contract import F32Array
     from convert.gguf_file import Entry
+    from convert.model.left_out import LeftOut
 
 _GGML_TYPES: Final = {
     StoredType.F64: GGMLQuantizationType.F64,
@@ -40,6 +42,10 @@ class GGUFModel:
     is a hole that the plan fills. tensors: by name in GGUF, in file order. alignment: of the files.
     through: quantized tensors are made from the values as this type holds them, as the reference's are; None where the
     tensors themselves are what is quantized. notes: a line each, for the plan to show.
+    definition: whose words these are: `native`, or llama.cpp's at a commit; empty for a file as it is.
+    left_out: tensors of the checkpoint that are in none of these.
+    converted: for each type of file that a converter writes itself, by its name, the types of its tensors, by theirs;
+    empty where our own rules say them. file_type: what those files declare, where it is not their own type.
     """
 
     source: Path
@@ -49,6 +55,10 @@ class GGUFModel:
     alignment: int
     through: GGMLQuantizationType | None
     notes: tuple[str, ...] = ()
+    definition: str = ""
+    left_out: tuple[LeftOut, ...] = ()
+    converted: Mapping[str, Mapping[str, GGMLQuantizationType]] = field(default_factory=dict)
+    file_type: int | None = None
 
     @property
     def values(self) -> dict[str, Any]:

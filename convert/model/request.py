@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,18 +17,43 @@ PathLike = str | os.PathLike[str]
 Merge = str | os.PathLike[str] | MergeRequest
 
 
+class FrontEnd(Enum):
+    """Whose definition of an architecture is to count; `auto`: ours where there is one, else llama.cpp's."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    LLAMA_CPP = "llama.cpp"
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionRequest:
+    """Which definition of the architecture, and what it may do.
+
+    Of llama.cpp's: ref: a tag, branch or commit instead of the pinned one. trusts_code: Python files that come with the
+    checkpoint may run. max_memory: bytes that tensors may take which are computed whole. directory: where its source
+    trees are, if not where they usually are.
+    """
+
+    front_end: FrontEnd = FrontEnd.AUTO
+    ref: str | None = None
+    trusts_code: bool = False
+    max_memory: int | None = None
+    directory: Path | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """A model to read.
 
     path: a directory as transformers saves it, the weight file in it, or the directory of an adapter as peft saves it,
     whose base is then looked for; absolute. adapters: to merge, in order.
-    pre_tokenizer: what `tokenizer.ggml.pre` is to be, where it is not recognised.
+    pre_tokenizer: what `tokenizer.ggml.pre` is to be, where it is not recognised. definition: whose counts.
     """
 
     path: Path
     adapters: tuple[MergeRequest, ...] = ()
     pre_tokenizer: str | None = None
+    definition: DefinitionRequest = DefinitionRequest()
 
     @property
     def directory(self) -> Path:
@@ -36,14 +62,18 @@ class ModelRequest:
 
 
 def model_request(
-    model: PathLike, *, merge: Merge | Iterable[Merge] = (), pre_tokenizer: str | None = None
+    model: PathLike,
+    *,
+    merge: Merge | Iterable[Merge] = (),
+    pre_tokenizer: str | None = None,
+    definition: DefinitionRequest = DefinitionRequest(),
 ) -> ModelRequest:
     """Say which model is meant. merge: such as `"./adapter"` or `["A:0.7", "B"]`; only a string can carry a weight.
 
     Raises UsageError for a weight that is not finite.
     """
     listed = [merge] if isinstance(merge, (str, os.PathLike, MergeRequest)) else merge
-    return ModelRequest(absolute(model), tuple(map(_merge_request, listed)), pre_tokenizer)
+    return ModelRequest(absolute(model), tuple(map(_merge_request, listed)), pre_tokenizer, definition)
 
 
 def as_request(model: PathLike | ModelRequest) -> ModelRequest:

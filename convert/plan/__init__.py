@@ -9,9 +9,11 @@ A plan is frozen data that pickles. `stream` carries it out and decides nothing;
     pruned   a model without some of its layers
     checks   whether an importance matrix fits, and what it lacks
     layout   from that to offsets, headers and tasks: `plan`
+    joined   the plans of a model's parts as one
 """
 
 from convert.plan.data import FileKind, FileLayout, Output, Plan, Target, Task
+from convert.plan.joined import joined
 from convert.plan.layout import lay_out, plan
 from convert.plan.request import (
     OutputRequest,
@@ -33,6 +35,7 @@ __all__ = [
     "Task",
     "directory_name",
     "gguf_name",
+    "joined",
     "lay_out",
     "parse_type",
     "parse_types",

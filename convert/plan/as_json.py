@@ -36,7 +36,18 @@ def plan_as_json(plan: Plan) -> str:
         "n_parameters": plan.n_parameters,
         "source_nbytes": plan.source_nbytes,
         "nbytes": plan.nbytes,
+        "definition": plan.definition,
         "notes": plan.notes,
+        "left_out": [
+            {
+                "group": group.group,
+                "reason": group.reason,
+                "other_file": group.other_file,
+                "nbytes": group.nbytes,
+                "tensors": [name for name, _ in group.tensors],
+            }
+            for group in plan.left_out
+        ],
         "outputs": outputs,
     }
     return json.dumps(document, indent=2)

@@ -35,7 +35,7 @@ def check_importance(model: GGUFModel, outputs: Mapping[FileType, Output], optio
     """
     tensors = dict(model.tensors)
     entries = {} if options.importance is None else options.importance.entries
-    if options.importance is not None and not entries.keys() & tensors.keys():
+    if options.importance is not None and entries and not entries.keys() & tensors.keys():
         raise PlanError(
             f"`{options.importance.file}` has importance for {_some(entries)}, and for none of this model's tensors",
             hint="it was made from another model",

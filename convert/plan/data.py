@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from convert.checkpoint import Tensor
     from convert.gguf_file import TensorInfo
     from convert.importance import ImportanceEntry
+    from convert.model import LeftOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Task:
     """Read one tensor once, and write it in every type that any output wants.
 
     name: in the outputs. type: of the values that the tensor gives. importance: of its columns, where it is known.
+    through: quantized targets are made from the values as this type holds them, as the reference's are; None: as read.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Task:
     type: GGMLQuantizationType
     targets: tuple[Target, ...]
     importance: ImportanceEntry | None = None
+    through: GGMLQuantizationType | None = None
 
 
 class FileKind(Enum):
@@ -78,8 +81,7 @@ class Plan:
     """The whole work.
 
     source: the checkpoint directory or the GGUF file. source_nbytes: of the tensors that are read.
-    through: quantized tensors are made from the values as this type holds them, as the reference's are; None: as read.
-    notes: what a user should know before the work starts.
+    notes: what a user should know before the work starts. definition, left_out: see GGUFModel.
     """
 
     source: Path
@@ -88,8 +90,9 @@ class Plan:
     source_nbytes: int
     outputs: tuple[Output, ...]
     tasks: tuple[Task, ...]
-    through: GGMLQuantizationType | None = None
     notes: tuple[str, ...] = ()
+    definition: str = ""
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -59,9 +59,11 @@ def file_content(model: GGUFModel, wanted: FileType, options: QuantizeOptions = 
     """
     tensors = [TensorToType(name, tensor.shape, tensor_type(tensor)) for name, tensor in model.tensors]
     if model.through is None:
+        if wanted.name in model.converted:
+            return _as_converted(tensors, _converted_types(tensors, model, wanted), model, wanted)
         return _as_quantized(tensors, model, wanted, options)
     float_type = FILE_TYPES[model.through.name] if wanted.is_quantized else wanted
-    choices = choose_float_types(tensors, float_type)
+    choices = _converted_types(tensors, model, float_type)
     if not wanted.is_quantized and not options.changes_content:
         return _as_converted(tensors, choices, model, wanted)
     floats = [replace(tensor, type=choice.type) for tensor, choice in zip(tensors, choices, strict=True)]
@@ -81,9 +83,19 @@ def _as_converted(
         PlannedTensor(tensor.name, tensor.shape, choice) for tensor, choice in zip(tensors, choices, strict=True)
     )
     is_packed = any(choice.reason == PACKED for choice in choices)
-    declared = file_type_entry((FILE_TYPES["MXFP4_MOE"] if is_packed else wanted).declared or 0)
+    own = (FILE_TYPES["MXFP4_MOE"] if is_packed else wanted).declared or 0
+    declared = file_type_entry(own if model.file_type is None else model.file_type)
     metadata = (declared if entry[0].key == Keys.General.FILE_TYPE else entry for entry in model.metadata)
     return FileContent(tuple(metadata), tuple(planned))
+
+
+def _converted_types(tensors: Sequence[TensorToType], model: GGUFModel, wanted: FileType) -> list[TypeChoice]:
+    """Choose types as the converter does: as its definition of this model has said, or by our rules."""
+    said = model.converted.get(wanted.name)
+    if said is None:
+        return choose_float_types(tensors, wanted)
+    types = [said[tensor.name] for tensor in tensors]
+    return [TypeChoice(kind, None if kind is wanted.type else "by llama.cpp's definition") for kind in types]
 
 
 def _as_quantized(

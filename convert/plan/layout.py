@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from gguf import GGMLQuantizationType
@@ -46,8 +47,9 @@ def plan(model: GGUFModel, outputs: Mapping[FileType, Path], options: QuantizeOp
         source_nbytes=model.source_nbytes,
         outputs=planned,
         tasks=tasks,
-        through=model.through,
         notes=model.notes + importance_notes(tasks, options) + _requantized_note(tasks),
+        definition=model.definition,
+        left_out=model.left_out,
     )
 
 
@@ -77,7 +79,8 @@ def _tasks(model: GGUFModel, outputs: Sequence[Output], options: QuantizeOptions
     for index, output in enumerate(outputs):
         for info in output.tensors:
             gathered[info.name][info.type].append((index, info.offset))
-    return tuple(task for name, tensor in model.tensors for task in _tasks_of(name, tensor, gathered[name], options))
+    tasks = (task for name, tensor in model.tensors for task in _tasks_of(name, tensor, gathered[name], options))
+    return tuple(replace(task, through=model.through) for task in tasks)
 
 
 def _tasks_of(

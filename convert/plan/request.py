@@ -30,6 +30,7 @@ class OutputRequest:
 
     types: such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case. name: the files' base name, by default the model's.
     discard_f16: leave the F16 file out. options: of the quantized files, as `quantize_options` reads them.
+    mmproj, mtp: the type of a file of what is not text, and of one of the layers that predict further tokens.
     """
 
     outdir: PathLike
@@ -37,6 +38,8 @@ class OutputRequest:
     name: str | None = None
     discard_f16: bool = False
     options: QuantizeOptions = NO_OPTIONS
+    mmproj: str | FileType | None = None
+    mtp: str | FileType | None = None
 
     def paths(self, own_name: str) -> dict[FileType, Path]:
         """Give each type its path. own_name: the model's.
@@ -50,12 +53,12 @@ class OutputRequest:
         require_directory(self.outdir)
         return {kind: self.path(own_name, kind.name) for kind in types}
 
-    def path(self, own_name: str, kind: str) -> Path:
-        """Name the file of one type."""
+    def path(self, own_name: str, kind: str, prefix: str = "") -> Path:
+        """Name the file of one type. prefix: what kind of file it is, as upstream's names begin."""
         name = own_name if self.name is None else self.name
         if not name or name in (".", "..") or "/" in name or "\0" in name:
             raise UsageError(f"`{name}` cannot be the base name of files", remedies=(Remedy.GIVE_NAME,))
-        return Path(self.outdir) / f"{name}-{kind}.gguf"
+        return Path(self.outdir) / f"{prefix}{name}-{kind}.gguf"
 
 
 def directory_name(directory: Path) -> str:

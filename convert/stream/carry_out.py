@@ -200,9 +200,7 @@ class _Work:
         self._workers.run(n_threads, work, on_interruption=on_interruption or self._abandon)
 
     def _encode_slices(self, sources: SourceFiles) -> None:
-        encoder = SliceEncoder(
-            self._plan.tasks, sources, through_f16=self._plan.through is not None, allow_nonfinite=self._allow_nonfinite
-        )
+        encoder = SliceEncoder(self._plan.tasks, sources, allow_nonfinite=self._allow_nonfinite)
         files: dict[int, PartialFile | ExistingFile] = {**self._files, **self._existing}
         while not self._workers.stop.is_set():
             with self._lock:

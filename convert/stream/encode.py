@@ -33,17 +33,11 @@ class _How(TypedDict):
 
 
 class SliceEncoder:
-    """Buffers for one worker, made once, and what it does with a slice.
+    """Buffers for one worker, made once, and what it does with a slice."""
 
-    through_f16: quantized targets are made from the values rounded to float16.
-    """
-
-    def __init__(
-        self, tasks: Sequence[Task], sources: SourceFiles, *, through_f16: bool, allow_nonfinite: bool
-    ) -> None:
+    def __init__(self, tasks: Sequence[Task], sources: SourceFiles, *, allow_nonfinite: bool) -> None:
         nbytes, encoded = buffer_sizes(tasks)
         self._sources = sources
-        self._through_f16 = through_f16
         self._allow_nonfinite = allow_nonfinite
         self._read = np.empty(nbytes, np.uint8)
         self._encoded: Mapping[GGMLQuantizationType, NDArray[np.uint8]] = {
@@ -70,7 +64,7 @@ class SliceEncoder:
     def _encode(
         self, piece: Slice, rows: NDArray[np.uint8], targets: list[tuple[GGMLQuantizationType, NDArray[np.uint8]]]
     ) -> None:
-        through_f16 = self._through_f16 and any(kind not in FLOAT_TYPES for kind, _ in targets)
+        through_f16 = piece.task.through is not None and any(kind not in FLOAT_TYPES for kind, _ in targets)
         tensor_type = piece.task.type
         how: _How = {
             "n_cols": piece.n_cols,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from convert.inspection import Inspection
+    from convert.llama_cpp.front_end import KnownArchitecture
 
 
 def show_inspection(inspection: Inspection, *, with_tensors: bool) -> None:
@@ -29,6 +30,12 @@ def show_inspection(inspection: Inspection, *, with_tensors: bool) -> None:
     if with_tensors:
         console.print()
         (_show_importance if inspection.importance else _show_tensors)(console, inspection)
+
+
+def show_architectures(known: Iterable[KnownArchitecture]) -> None:
+    """Print every class, whose definition it is, what files can be made, and which of these are tested."""
+    rows = [[each.name, each.definition, ", ".join(each.files), ", ".join(each.tested) or "-"] for each in known]
+    show_table(stdout(), ["class", "definition", "files", "tested byte for byte"], rows)
 
 
 def _summary(inspection: Inspection) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from convert.model import LeftOut
     from convert.plan import Output, Plan
 
 
@@ -27,7 +28,8 @@ def show_plan(plan: Plan, console: Console) -> None:
 
 def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "source", f"{plan.source}  ({size(plan.source_nbytes)}, {count(plan.n_parameters)} parameters)"
-    yield "model", plan.architecture
+    definition = f"  (definition: {plan.definition})" if plan.definition else ""
+    yield "model", f"{plan.architecture}{definition}"
     label = "outputs" if len(plan.outputs) > 1 else "output"
     if len(plan.outputs) == 1:
         yield label, f"{plan.outputs[0].path}  {size(plan.nbytes)}"
@@ -37,8 +39,19 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         for output in plan.outputs:
             yield "", f"  {os.path.relpath(output.path, root)}  {size(output.nbytes)}"
     yield "disk", _disk(plan)
+    for group in plan.left_out:
+        yield "left out", _left_out(group)
     for note in plan.notes:
         yield "note", note
+
+
+def _left_out(group: LeftOut) -> str:
+    names = [name for name, _ in group.tensors]
+    n_tensors = counted(len(names), "tensor")
+    text = f"{group.group}: {n_tensors}, {size(group.nbytes)}, {group.reason} (`{names[0]}` …)"
+    return (
+        text if group.other_file is None else f"{text}; `--{group.other_file} f16` writes them to a file of their own"
+    )
 
 
 def _disk(plan: Plan) -> str:

@@ -34,11 +34,13 @@ def verify_files(
     *,
     against: Path | ModelRequest | None = None,
     measuring: Measuring | None = None,
+    wanted: GGUFModel | None = None,
 ) -> Verification:
     """Open files again and check everything that can be checked.
 
     against: the checkpoint (or float GGUF file) that they were made of; every tensor is compared with its values.
-    measuring: what llama.cpp is to run, and with which programs; None: nothing.
+    measuring: what llama.cpp is to run, and with which programs; None: nothing. wanted: what `against` becomes, by
+    whichever definition; None: by ours.
     Findings are in the result, and raise nothing: `Verification.check` does.
     Raises CheckpointError for a path that is no file, and what planning `against` raises.
     """
@@ -46,7 +48,8 @@ def verify_files(
         if not path.is_file():
             raise no_file(path)
     request = None if against is None else _request(against)
-    wanted = None if request is None else wanted_model(request)
+    if wanted is None and request is not None:
+        wanted = wanted_model(request)
     judge, notes = _second_judge(request)
     files = tuple(_verify(path, wanted, judge, notes) for path in paths)
     return Verification(files if measuring is None else _measured(files, measuring))

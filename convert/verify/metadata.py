@@ -71,7 +71,9 @@ def _check_sizes(arch: str, hyper: Mapping[str, Any], tensors: Mapping[str, Tens
         length, n_cols = hyper["embedding_length"], embedding.shape[-1]
         yield problem(CHECK, f"`{arch}.embedding_length` is {length}, `{_EMBEDDING}` has {n_cols} columns")
     blocks = {int(match[1]) for name in tensors if (match := re.match(r"blk\.(\d+)\.", name))}
-    if isinstance(hyper.get("block_count"), int) and blocks != set(range(hyper["block_count"])):
+    count, n_predicting = hyper.get("block_count"), hyper.get("nextn_predict_layers", 0)
+    # Blocks that predict several tokens are counted, and may be missing, all of them.
+    if isinstance(count, int) and blocks not in (set(range(count)), set(range(count - n_predicting))):
         yield problem(CHECK, f"`{arch}.block_count` is {hyper['block_count']}, the file has blocks {_ranges(blocks)}")
     yield from _check_heads(arch, hyper, tensors)
 

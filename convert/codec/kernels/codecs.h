@@ -6,8 +6,8 @@
 #ifndef CONVERT_CODECS_H
 #define CONVERT_CODECS_H
 
+#include "bytes.h"
 #include "kernels.h"
-#include "lanes.h"
 
 #define CODECS(ROW)                                                                                                    \
     ROW(q4_0) ROW(q4_1) ROW(q5_0) ROW(q5_1) ROW(q8_0) ROW(q2_k) ROW(q3_k) ROW(q4_k) ROW(q5_k) ROW(q6_k)                \

@@ -53,43 +53,56 @@ INLINE int n_tried(search s) { return 2 * s.n_side + 1; }
 
 INLINE int top_of(search s) { return 2 * ((s.bits == 2 ? 3 : 8)) - 1; }
 
-/* The numbers that levels stand for: 1, 3, 5, ... Level 3 of three pads the lists: of a NaN no error is least. */
+/* The numbers that levels stand for: 1, 3, 5, ... A level of two bits is looked up with a bit of the next one's. */
 INLINE eight numbers_of_levels(search s) {
-    static const float three[8] = {1, 3, 5, __builtin_nanf(""), 1, 3, 5, __builtin_nanf("")};
-    static const float all[8] = {1, 3, 5, 7, 9, 11, 13, 15};
-    return load_eight(s.bits == 2 ? three : all);
+    static const float of_two_bits[8] = {1, 3, 5, 7, 1, 3, 5, 7}, of_three[8] = {1, 3, 5, 7, 9, 11, 13, 15};
+    return load_eight(s.bits == 2 ? of_two_bits : of_three);
 }
 
 INLINE u32v load_points(const uint16_t *from) { return __builtin_convertvector(load_u16(from), u32v); }
 
-/* The near point of least error, the first of equals; -1 where ggml finds none. */
-INLINE int32_t best_near_point(const grid *g, place at, search s, eight numbers, const float *x, const float *w, float scale) {
-    eight error[8];
+/* The errors of LANES near points: sum w (scale q - x)^2. */
+INLINE f32v errors_of(search s, const eight *error, u32v near) {
+    f32v sum = pick(error[0], near);
+    for (int i = 1; i < s.dims; i++) sum = sum + pick(error[i], near >> s.bits * i);
+    return sum;
+}
+
+/* The place in the list of the least error, the first of equals; -1 where ggml finds none. */
+INLINE int find_least(search s, const eight *error, const uint16_t *near, int n_near) {
     f32v least = splat(FLT_MAX);
-    i32v word = splat_i32(0), block = splat_i32(0);
-    const uint16_t *points = g->points + (size_t)at.list * LANES;
-    for (int i = 0; i < s.dims; i++)
-        for (int p = 0; p < EIGHT_PARTS; p++) {
-            f32v off = splat(scale) * numbers.part[p] - splat(x[i]);
-            error[i].part[p] = splat(w[i]) * off * off;
-        }
-    for (int b = 0; b < at.n_blocks; b++) {
-        u32v near = load_points(points + b * LANES);
-        f32v sum = pick(error[0], near);
-        for (int i = 1; i < s.dims; i++) sum = sum + pick(error[i], near >> s.bits * i);
+    i32v block = splat_i32(-1);
+    for (int b = 0; b * LANES < n_near; b++) {
+        f32v sum = errors_of(s, error, load_points(near + b * LANES));
         i32v better = greater(least, sum);
-        word = choose_i32(better, (i32v)near, word);
         block = choose_i32(better, splat_i32(b), block);
         least = choose(better, sum, least);
     }
     float smallest = least_of(least);
     unsigned ties = ~which_greater(least, splat(smallest)) & ALL_LANES;
-    if (!(smallest < FLT_MAX)) return -1;
     int lane = __builtin_ctz(ties);
-    if (ties & (ties - 1))
-        for (int k = lane + 1; k < LANES; k++)
-            if ((ties >> k & 1) && block[k] < block[lane]) lane = k;
-    return word[lane];
+    for (ties &= ties - 1; ties != 0; ties &= ties - 1)
+        if (block[__builtin_ctz(ties)] < block[lane]) lane = __builtin_ctz(ties);
+    return smallest < FLT_MAX ? block[lane] * LANES + lane : -1;
+}
+
+/* The near point of least error, the first of equals; -1 where ggml finds none. */
+INLINE int32_t best_near_point(const grid *g, place at, search s, eight numbers, const float *x, const float *w,
+                               float scale) {
+    const uint16_t *near = g->near + (size_t)at.list * LANES;
+    eight error[8];
+    for (int i = 0; i < s.dims; i++)
+        for (int p = 0; p < EIGHT_PARTS; p++) {
+            f32v off = splat(scale) * numbers.part[p] - splat(x[i]);
+            error[i].part[p] = splat(w[i]) * off * off;
+        }
+    if (at.n_near <= LANES) { /* most lists of IQ3 and IQ2_S */
+        f32v sum = errors_of(s, error, load_points(near));
+        if (which_greater(splat(FLT_MAX), sum) == ALL_LANES)
+            return near[__builtin_ctz(~which_greater(sum, splat(least_of(sum))) & ALL_LANES)];
+    }
+    int found = find_least(s, error, near, at.n_near);
+    return found < 0 ? -1 : near[found];
 }
 
 INLINE void round_groups(trials *t, search s, const float *x) {
@@ -111,7 +124,7 @@ INLINE int choose_points(trials *t, const grid *g, search s, eight numbers, cons
     for (int k = 0; k < s.n / s.dims; k++)
         for (int c = 0; c < n_tried(s); c++) {
             uint32_t point = t->point[k][c];
-            place at = g->places[point];
+            place at = place_of(g, s.bits, point);
             if (at.index < 0) {
                 int32_t near = best_near_point(g, at, s, numbers, b->x + k * s.dims, b->root_w + k * s.dims, t->scale[c]);
                 if (near < 0) return 1;
@@ -188,7 +201,7 @@ INLINE int choose_again(const grid *g, search s, eight numbers, const sub_block 
     for (int k = 0; k < n_groups; k++) {
         if (on_grid[k] && s.again == OFF_GRID) continue;
         uint32_t point = round_group(s, b->x + k * s.dims, 1 / *scale);
-        place at = g->places[point];
+        place at = place_of(g, s.bits, point);
         int32_t near = (int32_t)point;
         if (at.index < 0) near = best_near_point(g, at, s, numbers, b->x + k * s.dims, b->root_w + k * s.dims, *scale);
         if (near < 0) return 1;
@@ -217,13 +230,13 @@ INLINE found search_sub_block(const grid *g, search s, const sub_block *b, float
     sum_fits(&t, s, numbers, b);
     int winner = find_best(&t, s, &scale);
     for (int k = 0; k < n_groups; k++) {
-        on_grid[k] = winner < 0 ? s.begins_on_grid : g->places[t.point[k][winner]].index >= 0;
+        on_grid[k] = winner < 0 ? s.begins_on_grid : place_of(g, s.bits, t.point[k][winner]).index >= 0;
         if (winner >= 0) points[k] = t.chosen[k][winner];
     }
     if (choose_again(g, s, numbers, b, on_grid, points, &scale)) return result;
     result.scale = scale;
     result.refused = scale != scale;
-    for (int k = 0; k < n_groups; k++) result.index[k] = (uint16_t)g->places[points[k]].index;
+    for (int k = 0; k < n_groups; k++) result.index[k] = (uint16_t)place_of(g, s.bits, points[k]).index;
     return result;
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #define MOST_POINTS 2048
+#define MOST_LEVELS 8
 
 #define DEFINE_GRID(name, dims_, bits_, levels, shells)                                                                \
     grid LEVEL(name) = {.dims = dims_, .bits = bits_, .n_levels = levels, .n_shells = shells};
@@ -14,6 +15,8 @@ DEFINE_GRID(grid_iq2_s, 8, 2, 3, 1)
 DEFINE_GRID(grid_iq1, 8, 2, 3, 3)
 DEFINE_GRID(grid_iq3_xxs, 4, 3, 8, 2)
 DEFINE_GRID(grid_iq3_s, 4, 3, 8, 3)
+
+uint8_t LEVEL(in_base_3)[256];
 
 static grid *grid_of(int32_t type) {
     switch (type) {
@@ -28,103 +31,120 @@ static grid *grid_of(int32_t type) {
     }
 }
 
+/* The grid as seen from one point after the other. */
 typedef struct {
-    int n;
-    const uint16_t *points;
-    int16_t level[8][MOST_POINTS]; /* by dimension, so that distances are computed by lanes */
-    uint16_t distance[MOST_POINTS];
+    int n; /* points of the grid, a multiple of 16 */
+    uint8_t squared[8][MOST_LEVELS][MOST_POINTS]; /* by dimension and level there: what it adds to the distances */
+    uint8_t distance[MOST_POINTS];
 } around;
 
-static int level_of(const grid *g, uint32_t point, int dim) { return (int)(point >> dim * g->bits) & ((1 << g->bits) - 1); }
-
-static int has_unused_level(const grid *g, uint32_t point) {
-    for (int k = 0; k < g->dims; k++)
-        if (level_of(g, point, k) >= g->n_levels) return 1;
-    return 0;
+static uint32_t level_of(const grid *g, uint32_t point, int dim) {
+    return point >> dim * g->bits & ((1u << g->bits) - 1);
 }
 
-/* Squared distances of every point of the grid; the nearest distance above `above`. */
+static uint32_t n_points(const grid *g) { return 1u << g->dims * g->bits; }
+
+static int is_point(const grid *g, uint32_t point) {
+    for (int k = 0; k < g->dims; k++)
+        if (level_of(g, point, k) >= (uint32_t)g->n_levels) return 0;
+    return 1;
+}
+
 static void measure_distances(const grid *g, uint32_t point, around *a) {
     memset(a->distance, 0, sizeof a->distance);
     for (int k = 0; k < g->dims; k++) {
-        int16_t here = (int16_t)level_of(g, point, k);
-        for (int i = 0; i < a->n; i++) {
-            int16_t step = (int16_t)(a->level[k][i] - here);
-            a->distance[i] = (uint16_t)(a->distance[i] + step * step);
-        }
+        const uint8_t *squared = a->squared[k][level_of(g, point, k)];
+        for (int i = 0; i < a->n; i++) a->distance[i] = (uint8_t)(a->distance[i] + squared[i]);
     }
 }
 
-static uint16_t nearest_beyond(const around *a, int beyond) {
-    uint16_t nearest = UINT16_MAX;
+/* The least distance above `beyond`; UINT8_MAX if there is none. */
+static uint8_t nearest_beyond(const around *a, int beyond) {
+    uint8_t nearest = UINT8_MAX;
     for (int i = 0; i < a->n; i++) {
-        uint16_t d = (int)a->distance[i] > beyond ? a->distance[i] : UINT16_MAX;
+        uint8_t d = a->distance[i] > beyond ? a->distance[i] : UINT8_MAX;
         nearest = d < nearest ? d : nearest;
     }
     return nearest;
 }
 
-/* The near points in order; returns how many. */
+/* Indices of the grid's points within a distance, in order; most sixteen hold none. */
+static int find_within(const around *a, uint8_t distance, uint16_t *found) {
+    int n = 0;
+    for (int i = 0; i < a->n; i += 16) {
+        uint64_t any[2];
+        u8x16 within = (u8x16)(load_u8x16(a->distance + i) <= distance - (u8x16){0});
+        memcpy(any, &within, 16);
+        if ((any[0] | any[1]) == 0) continue;
+        for (int k = i; k < i + 16; k++)
+            if (a->distance[k] <= distance) found[n++] = (uint16_t)k;
+    }
+    return n;
+}
+
+/* Writes a list, and what pads it; returns how many are near. */
 static int collect(const grid *g, const around *a, uint16_t *near) {
-    uint16_t candidates[MOST_POINTS], last = 0;
-    int n = 0, n_near = 0, shell = -1;
+    uint16_t found[MOST_POINTS];
+    int shell = -1, n_near = 0;
     for (int s = 0; s < g->n_shells; s++) {
         int next = nearest_beyond(a, shell);
-        if (next != UINT16_MAX) shell = next;
+        if (next != UINT8_MAX) shell = next;
     }
-    for (int i = 0; i < a->n; i++) {
-        candidates[n] = (uint16_t)i;
-        n += (int)a->distance[i] <= shell;
-    }
+    int n = find_within(a, (uint8_t)shell, found);
     for (int d = 0; d <= shell && n_near < n; d++)
         for (int i = 0; i < n; i++)
-            if (a->distance[candidates[i]] == d) near[n_near++] = last = a->points[candidates[i]];
-    if (g->n_levels < 1 << g->bits) last = UINT16_MAX;
-    for (int i = n_near; i % LANES != 0; i++) near[i] = last;
+            if (a->distance[found[i]] == d) near[n_near++] = g->of_index[found[i]];
+    for (int i = n_near; i % LANES != 0; i++) near[i] = near[n_near - 1];
     return n_near;
 }
 
-static int needs_list(const grid *g, uint32_t point) { return g->places[point].index < 0 && !has_unused_level(g, point); }
-
 static void place_points(grid *g, const uint16_t *points, int n, around *a) {
-    *a = (around){.n = n, .points = points};
+    a->n = n;
     memcpy(g->of_index, points, (size_t)n * sizeof *points);
-    for (uint32_t u = 0; u < 1u << g->dims * g->bits; u++) g->places[u] = (place){.index = -1};
+    for (uint32_t low = 0; low < 256; low++) {
+        uint32_t number = 0;
+        for (int k = 3; k >= 0; k--) number = number * 3 + (low >> 2 * k & 3);
+        LEVEL(in_base_3)[low] = (uint8_t)number;
+    }
+    for (uint32_t u = 0; u < n_points(g); u++)
+        if (is_point(g, u)) g->places[number_of(g->bits, u)] = (place){.index = -1};
     for (int i = 0; i < n; i++) {
-        g->places[points[i]].index = (int16_t)i;
-        for (int k = 0; k < g->dims; k++) a->level[k][i] = (int16_t)level_of(g, points[i], k);
+        g->places[number_of(g->bits, points[i])].index = (int16_t)i;
+        for (int k = 0; k < g->dims; k++)
+            for (int level = 0; level < g->n_levels; level++) {
+                int step = (int)level_of(g, points[i], k) - level;
+                a->squared[k][level][i] = (uint8_t)(step * step);
+            }
     }
 }
 
 /* Makes all lists, one after the other; returns 1 if there is no memory. */
 static int make_lists(grid *g, around *a) {
     size_t used = 0, room = 0;
-    for (uint32_t u = 0; u < 1u << g->dims * g->bits; u++) {
-        if (!needs_list(g, u)) continue;
+    for (uint32_t u = 0; u < n_points(g); u++) {
+        if (!is_point(g, u) || place_of(g, g->bits, u).index >= 0) continue;
         if (room - used < MOST_POINTS) {
-            uint16_t *longer = realloc(g->points, (room += 1 << 18) * sizeof *longer);
+            uint16_t *longer = realloc(g->near, (room += 1 << 18) * sizeof *longer);
             if (longer == NULL) return 1;
-            g->points = longer;
+            g->near = longer;
         }
         measure_distances(g, u, a);
-        int n_blocks = (collect(g, a, g->points + used) + LANES - 1) / LANES;
-        g->places[u].list = (uint32_t)(used / LANES);
-        g->places[u].n_blocks = (int16_t)n_blocks;
-        used += (size_t)n_blocks * LANES;
+        int n_near = collect(g, a, g->near + used);
+        g->places[number_of(g->bits, u)] = (place){(uint32_t)(used / LANES), (int16_t)n_near, -1};
+        used += (size_t)(n_near + LANES - 1) / LANES * LANES;
     }
     return 0;
 }
 
-/* points: n of them, in the grid's order. Called once for each grid, before any of its types is encoded. Returns 0, or 1
- * if the type has no grid or there is no memory. */
 int32_t LEVEL(set_grid)(int32_t type, const uint16_t *points, int32_t n) {
     grid *g = grid_of(type);
-    if (g == NULL || n > MOST_POINTS) return 1;
+    if (g == NULL || n > MOST_POINTS || n % 16 != 0) return 1;
     if (g->places != NULL) return 0; /* of two types that share one */
     around *a = malloc(sizeof *a);
-    g->places = malloc((sizeof *g->places) << g->dims * g->bits);
+    place *places = malloc((sizeof *places) << 13); /* 8^4 and 3^8 are less */
     g->of_index = malloc((size_t)n * sizeof *points);
-    int failed = a == NULL || g->places == NULL || g->of_index == NULL;
+    int failed = a == NULL || places == NULL || g->of_index == NULL;
+    g->places = places;
     if (!failed) {
         place_points(g, points, n, a);
         failed = make_lists(g, a);

@@ -61,7 +61,8 @@ static void rank_weights(lanes *l, int n) {
 /* Sums in ascending order of the weights. In halves, what belongs to the other half adds 0. */
 static void sum_sorted(lanes *l, int n, int n_halves) {
     for (int h = 0; h < n_halves; h++) {
-        float wx[MOST][LANES] = {{0}}, w[MOST][LANES] = {{0}};
+        float wx[MOST][LANES], w[MOST][LANES];
+        if (n_halves > 1) memset(wx, 0, (size_t)n * sizeof wx[0]), memset(w, 0, (size_t)n * sizeof w[0]);
         for (int i = h * n / n_halves; i < (h + 1) * n / n_halves; i++)
             for (int k = 0; k < LANES; k++) {
                 wx[l->rank[i][k]][k] = l->wx[i][k];
@@ -75,10 +76,12 @@ static void sum_sorted(lanes *l, int n, int n_halves) {
     }
 }
 
-INLINE i32v is_better(f32v qx, f32v q2, f32v best) { return greater(qx * qx, best * q2) & greater(q2, splat(0)); }
+/* Whether a fit may be better than the best: a fit of nothing may seem so. */
+INLINE i32v beats(f32v qx, f32v q2, f32v best) { return greater(qx * qx, best * q2); }
 
-static __attribute__((noinline)) void keep_split(lanes *l, f32v qx, f32v q2, int first, int second, int kind) {
-    i32v better = is_better(qx, q2, l->best);
+INLINE void keep_split(lanes *l, f32v qx, f32v q2, int first, int second, int kind) {
+    i32v better = beats(qx, q2, l->best) & greater(q2, splat(0));
+    if (!any_lane(better)) return;
     f32v scale = qx / q2;
     l->scale = choose(better, scale, l->scale);
     l->best = choose(better, scale * qx, l->best);
@@ -109,18 +112,24 @@ static void search_splits_s(lanes *l) {
         end2_down[i] = rest_w * low * low;
     }
     for (int first = 0; first <= n; first++) {
-        f32v begin_up = sx[first] * -low, begin_down = sx[first] * -high;
-        f32v begin2_up = sw[first] * -low * -low, begin2_down = sw[first] * -high * -high;
+        f32v x = sx[first], w = sw[first], best = l->best;
+        f32v begin_up = x * -low, begin_down = x * -high, begin2_up = w * -low * -low, begin2_down = w * -high * -high;
         for (int second = first; second <= n; second++) {
-            f32v middle = (sx[second] - sx[first]) * shift, middle2 = (sw[second] - sw[first]) * shift * shift;
+            f32v middle = (sx[second] - x) * shift, middle2 = (sw[second] - w) * shift * shift;
             f32v qx_up = begin_up + middle + end_up[second], q2_up = begin2_up + middle2 + end2_up[second];
             f32v qx_down = begin_down - middle + end_down[second], q2_down = begin2_down + middle2 + end2_down[second];
-            if (!any_lane(is_better(qx_up, q2_up, l->best) | is_better(qx_down, q2_down, l->best))) continue;
+            if (!any_lane(beats(qx_up, q2_up, best) | beats(qx_down, q2_down, best))) continue;
             keep_split(l, qx_up, q2_up, first, second, 0);
             keep_split(l, qx_down, q2_down, first, second, 3);
+            best = l->best;
         }
     }
 }
+
+/* Of one half: what a split sums to, shifted up and down. */
+typedef struct {
+    f32v qx_up, qx_down, q2_up, q2_down;
+} half_sums;
 
 /* Parity: the sums of a half collapse to a difference, see ggml's own comment. */
 static void search_splits_m(lanes *l) {
@@ -130,26 +139,31 @@ static void search_splits_m(lanes *l) {
     f32v end_up[2][n + 1], end_down[2][n + 1];
     for (int h = 0; h < 2; h++)
         for (int i = 0; i <= n; i++) end_up[h][i] = l->sum_w[h][i] * up2, end_down[h][i] = l->sum_w[h][i] * down2;
-    for (int first = 0; first <= n; first++)
+    for (int first = 0; first <= n; first++) {
+        f32v best = l->best, x[2] = {l->sum_x[0][first], l->sum_x[1][first]};
+        half_sums begin[2], sums[2];
+        for (int h = 0; h < 2; h++) {
+            f32v all_x = l->sum_x[h][n], all_w = l->sum_w[h][n], w = l->sum_w[h][first];
+            begin[h] = (half_sums){all_x * up, all_x * down, all_w * up * up + w * up1, all_w * down * down + w * down1};
+        }
         for (int second = first; second <= n; second++) {
-            f32v qx_up[2], qx_down[2], q2_up[2], q2_down[2], qx[4], q2[4];
+            f32v qx[4], q2[4];
             i32v better = splat_i32(0);
             for (int h = 0; h < 2; h++) {
-                const f32v *sx = l->sum_x[h], *sw = l->sum_w[h];
-                f32v taken = sx[first] + sx[second];
-                qx_up[h] = sx[n] * up - taken;
-                qx_down[h] = sx[n] * down - taken;
-                q2_up[h] = sw[n] * up * up + sw[first] * up1 + end_up[h][second];
-                q2_down[h] = sw[n] * down * down + sw[first] * down1 + end_down[h][second];
+                f32v taken = x[h] + l->sum_x[h][second];
+                sums[h] = (half_sums){begin[h].qx_up - taken, begin[h].qx_down - taken, begin[h].q2_up + end_up[h][second],
+                                      begin[h].q2_down + end_down[h][second]};
             }
             for (int k = 0; k < 4; k++) {
-                qx[k] = (k < 2 ? qx_up[0] : qx_down[0]) + (k % 2 ? qx_down[1] : qx_up[1]);
-                q2[k] = (k < 2 ? q2_up[0] : q2_down[0]) + (k % 2 ? q2_down[1] : q2_up[1]);
-                better |= is_better(qx[k], q2[k], l->best);
+                qx[k] = (k < 2 ? sums[0].qx_up : sums[0].qx_down) + (k % 2 ? sums[1].qx_down : sums[1].qx_up);
+                q2[k] = (k < 2 ? sums[0].q2_up : sums[0].q2_down) + (k % 2 ? sums[1].q2_down : sums[1].q2_up);
+                better |= beats(qx[k], q2[k], best);
             }
             if (!any_lane(better)) continue;
             for (int k = 0; k < 4; k++) keep_split(l, qx[k], q2[k], first, second, k / 2 | k % 2 << 1);
+            best = l->best;
         }
+    }
 }
 
 /* A negative scale is turned around, and levels and shifts with it. */
@@ -173,11 +187,11 @@ static int settle(const float *x, const float *w, int n, float scale, int kind, 
     const grid *g = &LEVEL(grid_iq1);
     for (int k = 0; k < n / 8; k++) {
         float shift = shift_of(kind, k / (n / 16)), numbers[8];
-        place at = g->places[points[k]];
+        place at = place_of(g, 2, points[k]);
         settled[k] = (uint16_t)points[k];
         if (at.index >= 0) continue;
         *all_on_grid = 0;
-        for (int i = 0; i < 8; i++) numbers[i] = i % 4 == 3 ? __builtin_nanf("") : (float)(i % 4 - 1) + shift;
+        for (int i = 0; i < 8; i++) numbers[i] = (float)(i % 4 - 1) + shift;
         int32_t near = best_near_point(g, at, near_points, load_eight(numbers), x + 8 * k, w + 8 * k, scale);
         if (near < 0) return 1;
         settled[k] = (uint16_t)near;
@@ -238,7 +252,7 @@ static void encode_lanes(const float *x, const float *w, int n, float tiny, sub 
         if (largest[k] < tiny || !found[k]) continue;
         subs[k].scale = all_on_grid[k] ? scale[k] : refit[k];
         subs[k].refused |= subs[k].scale != subs[k].scale;
-        for (int j = 0; j < n / 8; j++) subs[k].index[j] = (uint16_t)LEVEL(grid_iq1).places[settled[k][j]].index;
+        for (int j = 0; j < n / 8; j++) subs[k].index[j] = (uint16_t)place_of(&LEVEL(grid_iq1), 2, settled[k][j]).index;
     }
 }
 

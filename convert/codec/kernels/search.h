@@ -47,6 +47,21 @@ INLINE unsigned which_greater(f32v a, f32v b) {
 #endif
 }
 
+/* Bit i of the result: lane i of a mask. */
+INLINE unsigned which_set(i32v mask) {
+#if LANES_AVX512
+    return (unsigned)_mm512_movepi32_mask((__m512i)mask);
+#elif LANES_AVX2
+    return (unsigned)_mm256_movemask_ps((__m256)mask);
+#elif LANES_SSE2
+    return (unsigned)_mm_movemask_ps((__m128)mask);
+#else
+    unsigned set = 0;
+    for (int i = 0; i < LANES; i++) set |= (unsigned)(mask[i] & 1) << i;
+    return set;
+#endif
+}
+
 INLINE i32v clamp_ints(i32v x, int low, int high) {
 #if LANES_AVX512
     return (i32v)_mm512_min_epi32(_mm512_max_epi32((__m512i)x, _mm512_set1_epi32(low)), _mm512_set1_epi32(high));

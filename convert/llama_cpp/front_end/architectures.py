@@ -1,0 +1,144 @@
+"""Which classes of transformers there are definitions for, at the pinned commit: what `inspect --architectures` lists.
+
+Source: conversion/__init__.py, TEXT_MODEL_MAP and MMPROJ_MODEL_MAP @ 0c1e570; a test reads them again. What was tested
+is in the tests' tables, and the same test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from convert.architecture import FAMILIES
+
+_TEXT: Final = """
+AfmoeForCausalLM ApertusForCausalLM ArceeForCausalLM ArcticForCausalLM AudioFlamingo3ForConditionalGeneration
+BaiChuanForCausalLM BaichuanForCausalLM BailingMoeForCausalLM BailingMoeV2ForCausalLM BailingMoeV3ForCausalLM
+BailingMoeV3VLForConditionalGeneration BambaForCausalLM BertForMaskedLM BertForSequenceClassification BertModel
+BitNetForCausalLM BitnetForCausalLM BloomForCausalLM BloomModel CamembertModel ChameleonForCausalLM
+ChameleonForConditionalGeneration ChatGLMForConditionalGeneration ChatGLMModel CodeShellForCausalLM
+CogVLMForCausalLM Cohere2ForCausalLM Cohere2MoeForCausalLM CohereForCausalLM DFlash2DraftModel DFlashDraftModel
+DSparkDraftModel DSparkSpeculator DbrxForCausalLM DeciLMForCausalLM DeepseekForCausalLM DeepseekOCRForCausalLM
+DeepseekV2ForCausalLM DeepseekV32ForCausalLM DeepseekV3ForCausalLM DeepseekV4DSparkModel DeepseekV4ForCausalLM
+DistilBertForMaskedLM DistilBertForSequenceClassification DistilBertModel Dots1ForCausalLM Dots3NoteForCausalLM
+Dots3NoteForConditionalGeneration Dots3NoteTextForCausalLM DotsOCRForCausalLM DreamModel Eagle3DraftModel
+Eagle3LlamaForCausalLM Eagle3Speculator Ernie4_5ForCausalLM Ernie4_5_ForCausalLM Ernie4_5_MoeForCausalLM
+EuroBertModel Exaone4ForCausalLM Exaone4_5_ForConditionalGeneration ExaoneForCausalLM ExaoneMoEForCausalLM
+ExaoneMoeForCausalLM FalconForCausalLM FalconH1ForCausalLM FalconMambaForCausalLM GPT2LMHeadModel
+GPTBigCodeForCausalLM GPTNeoXForCausalLM GPTRefactForCausalLM Gemma2ForCausalLM Gemma3ForCausalLM
+Gemma3ForConditionalGeneration Gemma3TextModel Gemma3nForCausalLM Gemma3nForConditionalGeneration
+Gemma4AssistantForCausalLM Gemma4DSparkModel Gemma4ForCausalLM Gemma4ForConditionalGeneration
+Gemma4UnifiedAssistantForCausalLM Gemma4UnifiedForConditionalGeneration GemmaForCausalLM Glm4ForCausalLM
+Glm4MoeForCausalLM Glm4MoeLiteForCausalLM Glm4vForConditionalGeneration Glm4vMoeForConditionalGeneration
+Glm5NextForConditionalGeneration GlmForCausalLM GlmMoeDsaForCausalLM GlmOcrForConditionalGeneration
+GptOssForCausalLM GraniteForCausalLM GraniteMoeForCausalLM GraniteMoeHybridForCausalLM GraniteMoeSWAForCausalLM
+GraniteMoeSharedForCausalLM GraniteSWAForCausalLM GraniteSpeechForConditionalGeneration
+GraniteSpeechPlusForConditionalGeneration GraniteSwitchForCausalLM Grok1ForCausalLM GrokForCausalLM
+GroveMoeForCausalLM HYV3ForCausalLM HYV4ForCausalLM HrmTextForCausalLM HunYuanDenseV1ForCausalLM
+HunYuanMoEV1ForCausalLM HunYuanVLForConditionalGeneration IQuestCoderForCausalLM InternLM2ForCausalLM
+InternLM3ForCausalLM JAISLMHeadModel Jais2ForCausalLM JambaForCausalLM JanusForConditionalGeneration
+JinaBertForMaskedLM JinaBertModel JinaEmbeddingsV5Model KORMoForCausalLM KimiK25ForConditionalGeneration
+KimiK3ForConditionalGeneration KimiLinearForCausalLM KimiLinearModel KimiVLForConditionalGeneration LFM2ForCausalLM
+LLaDAMoEModel LLaDAMoEModelLM LLaDAModelLM LLaMAForCausalLM LagunaForCausalLM Lfm25AudioTokenizer
+Lfm2BidirectionalModel Lfm2DSparkDraftModel Lfm2ForCausalLM Lfm2Model Lfm2MoeForCausalLM LingDSparkModel
+Llama4ForCausalLM Llama4ForConditionalGeneration LlamaBidirectionalModel LlamaForCausalLM LlamaForCausalLMEagle3
+LlamaModel LlavaForConditionalGeneration LlavaStableLMEpochForCausalLM MPTForCausalLM MT5ForConditionalGeneration
+MaincoderForCausalLM Mamba2ForCausalLM MambaForCausalLM MambaLMHeadModel MapleForCausalLM MellumForCausalLM
+MiMoV2FlashForCausalLM MiMoV2ForCausalLM MiniCPM3ForCausalLM MiniCPMForCausalLM MiniCPMV4_6ForConditionalGeneration
+MiniMaxM1ForCausalLM MiniMaxM2ForCausalLM MiniMaxM3SparseForCausalLM MiniMaxM3SparseForConditionalGeneration
+MiniMaxText01ForCausalLM Ministral3ForCausalLM Mistral3ForConditionalGeneration MistralForCausalLM
+MixtralForCausalLM ModernBertForMaskedLM ModernBertForSequenceClassification ModernBertModel
+MuseGlimmerAssistantModel MuseGlimmerForConditionalGeneration NanbeigeForCausalLM NemotronForCausalLM
+NemotronHForCausalLM NemotronHPuzzleForCausalLM NeoBERT NeoBERTForSequenceClassification NeoBERTLMHead
+NomicBertModel OLMoForCausalLM Olmo2ForCausalLM Olmo3ForCausalLM OlmoForCausalLM OlmoeForCausalLM OpenELMForCausalLM
+OrionForCausalLM PLMForCausalLM PLaMo2ForCausalLM PLaMo3ForCausalLM PaddleOCRVLForConditionalGeneration
+PanguEmbeddedForCausalLM Phi3ForCausalLM Phi4ForCausalLMV PhiForCausalLM PhiMoEForCausalLM Plamo2ForCausalLM
+Plamo3ForCausalLM PlamoForCausalLM PocketTTSModel QWenLMHeadModel Qwen2AudioForConditionalGeneration
+Qwen2ForCausalLM Qwen2Model Qwen2MoeForCausalLM Qwen2VLForConditionalGeneration Qwen2VLModel Qwen2_5OmniModel
+Qwen2_5_VLForConditionalGeneration Qwen3ASRForConditionalGeneration Qwen3DSparkModel Qwen3ForCausalLM Qwen3Model
+Qwen3MoeForCausalLM Qwen3NextForCausalLM Qwen3OmniMoeForConditionalGeneration Qwen3TTSForConditionalGeneration
+Qwen3VLForConditionalGeneration Qwen3VLMoeForConditionalGeneration Qwen3_5ForCausalLM
+Qwen3_5ForConditionalGeneration Qwen3_5MoeForCausalLM Qwen3_5MoeForConditionalGeneration Qwen4ExpForCausalLM
+Qwen4ExpForConditionalGeneration RND1 RWForCausalLM RWKV6Qwen2ForCausalLM RWKV7ForCausalLM
+RobertaForSequenceClassification RobertaModel RuGPT3XLForCausalLM Rwkv6ForCausalLM Rwkv7ForCausalLM
+RwkvHybridForCausalLM Sarashina2VisionForCausalLM SarvamMoEForCausalLM SeedOssForCausalLM SmallThinkerForCausalLM
+SmolLM3ForCausalLM SolarOpenForCausalLM Spark2_5ForCausalLM StableLMEpochForCausalLM StableLmForCausalLM
+Starcoder2ForCausalLM Step3p5ForCausalLM Step3p7ForConditionalGeneration StepVLForConditionalGeneration
+T5EncoderModel T5ForConditionalGeneration T5WithLMHeadModel TalkieForCausalLM UMT5ForConditionalGeneration UMT5Model
+UltravoxModel UnlimitedOCRForCausalLM VLlama3ForCausalLM VoxtralForConditionalGeneration WavTokenizerDec
+XLMRobertaForSequenceClassification XLMRobertaModel XverseForCausalLM YoutuForCausalLM
+YoutuVLForConditionalGeneration modeling_grove_moe.GroveMoeForCausalLM modeling_sarvam_moe.SarvamMoEForCausalLM
+"""
+_MMPROJ: Final = """
+AudioFlamingo3ForConditionalGeneration BailingMoeV3VLForConditionalGeneration CogVLMForCausalLM
+DeepseekOCR2ForCausalLM DeepseekOCRForCausalLM DeepseekV4ForCausalLM Dots3NoteForCausalLM
+Dots3NoteForConditionalGeneration DotsOCRForCausalLM Exaone4_5_ForConditionalGeneration
+Gemma3ForConditionalGeneration Gemma3nForConditionalGeneration Gemma4ForConditionalGeneration
+Gemma4UnifiedForConditionalGeneration Glm4vForConditionalGeneration Glm4vMoeForConditionalGeneration
+Glm5NextForConditionalGeneration Glm5vForConditionalGeneration GlmOcrForConditionalGeneration GlmasrModel
+Granite4VisionForConditionalGeneration GraniteSpeechForConditionalGeneration
+GraniteSpeechPlusForConditionalGeneration HunYuanVLForConditionalGeneration Idefics3ForConditionalGeneration
+InternVisionModel JanusForConditionalGeneration KimiK25ForConditionalGeneration KimiVLForConditionalGeneration
+Lfm2AudioForConditionalGeneration Lfm2VlForConditionalGeneration LightOnOCRForConditionalGeneration
+Llama4ForConditionalGeneration LlavaForConditionalGeneration MERaLiON2ForConditionalGeneration MiMoV2ForCausalLM
+MiniCPMV4_6ForConditionalGeneration MiniMaxM3SparseForConditionalGeneration Mistral3ForConditionalGeneration
+MuseGlimmerForConditionalGeneration NemotronH_Nano_VL_V2 PaddleOCRVisionModel Phi4ForCausalLMV PocketTTSModel
+Qwen2AudioForConditionalGeneration Qwen2VLForConditionalGeneration Qwen2VLModel Qwen2_5OmniModel
+Qwen2_5_VLForConditionalGeneration Qwen3ASRForConditionalGeneration Qwen3OmniMoeForConditionalGeneration
+Qwen3TTSForConditionalGeneration Qwen3VLForConditionalGeneration Qwen3VLMoeForConditionalGeneration
+Qwen3_5ForConditionalGeneration Qwen3_5MoeForConditionalGeneration Qwen4ExpForConditionalGeneration RADIOModel
+Sarashina2VisionForCausalLM SmolVLMForConditionalGeneration Step3p7ForConditionalGeneration
+StepVLForConditionalGeneration UltravoxModel UnlimitedOCRForCausalLM VoxtralForConditionalGeneration
+YoutuVLForConditionalGeneration
+"""
+# Through this front end, by sha256 against the reference.
+_TESTED_TEXT: Final = """
+AfmoeForCausalLM ApertusForCausalLM ArceeForCausalLM BertForSequenceClassification BertModel BloomForCausalLM
+CohereForCausalLM DistilBertModel Exaone4ForCausalLM GPTBigCodeForCausalLM Gemma2ForCausalLM
+Gemma3ForConditionalGeneration GptOssForCausalLM GraniteForCausalLM GraniteMoeForCausalLM
+GraniteMoeHybridForCausalLM HunYuanDenseV1ForCausalLM JambaForCausalLM Lfm2ForCausalLM Llama4ForCausalLM
+LlavaForConditionalGeneration MambaForCausalLM Ministral3ForCausalLM ModernBertModel NemotronHForCausalLM
+Olmo2ForCausalLM OlmoeForCausalLM Phi3ForCausalLM PhiForCausalLM Qwen2MoeForCausalLM Qwen2VLForConditionalGeneration
+Qwen3VLMoeForConditionalGeneration RobertaModel SeedOssForCausalLM SmolLM3ForCausalLM StableLmForCausalLM
+Starcoder2ForCausalLM T5EncoderModel T5ForConditionalGeneration XLMRobertaModel
+"""
+_TESTED_MMPROJ: Final = """
+Gemma3ForConditionalGeneration LlavaForConditionalGeneration Qwen2VLForConditionalGeneration
+Qwen3VLMoeForConditionalGeneration
+"""
+
+TEXT_CLASSES: Final = frozenset(_TEXT.split())
+MMPROJ_CLASSES: Final = frozenset(_MMPROJ.split())
+TESTED_TEXT: Final = frozenset(_TESTED_TEXT.split())
+TESTED_MMPROJ: Final = frozenset(_TESTED_MMPROJ.split())
+
+
+@dataclass(frozen=True, slots=True)
+class KnownArchitecture:
+    """A class of transformers.
+
+    definition: `native` or `llama.cpp`, of its text model. files: what can be made of it. tested: which of these the
+    tests compare with the reference's, byte for byte.
+    """
+
+    name: str
+    definition: str
+    files: tuple[str, ...]
+    tested: tuple[str, ...]
+
+
+def known_architectures() -> tuple[KnownArchitecture, ...]:
+    """List every class, by name."""
+    native = {name for family in FAMILIES for name in family.hf_names}
+    return tuple(_known(name, native) for name in sorted(native | TEXT_CLASSES | MMPROJ_CLASSES, key=_order))
+
+
+def _order(name: str) -> tuple[str, str]:
+    return name.lower(), name
+
+
+def _known(name: str, native: set[str]) -> KnownArchitecture:
+    text = name in native or name in TESTED_TEXT
+    files = ("text",) * (name in native or name in TEXT_CLASSES) + ("mmproj",) * (name in MMPROJ_CLASSES)
+    tested = ("text",) * text + ("mmproj",) * (name in TESTED_MMPROJ)
+    return KnownArchitecture(name, "native" if name in native else "llama.cpp", files, tested)
