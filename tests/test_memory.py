@@ -330,9 +330,15 @@ def test_a_broken_config_is_told_and_the_weights_are_shown(
 
 
 def test_a_packing_that_is_not_decoded_leaves_the_parameters_open(saved: Callable[..., Path], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
     config = json.loads((saved(*MODELS["llama"]) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "no-such"}}))
-    (tmp_path / "model.safetensors").write_bytes((saved(*MODELS["llama"]) / "model.safetensors").read_bytes())
+    tensors = load_file(saved(*MODELS["llama"]) / "model.safetensors")
+    codes = "model.layers.0.self_attn.q_proj.codes"
+    tensors[codes] = tensors.pop("model.layers.0.self_attn.q_proj.weight").to(torch.int8)
+    save_file(tensors, tmp_path / "model.safetensors")
     inspection = convert.inspect(tmp_path)
     assert inspection.n_parameters is None
     assert inspection.memory is None
