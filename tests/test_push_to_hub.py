@@ -105,7 +105,7 @@ def test_an_interrupted_upload_is_resumed(hub: Hub, tiny_llama: Path, tmp_path: 
     assert result.returncode == 0
     assert hub.uploads == [*arrived, lost]
     assert hub.repositories["me/tiny"].files == hashes(tmp_path / "out")
-    assert result.stderr.count("kept: complete") == len(hashes(tmp_path / "out"))
+    assert result.stderr.count("complete, and equal to the plan") == len(hashes(tmp_path / "out"))
 
 
 def test_a_client_killed_during_an_upload_is_continued(hub: Hub, tiny_llama: Path, tmp_path: Path) -> None:

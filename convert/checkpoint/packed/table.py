@@ -100,6 +100,7 @@ def has_plain_weights(quantization: Quantization, tensors: Mapping[str, TensorSo
     """
     return quantization.method not in _ROUNDED_LATER and all(
         (source.dtype in _PLAIN or len(source.shape) < 2)  # noqa: PLR2004 - a matrix or a stack
+        and source.shape[1:] != (1,)  # bitsandbytes' words, which may be stored as floats, are a column
         and not _COMPANION.search(source.name)
         and not any(row.marks(source) for row in PACKED_FORMATS)
         for source in tensors.values()
