@@ -47,7 +47,15 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def running(large_model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def _heeds_sighup() -> Iterator[None]:
+    """Let programs heed SIGHUP, also where the tests run under nohup, which they would inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def running(_heeds_sighup: None, large_model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Return `convert all` at work, its first bytes written."""
     process = subprocess.Popen(
         command("all", large_model, tmp_path / "out", "--jobs", "1"), stderr=subprocess.PIPE, text=True

@@ -98,12 +98,15 @@ def has_plain_weights(quantization: Quantization, tensors: Mapping[str, TensorSo
 
     It is left over where weights were dequantized and saved. BitNet's may be meant to be rounded while they run.
     """
-    return quantization.method not in _ROUNDED_LATER and all(
-        (source.dtype in _PLAIN or len(source.shape) < 2)  # noqa: PLR2004 - a matrix or a stack
-        and source.shape[1:] != (1,)  # bitsandbytes' words, which may be stored as floats, are a column
-        and not _COMPANION.search(source.name)
-        and not any(row.marks(source) for row in PACKED_FORMATS)
-        for source in tensors.values()
+    return (
+        quantization.method not in _ROUNDED_LATER
+        and all(
+            (source.dtype in _PLAIN or len(source.shape) < 2)  # noqa: PLR2004 - a matrix or a stack
+            and source.shape[1:] != (1,)  # bitsandbytes' words, which may be stored as floats, are a column
+            and not _COMPANION.search(source.name)
+            and not any(row.marks(source) for row in PACKED_FORMATS)
+            for source in tensors.values()
+        )
     )
 
 
