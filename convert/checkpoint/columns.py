@@ -35,7 +35,6 @@ class Columns(OfOne):
         return self.base.nbytes * self.n_taken // self.period
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """Give rows; see RowSource."""
         read = read_rows(self.base, files, range(first, first + len(out)))
         seen = read.reshape(len(out), -1, self.period, self.dtype.itemsize)
         taken = seen[:, :, self.first : self.first + self.n_taken]

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.adapter import MergedTensors, MergeRequest, merge_adapters, other_bases, resolve_model
-from convert.checkpoint import Checkpoint, StoredType, Tensor, TensorSource, open_checkpoint
+from convert.checkpoint import Checkpoint, StoredType, Tensor, open_checkpoint
 from convert.checkpoint.index import cached_name
-from convert.checkpoint.packed import CastTensor, ModelTensors, model_tensors
-from convert.checkpoint.packed.float8 import FLOAT8_TYPES
+from convert.checkpoint.packed import CAST_TYPES, CastTensor, ModelTensors, model_tensors
 from convert.checkpoint.packed.values import FLOATS
 from convert.checkpoint.source import TORCH_FLOATS, TORCH_NAMES
 from convert.dequantization.data import DequantizePlan
@@ -30,7 +29,6 @@ from convert.dequantization.shards import (
 )
 from convert.dequantization.side_files import SideFile, copied_files, json_file, mended_config
 from convert.dequantization.through import Through, quantized_weights, refuse_transposed, take_through
-from convert.dequantization.wide_float import NarrowedDouble
 from convert.errors import CheckpointError, Remedy, UsageError
 from convert.model import ModelRequest, PathLike, absolute, as_request
 from convert.plan import FileKind, Output, Plan, require_directory
@@ -188,9 +186,7 @@ def _stored(tensor: Tensor, name: str, dtype: StoredType) -> StoredTensor:
 
 
 def _floating(tensor: Tensor) -> Tensor:
-    if tensor.dtype in FLOAT8_TYPES and isinstance(tensor, TensorSource):
-        return CastTensor(tensor)
-    return NarrowedDouble(tensor) if tensor.dtype is StoredType.F64 else tensor
+    return CastTensor(tensor) if tensor.dtype in CAST_TYPES else tensor
 
 
 def _own_dtype(tensors: Iterable[Tensor]) -> StoredType:

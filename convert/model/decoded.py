@@ -43,7 +43,6 @@ class Decoded:
         return self.base.nbytes
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """Give rows; see RowSource."""
         kind = tensor_type(self.base)
         blocks = np.empty((len(out), row_nbytes(kind, matrix_shape(self.shape)[1])), np.uint8)
         self.base.read_rows(files, first, blocks)

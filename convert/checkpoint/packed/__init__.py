@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convert.checkpoint.packed.casts import CastTensor, as_floats
+from convert.checkpoint.packed.casts import CAST_TYPES, CastTensor, as_floats
 from convert.checkpoint.packed.quantization_config import Quantization, read_quantization
 from convert.checkpoint.packed.table import find_format, has_plain_weights
 
@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
     from convert.checkpoint.source import Checkpoint, Tensor
 
-__all__ = ["CastTensor", "ModelTensors", "Quantization", "as_floats", "model_tensors", "read_quantization"]
+__all__ = [
+    "CAST_TYPES",
+    "CastTensor",
+    "ModelTensors",
+    "Quantization",
+    "as_floats",
+    "model_tensors",
+    "read_quantization",
+]
 
 
 @dataclass(frozen=True, slots=True)

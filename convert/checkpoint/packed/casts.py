@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convert.checkpoint.packed.float8 import FLOAT8_TYPES, decode_bytes
-from convert.checkpoint.source import StoredType, TensorSource, matrix_shape
+from convert.checkpoint.source import StoredType, matrix_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ CAST_TYPES = (StoredType.F64, *FLOAT8_TYPES)
 class CastTensor:
     """The same values in float32, as torch's `.float()` gives them and conversion/base.py, prepare_tensors does."""
 
-    base: TensorSource
+    base: Tensor
 
     @property
     def name(self) -> str:
@@ -47,12 +47,13 @@ class CastTensor:
         return self.base.nbytes
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        """See RowSource."""
-        stored = np.empty((len(out), matrix_shape(self.shape)[1] * self.base.dtype.itemsize), np.uint8)
+        dtype = self.base.dtype
+        assert isinstance(dtype, StoredType)  # noqa: S101 - one of CAST_TYPES
+        stored = np.empty((len(out), matrix_shape(self.shape)[1] * dtype.itemsize), np.uint8)
         self.base.read_rows(files, first, stored)
         with np.errstate(over="ignore"):  # what overflows is infinite; the run says where
-            is_double = self.base.dtype is StoredType.F64
-            values = stored.view("<f8").astype("<f4") if is_double else decode_bytes(stored, self.base.dtype)
+            is_double = dtype is StoredType.F64
+            values = stored.view("<f8").astype("<f4") if is_double else decode_bytes(stored, dtype)
         out.view("<f4")[...] = values
 
 
@@ -63,7 +64,7 @@ def as_floats(tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], tupl
         return tensors, ()
     kinds = dict.fromkeys(str(tensor.dtype.value) for tensor in found.values())
     counts = {kind: sum(tensor.dtype.value == kind for tensor in found.values()) for kind in kinds}
-    given = {name: CastTensor(tensor) if isinstance(tensor, TensorSource) else tensor for name, tensor in found.items()}
+    given = {name: CastTensor(tensor) for name, tensor in found.items()}
     notes = tuple(
         f"{count} tensors are {kind} without scales, read as the numbers they are" for kind, count in counts.items()
     )
