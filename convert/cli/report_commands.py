@@ -32,33 +32,58 @@ if TYPE_CHECKING:
 @click.option("--prompt", metavar="TEXT", help="What is answered for the seconds; by default LitGPT's.")
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="Of llama-bench.")
 @click.option(
-    "--logits-budget", default="2G", metavar="SIZE", show_default=True, help="Disk for the reference's probabilities."
+    "--logits-budget", default="2GB", metavar="SIZE", show_default=True, help="Disk for the reference's probabilities."
 )
 @click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Threads; by default llama.cpp's choice.")
+@click.option("-o", "--out", type=PATH, metavar="FILE.html", help="Write one page, with figures; needs no network.")
+@click.option("--png", type=PATH, metavar="DIR", help="Write the page's figures as PNG and SVG.")
 @click.option("--markdown", type=PATH, metavar="FILE", help="Write the table as Markdown, for a card.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON on stdout.")
 @dir_option
-def report(models: tuple[Path, ...], markdown: Path | None, as_json: bool, **options: Any) -> None:
+def report(
+    models: tuple[Path, ...], out: Path | None, png: Path | None, markdown: Path | None, as_json: bool, **options: Any
+) -> None:
     """Measure what each type of a model costs, and print one table.
 
     Of a checkpoint, its types are made first. What was measured once of the same bytes is not measured again.
 
     \b
-      convert report quantized/*.gguf --text wiki.test.raw
+      convert report quantized/*.gguf --text wiki.test.raw -o report.html
       convert report ./my-finetuned-llama --types f16,q8_0,q4_k_m --text wiki.test.raw
     """  # noqa: D301 - Click's mark for lines to keep
     import json  # noqa: PLC0415
 
+    from convert.report.charts import altair, figures, write_pictures  # noqa: PLC0415
     from convert.report.markdown import as_markdown  # noqa: PLC0415
+    from convert.report.page import as_page  # noqa: PLC0415
     from convert.terminal.costs import show_costs  # noqa: PLC0415
 
+    if out is not None or png is not None:
+        altair()  # said before the work where it is missing
     found = _measured(models, **options)
     if markdown is not None:
-        markdown.write_text(as_markdown(found), encoding="utf-8")
+        _write(markdown, as_markdown(found))
+    if out is not None:
+        _write(out, as_page(found))
+    if png is not None:
+        write_pictures(figures(found), png)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
     else:
         show_costs(found)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    from convert.errors import OutputError  # noqa: PLC0415
+
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"`{path}` cannot be written: {error.strerror}") from error
 
 
 def _measured(models: tuple[Path, ...], **options: Any) -> Report:

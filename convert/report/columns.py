@@ -36,6 +36,11 @@ def _of(group: str, name: str) -> Callable[[Subject], float | None]:
     return value
 
 
+def _loaded(subject: Subject, n_tokens: int) -> float | None:
+    cache = None if subject.size is None else subject.size.cache.get(str(n_tokens))
+    return None if subject.size is None or cache is None else subject.size.nbytes + cache
+
+
 def _fixed(digits: int) -> Callable[[float], str]:
     return lambda value: f"{value:.{digits}f}"
 
@@ -51,6 +56,8 @@ def _tokens(value: float) -> str:
 COLUMNS: Final = (
     Column("size", _of("size", "nbytes"), short_size, "bytes of the file"),
     Column("bits/weight", _of("size", "bits_per_weight"), _fixed(2), "of the whole file"),
+    Column("with 4k", lambda s: _loaded(s, 4096), short_size, "the file and its key-value cache at 4096 tokens"),
+    Column("with 32k", lambda s: _loaded(s, 32768), short_size, "the same at 32768 tokens"),
     Column("weights off", _of("weights", "relative_rmse"), _fixed(4), "RMSE over the values' spread"),
     Column(
         "perplexity",

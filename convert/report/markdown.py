@@ -20,11 +20,12 @@ def as_markdown(report: Report) -> str:
     lines = [headline(report), "", _row(["file", *(column.head for column in columns)])]
     lines += [_row([":--", *("--:" for _ in columns)]), *map(_row, rows), ""]
     lines += [f"- {column.head}: {column.meaning}" for column in columns]
-    lines += [f"- {line}" for line in _notes(report)]
+    lines += [f"- {line}" for line in (*notes(report), *_told(report))]
     return "\n".join(lines) + "\n"
 
 
-def _notes(report: Report) -> Iterator[str]:
+def notes(report: Report) -> Iterator[str]:
+    """Yield what one must know of the figures: what they were measured on, and with."""
     if report.text is not None and (judged := next((s.answers for s in report.subjects if s.answers), None)):
         yield f"answers: {judged.n_places} places of {report.text}, beside {report.reference}"
         if judged.tail:
@@ -36,6 +37,9 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"the reference against itself, computed another way: KL mean {report.floor.kl_mean:.2g} nats"
     yield f"machine: {', '.join(report.machine.values())}"
     yield f"versions: {', '.join(f'{name} {number}' for name, number in report.versions.items())}"
+
+
+def _told(report: Report) -> Iterator[str]:
     if report.command:
         yield f"made by `{report.command}`"
     for label, missing in missing_of(report):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import tempfile
@@ -85,8 +86,9 @@ def measure(request: ReportRequest, measuring: Measuring) -> Report:
     work = _Work(request, measuring, headers)
     files = [work.subject(path) for path in request.files]
     with tempfile.TemporaryDirectory(prefix="convert-report-") as folder:
-        files, floor = work.with_answers(files, Path(folder))
-    others = [work.other(precision) for precision in request.precisions]
+        answers = work.answers(Path(folder))
+        files, floor = ([*files], None) if answers is None else work.with_answers(files, answers)
+        others = [work.other(precision, answers) for precision in request.precisions]
     reference = work.reference
     return Report(
         model=_name(headers[request.files[0]], request.files[0]),
@@ -125,7 +127,7 @@ class _Work:
     def __init__(self, request: ReportRequest, measuring: Measuring, headers: Mapping[Path, GGUFFile]) -> None:
         self._request = request
         self._measuring = measuring
-        self._headers = headers
+        self.headers = headers
         self._say = measuring.reporter.advance
         self._hashes: dict[Path, str] = {}
         self.missing: list[Missing] = []
@@ -145,7 +147,7 @@ class _Work:
 
     def subject(self, path: Path) -> Subject:
         """Measure what a file can be asked alone."""
-        header = self._headers[path]
+        header = self.headers[path]
         kind = _type(header)
         subject = Subject(path.name, kind, str(path), self.sha256(path), _size(path, header))
         subject = self._tried(subject, "weights", self._weights, path)
@@ -170,7 +172,7 @@ class _Work:
         key = ("weights", self.sha256(path), _identity(request))
         if (known := self._measuring.cache.get(*key)) is not None:
             return Weights(known["relative_rmse"], tuple(TensorCost(**each) for each in known["tensors"]))
-        found = _weights(path, self._headers[path], request)
+        found = _weights(path, self.headers[path], request)
         self._measuring.cache.put(asdict(found), *key)
         return found
 
@@ -185,32 +187,42 @@ class _Work:
         self._measuring.cache.put(asdict(found), *key)
         return found
 
-    def with_answers(self, subjects: Sequence[Subject], folder: Path) -> tuple[list[Subject], Answers | None]:
-        """Add what each file answers, beside the reference; and the reference beside itself."""
+    def answers(self, folder: Path) -> _Answers | None:
+        """Give what compares answers; None where something for it is missing."""
         if self._measuring.programs is None or self._request.text is None:
-            return list(subjects), None
+            return None
         if self.reference is None:
             self.missing.append(Missing("answers", "there is no F32, BF16 or F16 file to compare the others with"))
-            return list(subjects), None
-        answers = _Answers(self, self._measuring, _text(self._request, self._headers), self.reference, folder)
+            return None
+        return _Answers(self, self._measuring, _text(self._request, self.headers), self.reference, folder)
+
+    def with_answers(self, subjects: Sequence[Subject], answers: _Answers) -> tuple[list[Subject], Answers | None]:
+        """Add what each file answers, beside the reference; and the reference beside itself."""
         found = []
         for number, subject in enumerate(subjects):
             self._say("measuring answers", number, len(subjects) + 1)
-            found.append(self._tried(subject, "answers", answers.of, Path(subject.path or "")))
+            path = Path(subject.path or "")
+            if path == self.reference:
+                found.append(self._tried(subject, "perplexity", lambda _: answers.own_perplexity(), path))
+            else:
+                found.append(self._tried(subject, "answers", answers.of, path))
         self._say("measuring answers", len(subjects), len(subjects) + 1)
         try:
-            return found, answers.of(self.reference, _SECOND_WAY)
+            return found, answers.of(answers.reference, _SECOND_WAY)
         except ConvertError as error:
             self.missing.append(Missing("the reference's own noise", error.message))
             return found, None
 
-    def other(self, precision: str) -> Subject:
+    def other(self, precision: str, answers: _Answers | None) -> Subject:
         """Measure the checkpoint elsewhere."""
         request = self._request
         assert request.against is not None  # noqa: S101 - `_check`
         self._say(f"measuring {precision} by transformers", 0, 0)
-        text = None if request.text is None else _text(request, self._headers)
-        return other_subject(request.against.path, precision, request.prompt, text)
+        try:
+            windows = None if answers is None else answers.windows_file()
+        except ConvertError:  # said of the files already
+            windows = None
+        return other_subject(request.against.path, precision, request.prompt, windows)
 
 
 class _Answers:
@@ -219,16 +231,37 @@ class _Answers:
     def __init__(self, work: _Work, measuring: Measuring, text: Text, reference: Path, folder: Path) -> None:
         assert measuring.programs is not None  # noqa: S101 - asked by the caller
         self._work, self._measuring, self._programs = work, measuring, measuring.programs
-        self._text, self._reference, self._folder = text, reference, folder
+        self._text, self.reference, self._folder = text, reference, folder
         self._kept: tuple[Kept, Perplexity] | None = None
 
-    def of(self, path: Path, more: Sequence[str] = ()) -> Answers | None:
-        """Compare a file's answers with the reference's; None for the reference itself."""
-        if path == self._reference and not more:
-            return None
-        text, cut = self._text, (self._text.n_ctx, self._text.n_windows, self._budget)
-        hashes = (self._work.sha256(path), self._work.sha256(self._reference), file_sha256(text.path))
-        key = ("answers", *hashes, *cut, _build(self._programs), tuple(more))
+    def own_perplexity(self) -> float:
+        """Give the reference's."""
+        key = ("perplexity", self._work.sha256(self.reference), *self._cut(), _build(self._programs))
+        if (known := self._measuring.cache.get(*key)) is not None:
+            return float(known["value"])
+        value = self._reference_places()[1].value
+        self._measuring.cache.put({"value": value}, *key)
+        return value
+
+    def windows_file(self) -> Path:
+        """Write the text's tokens as llama.cpp cut them, each window begun as it begins them; for other programs."""
+        tokens = self._reference_places()[0].windows.tokens.copy()
+        metadata = self._work.headers[self.reference].metadata
+        bos = metadata.get(Keys.Tokenizer.BOS_ID)
+        if tokens[0, 0] == bos:
+            tokens[:, 0] = bos
+        out = self._folder / "windows.json"
+        out.write_text(json.dumps(tokens.tolist()), encoding="utf-8")
+        return out
+
+    def _cut(self) -> tuple[object, ...]:
+        return file_sha256(self._text.path), self._text.n_ctx, self._text.n_windows
+
+    def of(self, path: Path, more: Sequence[str] = ()) -> Answers:
+        """Compare a file's answers with the reference's."""
+        text = self._text
+        hashes = (self._work.sha256(path), self._work.sha256(self.reference))
+        key = ("answers", *hashes, *self._cut(), self._budget, _build(self._programs), tuple(more))
         if (known := self._measuring.cache.get(*key)) is not None:
             return Answers(**known)
         kept, base = self._reference_places()
@@ -249,7 +282,7 @@ class _Answers:
             out, budget = self._folder / "reference", self._budget
             self._kept = perplexity_of(
                 self._programs,
-                self._reference,
+                self.reference,
                 self._text,
                 self._folder,
                 lambda windows, file: keep(windows, file, out, budget=budget),
@@ -318,7 +351,7 @@ def _machine() -> dict[str, str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),
-        "processors": str(usable_processors()),
+        "processors": f"{usable_processors()} processors",
         "memory": f"{memory / 1e9:.0f} GB",
         "system": f"{platform.system()} {platform.machine()}",
     }

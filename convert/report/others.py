@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from convert.errors import ConvertError
 from convert.report.data import Missing, Size, Speed, Subject
-from convert.report.running import N_ANSWERED, Text, weighed_answer
+from convert.report.running import N_ANSWERED, weighed_answer
 
 # Each as transformers is asked for it: the dtype, and what BitsAndBytesConfig takes.
 PRECISIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -26,21 +26,11 @@ PRECISIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 _WORKER: Final = Path(__file__).with_name("transformers_worker.py")
 
 
-def other_subject(model: Path, precision: str, prompt: str, text: Text | None) -> Subject:
-    """Measure a checkpoint in one precision; what fails is said in the result."""
+def other_subject(model: Path, precision: str, prompt: str, windows: Path | None) -> Subject:
+    """Measure a checkpoint in one precision; what fails is said in the result. windows: the text's tokens, as JSON."""
     dtype, packing = PRECISIONS[precision]
-    asked: dict[str, Any] = {
-        "model": str(model),
-        "dtype": dtype,
-        "packing": packing,
-        "prompt": prompt,
-        "n_new": N_ANSWERED,
-    }
-    if text is None:
-        asked["text"] = ""
-    else:
-        n_windows = None if text.n_windows < 0 else text.n_windows
-        asked |= {"text": str(text.path), "n_ctx": text.n_ctx, "n_windows": n_windows}
+    asked = {"model": str(model), "dtype": dtype, "packing": packing, "prompt": prompt, "n_new": N_ANSWERED}
+    asked["windows"] = None if windows is None else str(windows)
     subject = Subject(f"transformers, {precision}", precision)
     try:
         said, memory = weighed_answer([sys.executable, _WORKER, json.dumps(asked)])

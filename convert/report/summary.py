@@ -12,16 +12,19 @@ if TYPE_CHECKING:
 # Nats a token: below the first a difference is hard to notice, above the second easy (llama.cpp's own table of types,
 # tools/quantize/README.md, where Q4_K_M of an 8B model loses about 0.03).
 _LITTLE: Final = 0.03
-_MUCH: Final = 0.1
+_MUCH: Final = 0.05
 _UNITS: Final = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 def short_size(nbytes: float) -> str:
     """Write a length for people: `4.9 GB`."""
-    for limit, unit in _UNITS:
-        if nbytes >= limit:
-            return f"{nbytes / limit:.3g} {unit}"
-    return f"{nbytes:.0f} B"
+    factor, unit = unit_of(nbytes)
+    return f"{nbytes / factor:.3g} {unit}"
+
+
+def unit_of(nbytes: float) -> tuple[int, str]:
+    """Choose the unit that a length is written in: how many bytes, its name."""
+    return next((unit for unit in _UNITS if nbytes >= unit[0]), (1, "B"))
 
 
 def headline(report: Report) -> str:

@@ -41,7 +41,7 @@ def measure(asked: dict[str, Any]) -> dict[str, Any]:
         "seconds": seconds,
         "nbytes": model.get_memory_footprint(),
         "n_weights": sum(_n_values(p) for p in model.parameters()),
-        "perplexity": _perplexity(model, tokenizer, asked, device),
+        "perplexity": _perplexity(model, asked["windows"], device),
         "device_memory": torch.cuda.max_memory_allocated() if device == "cuda" else 0,
     }
 
@@ -67,25 +67,20 @@ def _generate(model: Any, ids: Any, n_new: int) -> tuple[int, float]:  # noqa: A
     return out.shape[1] - ids.shape[1], time.monotonic() - begun
 
 
-def _perplexity(model: Any, tokenizer: Any, asked: dict[str, Any], device: str) -> float | None:  # noqa: ANN401
+def _perplexity(model: Any, windows: str | None, device: str) -> float | None:  # noqa: ANN401
     import torch  # noqa: PLC0415
 
-    if not asked["text"]:
+    if windows is None:
         return None
-    with open(asked["text"], encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - nothing of this project here
-        ids = tokenizer(file.read(), return_tensors="pt").input_ids[0]
-    n_ctx = asked["n_ctx"]
-    windows = ids[: len(ids) // n_ctx * n_ctx].reshape(-1, n_ctx)[: asked["n_windows"]].to(device)
+    with open(windows, encoding="utf-8") as file:  # noqa: PTH123 - nothing of this project here
+        tokens = torch.tensor(json.load(file), device=device)
+    n_ctx = tokens.shape[1]
     total, first = 0.0, n_ctx // 2
     with torch.inference_mode():
-        for window in windows:
-            ids_in = window.clone()
-            if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id:
-                ids_in[0] = tokenizer.bos_token_id
-            logs = model(ids_in[None]).logits[0].float().log_softmax(-1)[first : n_ctx - 1]
+        for window in tokens:
+            logs = model(window[None]).logits[0].float().log_softmax(-1)[first : n_ctx - 1]
             total -= float(logs.gather(1, window[first + 1 :, None]).sum())
-    n_places = len(windows) * (n_ctx - 1 - first)
-    return math.exp(total / n_places) if n_places else None
+    return math.exp(total / (len(tokens) * (n_ctx - 1 - first)))
 
 
 if __name__ == "__main__":
