@@ -76,7 +76,7 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.NAME_DIRECTORY: "name a directory: files are called NAME-TYPE.gguf; `convert_one` writes to any path",
         Remedy.GIVE_NAME: "give one as `name`",
         Remedy.LARGER_SHARDS: "give a larger `max_shard_size`",
-        Remedy.LARGER_PARTS: "give a larger `max_size`",
+        Remedy.LARGER_PARTS: "make the parts larger (`max_size` or `max_tensors`)",
         Remedy.MERGE_PARTS: "`convert.conversion.merge` puts them together",
         Remedy.WITHOUT_THROUGH: "without `through` it is dequantized to what it holds",
         Remedy.NAME_PRE_TOKENIZER: (

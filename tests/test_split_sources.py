@@ -8,10 +8,12 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from damage import notes, patched, problems, tensor_of, with_metadata
-from gguf_parts import BY_TENSORS, split_by_reference
+from gguf import GGUFWriter
+from gguf_parts import BY_TENSORS, gguf_split, split_by_reference
 from reference import quantize
 
 import convert
@@ -106,6 +108,28 @@ def test_a_part_with_metadata_alone_is_no_problem(
         assert convert.inspect(first).tensors == convert.inspect(whole).tensors
         with pytest.raises(UsageError, match="is part 2 of"):
             convert.inspect(second)
+
+
+def test_parts_as_the_converter_writes_them_are_merged_as_by_the_reference(
+    reference: Reference, tmp_path: Path
+) -> None:
+    writer = GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=2, small_first_shard=True)
+    for index in range(5):
+        writer.add_tensor(f"t{index}", np.full((2, 5), index, np.float32))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    first = tmp_path / "m-00001-of-00004.gguf"
+    convert.merge(first, tmp_path / "ours.gguf")
+    assert gguf_split(reference, "--merge", first, tmp_path / "theirs.gguf").returncode == 0
+    assert (tmp_path / "ours.gguf").read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
+
+
+def test_what_all_writes_in_parts_it_verifies(tiny_llama: Path, tmp_path: Path) -> None:
+    words = ["all", tiny_llama, tmp_path, "--types", "q8_0,q4_0", *BY_TENSORS, "--verify"]
+    result = CliRunner().invoke(cli, list(map(str, words)))
+    assert result.exit_code == 0, result.exception
+    assert re.search(r"tiny-llama-Q4_0-00001-of-00003\.gguf .* sound .* yes", result.stdout)
 
 
 def test_run_takes_the_first_part(parts: list[Path]) -> None:
@@ -205,6 +229,11 @@ def test_parts_that_do_not_belong_together_are_named(damage: object, copied: lis
         error = _error(command, copied[0], tmp_path / "out")
         assert re.search(FAULTS[damage], error.message), error.message
     assert not (tmp_path / "out").exists()
+
+
+def test_of_a_directory_of_parts_the_first_is_named(parts: list[Path]) -> None:
+    error = _error("quantize FILE OUT", parts[0].parent, parts[0].with_name("out"))
+    assert error.hint == "name one in it: `tiny-00001-of-00003.gguf`, `whole.gguf`"
 
 
 def test_a_first_part_under_another_name_is_told_what_it_must_be_called(copied: list[Path]) -> None:

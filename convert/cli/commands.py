@@ -80,7 +80,8 @@ def all_types(
 
     MODEL is a directory with config.json, weights (safetensors or PyTorch files) and tokenizer; or an adapter's
     directory, when its base is on this machine. An architecture that has no definition of ours is converted by
-    llama.cpp's own, which `convert build-llamacpp --source-only` fetches.
+    llama.cpp's own, which `convert build-llamacpp --source-only` fetches. Files in parts are
+    OUTDIR/NAME-TYPE/NAME-TYPE-00001-of-00003.gguf and so on.
 
     \b
       convert all ./my-finetuned-llama quantized/
@@ -155,7 +156,8 @@ def quantize(
 ) -> None:
     """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read.
 
-    Of a model in parts, IN.gguf is the first.
+    Of a model in parts, IN.gguf is the first; files in parts are OUTDIR/NAME-TYPE/NAME-TYPE-00001-of-00003.gguf and so
+    on.
     """
     from convert.conversion import plan_quantize  # noqa: PLC0415
     from convert.plan import OutputRequest, gguf_name  # noqa: PLC0415

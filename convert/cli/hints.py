@@ -22,7 +22,7 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     ),
     Remedy.GIVE_NAME: "give one with --name",
     Remedy.LARGER_SHARDS: "give --max-shard-size",
-    Remedy.LARGER_PARTS: "give a larger --split-max-size",
+    Remedy.LARGER_PARTS: "make the parts larger (--split-max-size or --split-max-tensors)",
     Remedy.MERGE_PARTS: "`convert merge FIRST OUT.gguf` puts them together",
     Remedy.WITHOUT_THROUGH: "without --through it is dequantized to what it holds",
     Remedy.NAME_PRE_TOKENIZER: (

@@ -48,7 +48,7 @@ _SPLITTING: Final = (
     click.option(
         "--split-max-size",
         metavar="SIZE",
-        help="Files in parts, NAME-TYPE/NAME-TYPE-00001-of-00003.gguf …, of at most so much, as 40G or 500M.",
+        help="Files in parts, whose tensors take at most so much, as 40G or 500M.",
     ),
     click.option("--split-max-tensors", type=int, metavar="N", help="Files in parts of at most so many tensors."),
 )

@@ -38,9 +38,7 @@ _OPTIONS: Final = (
 _REQUANTIZE: Final = click.option(
     "--allow-requantize", is_flag=True, help="Quantize tensors again that are quantized already; they lose twice."
 )
-_KEEP_SPLIT: Final = click.option(
-    "--keep-split", is_flag=True, help="Files in parts where IN.gguf is; in folders, as with --split-max-size."
-)
+_KEEP_SPLIT: Final = click.option("--keep-split", is_flag=True, help="Files in parts, cut where IN.gguf is.")
 _NAMES: Final = (
     "imatrix", "include_weights", "exclude_weights", "pure", "leave_output_tensor", "output_tensor_type",
     "token_embedding_type", "tensor_type", "tensor_type_file", "prune_layers", "override_kv", "allow_requantize",
