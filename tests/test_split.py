@@ -103,6 +103,7 @@ def test_a_file_of_odd_shapes_and_values_is_split_and_merged_as_by_the_reference
     writer.add_float64("odd.number", 0.1)
     for index, shape in enumerate([(1, 7), (3,), (1, 1, 2, 5), (2, 3, 1)]):
         writer.add_tensor(f"t{index}", np.full(shape, index, np.float32))
+    writer.add_tensor("t4", np.array([np.nan, np.inf, -np.inf], np.float16))
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
         write()
     writer.close()

@@ -53,7 +53,7 @@ def plan(
     check_importance(model, tensors, options)
     planned = tuple(chain.from_iterable(by_type.values()))
     _check_encodable(model, planned, options)
-    tasks = tasks_of(model, planned, options)
+    tasks = _tasks(model, planned, options)
     return Plan(
         source=model.source,
         architecture=model.architecture,
@@ -118,8 +118,7 @@ def outputs_in_parts(
     )
 
 
-def tasks_of(model: GGUFModel, outputs: Sequence[Output], options: QuantizeOptions = NO_OPTIONS) -> tuple[Task, ...]:
-    """Say for each tensor what is made of it, and where that goes."""
+def _tasks(model: GGUFModel, outputs: Sequence[Output], options: QuantizeOptions) -> tuple[Task, ...]:
     gathered: dict[str, dict[GGMLQuantizationType, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     for index, output in enumerate(outputs):
         for info in output.tensors:
