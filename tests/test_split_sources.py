@@ -243,6 +243,16 @@ def test_a_first_part_under_another_name_is_told_what_it_must_be_called(copied: 
     assert "`NAME-00001-of-00003.gguf`" in (caught.value.hint or "")
 
 
+def test_an_absurd_number_of_parts_is_not_looked_for(tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "m-00001-of-4000000000.gguf", "llama")
+    writer.add_uint32("split.count", 4_000_000_000)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    with pytest.raises(CheckpointError, match="part 1 of 4000000000 of a split model, at most 65535 are possible"):
+        read_parts(tmp_path / "m-00001-of-4000000000.gguf")
+
+
 def test_keys_of_a_split_in_a_whole_file_are_no_matter(parts: list[Path], tmp_path: Path) -> None:
     whole = parts[0].with_name("whole.gguf")
     n_tensors = len(read_gguf(whole).tensors)

@@ -93,6 +93,8 @@ def read_parts(path: Path) -> tuple[GGUFFile, ...]:
         raise CheckpointError(
             f"{shown(path)} is {part}, and is not called so", hint=f"the others are found by its name, {wanted}"
         )
+    if part.count > MAX_PARTS:
+        raise CheckpointError(f"{shown(path)} is {part}, at most {MAX_PARTS} are possible")
     paths = [path.with_name(prefix + Part(number, part.count).suffix) for number in range(1, part.count + 1)]
     if part.number != 1:
         raise UsageError(f"{shown(path)} is {part}", hint=f"give the first: {shown(paths[0])}")
