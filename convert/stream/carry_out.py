@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint import SourceFiles
-from convert.errors import OutputError, Remedy, UsageError
+from convert.errors import OutputError, Remedy, UsageError, WeightsError
 from convert.process import usable_processors
 from convert.stream.encode import SliceEncoder
 from convert.stream.first_pass import with_statistics
+from convert.stream.journal import Checkpoints, work_key
 from convert.stream.publish import (
     DifferenceError,
     ExistingFile,
@@ -87,7 +89,8 @@ def carry_out(
 
     A file that exists and holds the planned bytes is kept; that is known from comparing all of them.
     A plan whose tensors lack statistics is completed first, which writes nothing and so is no progress.
-    Raises OutputError, WeightsError or CheckpointError; then, and when interrupted, nothing is published.
+    Raises OutputError, WeightsError or CheckpointError; then, and when interrupted, nothing is published. What is on
+    disk by then is kept, if it took more than a moment, and the same work goes on from there (`journal`).
     """
     started = time.monotonic()
     to_make = outputs_to_make(plan, force=writing.force)
@@ -144,15 +147,17 @@ class _Work:
         self._to_make: Final = to_make
         self._allow_nonfinite = allow_nonfinite
         self._progress = progress
-        self._slices: Iterator[Slice] = (piece for task in plan.tasks for piece in cut(task))
+        self._slices: Iterator[tuple[int, Slice]] = enumerate(piece for task in plan.tasks for piece in cut(task))
         self._lock = threading.Lock()
         self._workers = Workers()
         self._written = 0
         self._files: dict[int, PartialFile] = {}
         self._existing: dict[int, ExistingFile] = {}
+        self._key = cache(lambda: work_key(plan, allow_nonfinite))
+        self._checkpoints = Checkpoints(self._files, self._key)
 
     def run(self, jobs: int) -> None:
-        """Do it all; whatever goes wrong, no partial file stays behind, nor an empty directory that was made for it.
+        """Do it all; whatever goes wrong, no partial file stays that is not gone on with, nor an empty directory.
 
         Files are opened and published on threads too: an interruption is raised in the main thread, at any
         instruction, and must not come between a file's creation and the note that it exists.
@@ -162,27 +167,40 @@ class _Work:
         try:
             self._in_parallel(1, self._open_files)
             n_slices = sum(1 for task in self._plan.tasks for _ in cut(task))
-            self._in_parallel(min(jobs, n_slices), lambda: self._encode_slices(sources))
+            with self._checkpoints.running():
+                self._in_parallel(min(jobs, n_slices), lambda: self._encode_slices(sources))
+            self._checkpoints.check()
             self._check_complete()
             self._in_parallel(min(len(self._files), _MOST_FLUSHES), self._flush_files(iter(self._files.values())))
             self._in_parallel(1, self._publish_files, on_interruption=lambda: None)
         except DifferenceError as difference:
+            self._discard()
             raise _differs([self._plan.outputs[difference.index].path]) from None
+        except WeightsError:  # the same again would be the same
+            self._discard()
+            raise
+        except BaseException as error:
+            if any(file.journal.is_begun for file in self._files.values()):
+                error.keeps_work = True  # type: ignore[attr-defined]  # for whoever tells of it
+            raise
         finally:
             for existing in self._existing.values():
                 existing.close()
             for file in self._files.values():
-                file.discard()
                 file.close()
             remove_empty(to_be_made)
             sources.close()
+
+    def _discard(self) -> None:
+        for file in self._files.values():
+            file.discard()
 
     def _open_files(self) -> None:
         for index, output in enumerate(self._plan.outputs):
             if self._workers.stop.is_set():
                 return
             if index in self._to_make:
-                self._files[index] = open_partial(output)
+                self._files[index] = open_partial(output, self._key)
             else:
                 self._existing[index] = open_existing(index, output)
 
@@ -216,13 +234,22 @@ class _Work:
         files: dict[int, PartialFile | ExistingFile] = {**self._files, **self._existing}
         while not self._workers.stop.is_set():
             with self._lock:
-                piece = next(self._slices, None)
+                number, piece = next(self._slices, (0, None))
             if piece is None:
                 return
-            written = encoder.carry(piece, files)
+            outputs = {output for target in piece.task.targets for output, _ in target.places}
+            if self._is_done(number, outputs):
+                written = sum(piece.nbytes_in(target.type) * len(target.places) for target in piece.task.targets)
+            else:
+                written = encoder.carry(piece, files)
+                self._checkpoints.note(number, outputs)
             with self._lock:
                 self._written += written
             self._progress(written)
+
+    def _is_done(self, number: int, outputs: set[int]) -> bool:
+        """Whether an earlier run has brought a slice to disk, in all outputs; those to compare are never done."""
+        return all(index in self._files and number in self._files[index].journal.done for index in outputs)
 
     def _flush_files(self, files: Iterator[PartialFile]) -> Callable[[], None]:
         def flush() -> None:
