@@ -22,6 +22,7 @@ from convert.cli.options import (
     splitting,
     writing_options,
 )
+from convert.cli.report_commands import report
 from convert.cli.split_commands import merge, split
 from convert.cli.verify_commands import run_verification, verify
 from convert.cli.writing import show_and_write
@@ -44,7 +45,7 @@ def cli() -> None:
     """
 
 
-for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, split, merge, doctor):
+for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, report, split, merge, doctor):
     cli.add_command(_command)
 
 
