@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from convert import OutputRequest
 from convert.cli import cli
 from convert.errors import CheckpointError, ConvertError, UnsupportedError, UsageError
 from convert.gguf_file import as_one, part_of, read_gguf, read_parts
+from convert.report.cache import Cache
+from convert.report.measure import Measuring, ReportRequest, measure
 from convert.verify import verify_files
 
 if TYPE_CHECKING:
@@ -130,6 +133,22 @@ def test_what_all_writes_in_parts_it_verifies(tiny_llama: Path, tmp_path: Path) 
     result = CliRunner().invoke(cli, list(map(str, words)))
     assert result.exit_code == 0, result.exception
     assert re.search(r"tiny-llama-Q4_0-00001-of-00003\.gguf .* sound .* yes", result.stdout)
+
+
+def test_a_report_measures_the_parts_as_it_does_the_whole(parts: list[Path], tiny_llama: Path, tmp_path: Path) -> None:
+    convert.convert_one(tiny_llama, tmp_path / "q8_0.gguf", type="q8_0")
+    request = ReportRequest((parts[0].with_name("whole.gguf"), tmp_path / "q8_0.gguf"))
+    split = convert.split(tmp_path / "q8_0.gguf", tmp_path / "p", convert.SplitRequest(max_tensors=8)).outputs
+    whole, together = (
+        measure(replace(request, files=(request.files[0], path)), Measuring(None, Cache(tmp_path / "cache"))).subjects[
+            1
+        ]
+        for path in (tmp_path / "q8_0.gguf", split[0].path)
+    )
+    assert together.weights == whole.weights
+    assert whole.weights is not None
+    assert together.size is not None
+    assert together.size.nbytes == sum(output.nbytes for output in split)
 
 
 def test_run_takes_the_first_part(parts: list[Path]) -> None:

@@ -82,9 +82,8 @@ def measure(request: ReportRequest, measuring: Measuring) -> Report:
     UsageError for files of different models or an unknown precision.
     """
     _check(request)
-    parts = {path: read_parts(path) for path in request.files}
-    headers = {path: as_one(files) for path, files in parts.items()}
-    work = _Work(request, measuring, headers, parts)
+    headers = {path: as_one(read_parts(path)) for path in request.files}
+    work = _Work(request, measuring, headers)
     files = [work.subject(path) for path in request.files]
     with tempfile.TemporaryDirectory(prefix="convert-report-") as folder:
         answers = work.answers(Path(folder))
@@ -125,17 +124,10 @@ def _name(header: GGUFFile, path: Path) -> str:
 class _Work:
     """The stages, and what is known of the files."""
 
-    def __init__(
-        self,
-        request: ReportRequest,
-        measuring: Measuring,
-        headers: Mapping[Path, GGUFFile],
-        parts: Mapping[Path, Sequence[GGUFFile]],
-    ) -> None:
+    def __init__(self, request: ReportRequest, measuring: Measuring, headers: Mapping[Path, GGUFFile]) -> None:
         self._request = request
         self._measuring = measuring
         self.headers = headers
-        self._parts = parts
         self._say = measuring.reporter.advance
         self._hashes: dict[Path, str] = {}
         self.missing: list[Missing] = []
@@ -150,14 +142,14 @@ class _Work:
     def sha256(self, path: Path) -> str:
         if path not in self._hashes:
             self._say(f"hashing {path.name}", 0, 0)
-            self._hashes[path] = "".join(file_sha256(part.path) for part in self._parts[path])
+            self._hashes[path] = file_sha256(*(part.path for part in read_parts(path)))
         return self._hashes[path]
 
     def subject(self, path: Path) -> Subject:
         """Measure what a file can be asked alone."""
         header = self.headers[path]
         kind = _type(header)
-        subject = Subject(path.name, kind, str(path), self.sha256(path), _size(self._parts[path], header))
+        subject = Subject(path.name, kind, str(path), self.sha256(path), _size(header))
         subject = self._tried(subject, "weights", self._weights, path)
         if self._measuring.programs is not None:
             subject = self._tried(subject, "speed", self._speed, path)
@@ -180,7 +172,7 @@ class _Work:
         key = ("weights", self.sha256(path), _identity(request))
         if (known := self._measuring.cache.get(*key)) is not None:
             return Weights(known["relative_rmse"], tuple(TensorCost(**each) for each in known["tensors"]))
-        found = _weights(self._parts[path], request)
+        found = _weights(path, request)
         self._measuring.cache.put(asdict(found), *key)
         return found
 
@@ -313,14 +305,15 @@ def _vocabulary(header: GGUFFile) -> int:
     return len(header.metadata.get(Keys.Tokenizer.LIST, ()))
 
 
-def _size(parts: Sequence[GGUFFile], header: GGUFFile) -> Size:
+def _size(header: GGUFFile) -> Size:
     n_weights = sum(prod(tensor.shape) for tensor in header.tensors)
-    nbytes = sum(part.nbytes for part in parts)
+    nbytes = header.nbytes
     cache = {str(n_tokens): cache_nbytes(header.metadata, n_tokens) for n_tokens in CONTEXTS}
     return Size(nbytes, n_weights, nbytes * 8 / n_weights, cache)
 
 
-def _weights(parts: Sequence[GGUFFile], request: ModelRequest) -> Weights:
+def _weights(path: Path, request: ModelRequest) -> Weights:
+    parts = read_parts(path)
     errors = compared(parts, wanted_model(request))
     shapes = {tensor.name: tensor for part in parts for tensor in part.tensors}
     tensors = []

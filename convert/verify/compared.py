@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def compared(parts: Sequence[GGUFFile], wanted: GGUFModel) -> tuple[TensorError, ...]:
-    """Decode every tensor that both have, in the file's order, beside the wanted values. parts: of one model."""
+    """Decode every tensor that both have, in the order of a file or its parts, beside the wanted values."""
     with open_file(*parts) as file:
         comparison = Comparison(as_one(parts), file, wanted)
         comparison.compare()
