@@ -38,12 +38,17 @@ def journal_path(final: Path) -> Path:
 
 @dataclass(slots=True)
 class Journal:
-    """One file's. done: the slices that an earlier run has brought to disk. is_begun: anything stands in it."""
+    """One file's. done: the slices that an earlier run has brought to disk. nbytes: of whole lines; 0: none is there."""
 
     path: Path
     done: frozenset[int] = frozenset()
-    is_begun: bool = False
+    nbytes: int = 0
     fd: int | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything stands in it."""
+        return self.nbytes > 0
 
     def append(self, slices: Iterable[int], key: Callable[[], str]) -> None:
         """Note slices whose data is on disk. key: written first."""
@@ -51,15 +56,16 @@ class Journal:
         if self.fd is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
             self.fd = os.open(self.path, flags, 0o666)
-        os.write(self.fd, (text if self.is_begun else f"{key()}\n{text}").encode())
+            os.ftruncate(self.fd, self.nbytes)
+        self.nbytes += os.write(self.fd, (text if self.is_begun else f"{key()}\n{text}").encode())
         sync(self.fd)
-        self.is_begun = True
 
     def remove(self) -> None:
         """Remove it, so that not even a failing machine brings it back."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
             sync_directory(self.path.parent)
+        self.done, self.nbytes = frozenset(), 0
 
     def close(self) -> None:
         """Release it."""
@@ -71,9 +77,11 @@ def read_journal(final: Path, key: Callable[[], str]) -> Journal:
     """Read a file's journal; an empty one where there is none, or that of other work. key: computed where one is."""
     path = journal_path(final)
     with contextlib.suppress(OSError, ValueError):
-        first, *lines = path.read_text(encoding="ascii").split("\n")[:-1]
-        if first == key():
-            return Journal(path, frozenset(number for line in lines for number in _numbers(line)), is_begun=True)
+        text, end, _ = path.read_text(encoding="ascii").rpartition("\n")
+        first, *lines = text.split("\n")
+        if end and first == key():
+            done = frozenset(number for line in lines for number in _numbers(line))
+            return Journal(path, done, len(text) + 1)
     return Journal(path)
 
 

@@ -172,7 +172,6 @@ class PartialFile:
     def discard(self) -> None:
         """Remove the journal, and the sibling unless it has become the output."""
         self.journal.remove()
-        self.journal.is_begun = False
         if not self.is_published:
             with contextlib.suppress(FileNotFoundError):
                 self.partial.unlink()
@@ -198,7 +197,6 @@ def open_partial(output: Output, key: Callable[[], str]) -> PartialFile:
         if file.journal.done and _is_under_way(file.fd, output):
             return file
         file.journal.remove()
-        file.journal = Journal(file.journal.path)
         os.ftruncate(file.fd, 0)
         _reserve(file.fd, output.nbytes)
         file.write(memoryview(output.header), 0)

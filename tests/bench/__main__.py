@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels`, `planning`, …
+"""Benchmarks: `python -m tests.bench pipeline`, and the others listed below.
 
 Every figure is a ratio against the reference measured in the same run, medians of several alternating runs; but for
 `planning`, which has none.

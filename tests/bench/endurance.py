@@ -67,8 +67,10 @@ def _killed_once(model: Path, out: Path, moments: random.Random) -> float | None
         killed = time.time()
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        if any(_noted(out).get(name, b"").find(noted) != 0 for name, noted in before.items() if noted):
-            sys.exit("a note is gone")
+        now = _noted(out)
+        gone = [name for name, noted in before.items() if not now.get(name, b"").startswith(noted)]
+        if any(not (out / name[1:].removesuffix(".journal")).exists() for name in gone):
+            sys.exit(f"notes are gone: {gone}")
         last = max((path.stat().st_mtime for path in out.glob(".*.journal")), default=killed + 1)
         return killed - last
     if process.returncode:
