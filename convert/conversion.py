@@ -14,6 +14,7 @@ from convert.llama_cpp.front_end import Part, open_gguf_model, open_other_model
 from convert.model import ModelRequest, as_request, read_gguf_model
 from convert.plan import OutputRequest, Plan, directory_name, gguf_name, joined, parse_type, plan, require_file
 from convert.quant_mix import NO_OPTIONS, FileType, QuantizeOptions
+from convert.remote import located
 from convert.stream import Progress, Report, Writing, carry_out
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def plan_quantize(source: PathLike, outputs: PathLike | OutputRequest) -> Plan:
 
     Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
     """
-    path = Path(source)
+    path = Path(located(source))
     wanted = outputs if isinstance(outputs, OutputRequest) else OutputRequest(outputs, types=QUANTIZED_TYPES)
     paths = wanted.paths(gguf_name(path))
     for out in paths.values():

@@ -6,8 +6,6 @@
 `upload_folder` resumes in every version of the client: a file whose content the Hub has already is not sent again, and
 with hf_xet (on by default) no chunk of one; the files appear in one commit. `upload_large_folder`, which kept a journal
 in the folder and made a commit every few files, is gone from version 2.
-
-huggingface_hub is imported only here.
 """
 
 from __future__ import annotations
