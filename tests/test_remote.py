@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
+import subprocess
+import sys
 from hashlib import sha256
+from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +26,9 @@ from convert.inspection import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+
+PROJECT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -171,6 +179,41 @@ def test_a_second_run_fetches_no_small_file_again(hub: Double) -> None:
         hub.requests.clear()
         inspect("hf://me/tiny")
     assert [line for line in hub.requests if ".json" in line] == []
+
+
+def test_no_weights_lie_on_the_disk(hub: Double, models: Path, tmp_path: Path) -> None:
+    """102 MB, of which no file may become longer than 50: the outputs are not, and what is cached is small."""
+    config = json.loads((models / "tiny" / "config.json").read_text()) | {"intermediate_size": 1 << 15}
+    zeros = write_zeros(models / "tiny", models / "zeros", config)
+    environment = {**os.environ, **hub.environment(tmp_path / "home"), "PYTHONPATH": str(PROJECT)}
+    subprocess.run(
+        [sys.executable, "-m", "convert", "all", "hf://me/zeros", tmp_path / "out", "--types", "q4_0"],
+        env={**environment, "TMPDIR": str(tmp_path / "home")},
+        check=True,
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000_000, 50_000_000)),
+    )
+    cached = sum(path.stat().st_size for path in (tmp_path / "home").rglob("*") if path.is_file())
+    assert zeros.stat().st_size > 100_000_000
+    assert hub.sent > zeros.stat().st_size
+    assert cached < 200_000
+
+
+def write_zeros(base: Path, directory: Path, config: dict[str, int]) -> Path:
+    """Write a model whose weights are zeros that take no room, with a config's larger feed-forward layers."""
+    shutil.copytree(base, directory, ignore=shutil.ignore_patterns("*.safetensors"))
+    (directory / "config.json").write_text(json.dumps(config))
+    header, end = {}, 0
+    for name, tensor in load_file(base / "model.safetensors").items():
+        wide = {"gate_proj": 0, "up_proj": 0, "down_proj": 1}
+        grown = next((axis for part, axis in wide.items() if part in name), None)
+        shape = [config["intermediate_size"] if axis == grown else n for axis, n in enumerate(tensor.shape)]
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end := end + 2 * prod(shape)]}
+    encoded = json.dumps(header).encode()
+    with (directory / "model.safetensors").open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.truncate(8 + len(encoded) + end)
+    return directory / "model.safetensors"
 
 
 def test_a_large_model_is_inspected_by_its_headers_alone(hub: Double, models: Path) -> None:

@@ -65,12 +65,14 @@ def all_types(
     """Convert the checkpoint MODEL to OUTDIR/NAME-TYPE.gguf, all types in one read.
 
     MODEL is a directory with config.json, weights (safetensors or PyTorch files) and tokenizer; or an adapter's
-    directory, when its base is on this machine. An architecture that has no definition of ours is converted by
+    directory, when its base is on this machine; or elsewhere: hf://USER/MODEL[@REVISION] (USER/MODEL where no such path
+    is), s3://…, gs://…, whose weights are read by ranges and never lie on this disk. An architecture that has no definition of ours is converted by
     llama.cpp's own, which `convert build-llamacpp --source-only` fetches.
 
     \b
       convert all ./my-finetuned-llama quantized/
       convert all ./my-finetuned-llama quantized/ --types q4_0,q8_0
+      convert all hf://me/my-finetuned-llama@v1.0 quantized/
       convert all ./llama quantized/ --merge ./my-adapter
       convert all ./my-vision-model quantized/ --mmproj f16
       convert all ./llama quantized/ --types standard,iq2_m --imatrix auto --text calibration.txt
@@ -134,7 +136,10 @@ def quantize(
     directory: Path | None,
     **run: Any,
 ) -> None:
-    """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read."""
+    """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read.
+
+    IN.gguf may be elsewhere: hf://USER/MODEL-GGUF/FILE.gguf, s3://…, https://….
+    """
     from convert.conversion import plan_quantize  # noqa: PLC0415
     from convert.plan import OutputRequest, gguf_name  # noqa: PLC0415
 
@@ -160,6 +165,8 @@ def quantize(
 @click.option("--architectures", is_flag=True, help="List instead every class of transformers that can be converted.")
 def inspect_path(path: Path | None, as_json: bool, tensors: bool, architectures: bool) -> None:
     """Show architecture, parameters, memory in every precision, metadata and tensors; no weight is read.
+
+    PATH may be elsewhere, as hf://USER/MODEL: a few MB are read, whatever the model has.
 
     The memory table has the exact bytes of each group of tensors in f32, f16, bf16, bitsandbytes' int8, nf4 and fp4
     (-dq: with double quantization), and in each GGUF type.

@@ -44,6 +44,8 @@ def dequantize(
 ) -> None:
     """Write the checkpoint MODEL, of any architecture, to OUTDIR as `from_pretrained` loads it: unpacked.
 
+    MODEL may be elsewhere, as hf://USER/MODEL[@REVISION].
+
     Tensors are decoded slice by slice; a killed run is continued by running the same command again.
 
     --through takes the matrices that transformers 5 would quantize: 2-D `.weight`s of linear layers. It leaves

@@ -12,8 +12,8 @@ carries it out finds the bytes: through `checkpoint/` there is one door to them.
 """
 
 from convert.remote.ahead import ReadAhead
+from convert.remote.located import located
 from convert.remote.remote_file import RemoteFile, RemoteStream, StoppedError, in_parallel, received_nbytes
-from convert.remote.snapshot import located
 from convert.remote.stand_in import hub_name, is_stand_in, open_remote, said
 
 __all__ = [

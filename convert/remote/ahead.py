@@ -3,9 +3,9 @@
     expected   ├─ piece ─┤├─ piece ─┤├─ piece ─┤├─ piece ─┤ …     each range cut at PIECE_NBYTES, neighbours joined
                  kept       wanted now  come early  in flight
 
-What has come and was not asked for yet is at most AHEAD_NBYTES; what was asked for is kept for a while, KEPT_NBYTES of
-it, since a packed weight is read in windows of columns. So memory is at most the two together, and one piece for each
-reader who asks for what has not been fetched yet; that he fetches himself.
+What has come and was not asked for yet is at most AHEAD_NBYTES. What was asked for in part is kept, KEPT_NBYTES of it,
+since a packed weight is read in windows of columns; of what was given whole, READ_NBYTES. So memory is at most the
+three together, 240 MB, and one piece for each reader who asks for what has not been fetched yet; that he fetches.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from typing import TYPE_CHECKING, Final
 from convert.remote.remote_file import N_CONNECTIONS, StoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from convert.remote.remote_file import RemoteFile
 
 PIECE_NBYTES: Final = 8 << 20
 AHEAD_NBYTES: Final = 128 << 20
 KEPT_NBYTES: Final = 96 << 20
+READ_NBYTES: Final = 16 << 20
 
 
 class _Piece:
     """Part of a file: on its way once `taken`, here once `come`; then it has data, or what went wrong."""
 
-    __slots__ = ("come", "data", "end", "failure", "file", "start", "taken", "wanted")
+    __slots__ = ("come", "data", "end", "failure", "file", "given", "start", "taken", "wanted")
 
     def __init__(self, file: RemoteFile, start: int, end: int) -> None:
         self.file, self.start, self.end = file, start, end
@@ -38,6 +39,7 @@ class _Piece:
 
     def forget(self) -> None:
         self.taken = self.wanted = False
+        self.given = 0  # bytes
         self.come = threading.Event()
         self.data: bytearray | None = None
         self.failure: BaseException | None = None
@@ -56,6 +58,30 @@ class _Piece:
         self.come.set()
 
 
+class _Recent:
+    """Pieces by when they were used last; the others are forgotten, but for those that are still on their way."""
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self._limit = limit
+        self._pieces: OrderedDict[_Piece, None] = OrderedDict()
+        self._nbytes = 0
+
+    def add(self, piece: _Piece) -> None:
+        self.remove(piece)
+        self._pieces[piece] = None
+        self._nbytes += piece.nbytes
+        while self._nbytes > self._limit() and (old := next(iter(self._pieces))).come.is_set() and old is not piece:
+            self.remove(old)
+            old.forget()
+
+    def remove(self, piece: _Piece) -> bool:
+        if piece not in self._pieces:
+            return False
+        del self._pieces[piece]
+        self._nbytes -= piece.nbytes
+        return True
+
+
 class ReadAhead:
     """What a run expects to read, fetched before it is asked for; read from any thread.
 
@@ -69,8 +95,8 @@ class ReadAhead:
             self._pieces[id(piece.file)].append(piece)
         self._starts = {file: [piece.start for piece in found] for file, found in self._pieces.items()}
         self._to_come = deque(pieces)
-        self._kept: OrderedDict[_Piece, None] = OrderedDict()
-        self._ahead_nbytes = self._kept_nbytes = 0
+        self._kept, self._read = _Recent(lambda: KEPT_NBYTES), _Recent(lambda: READ_NBYTES)
+        self._ahead_nbytes = 0
         self._changed = threading.Condition()
         self.stop: Final = threading.Event()
         for _ in range(min(N_CONNECTIONS, len(pieces))):
@@ -86,6 +112,7 @@ class ReadAhead:
             else:
                 data = self._data(piece)
                 out[:count] = memoryview(data)[position - piece.start :][:count]
+                self._note_given(piece, count)
             position, out = position + count, out[count:]
 
     def close(self) -> None:
@@ -120,21 +147,17 @@ class ReadAhead:
         return self._data(piece) if data is None else data  # forgotten just now
 
     def _note_wanted(self, piece: _Piece, *, was_ahead: bool) -> None:
-        """Count a piece as kept, and forget those kept longest; those on their way stay."""
         if not piece.wanted:
             piece.wanted = True
-            self._kept_nbytes += piece.nbytes
             self._ahead_nbytes -= piece.nbytes if was_ahead else 0
-        self._kept[piece] = None
-        self._kept.move_to_end(piece)
-        for old in list(self._kept):
-            if self._kept_nbytes <= KEPT_NBYTES or old is piece:
-                break
-            if old.come.is_set() and old.failure is None:
-                del self._kept[old]
-                self._kept_nbytes -= old.nbytes
-                old.forget()
+        (self._read if piece.given >= piece.nbytes else self._kept).add(piece)
         self._changed.notify_all()
+
+    def _note_given(self, piece: _Piece, count: int) -> None:
+        with self._changed:
+            piece.given += count
+            if piece.given >= piece.nbytes and self._kept.remove(piece):
+                self._read.add(piece)
 
     def _fetch(self) -> None:
         while (piece := self._next()) is not None:

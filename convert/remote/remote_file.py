@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from convert.errors import CheckpointError
@@ -98,6 +97,8 @@ def received_nbytes() -> int:
 
 def in_parallel(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Do for each item what waits for other machines; results in order. The first failure is raised."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a model on this disk needs none
+
     with ThreadPoolExecutor(N_CONNECTIONS) as pool:
         return list(pool.map(work, items))
 

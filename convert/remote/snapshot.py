@@ -6,7 +6,6 @@ and then renamed, so that it is whole if it is there.
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from convert.errors import CheckpointError
-from convert.remote.address import HubAddress, read_address
 from convert.remote.listing import listed, pinned
 from convert.remote.remote_file import in_parallel
 from convert.remote.stand_in import StandIn, opened, root
@@ -25,7 +23,7 @@ from convert.shown import shown, shown_list
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-PathLike = str | os.PathLike[str]
+    from convert.remote.address import HubAddress
 
 MAX_SMALL_NBYTES: Final = 64 << 20  # as json_file reads; the largest tokenizer.json in use is about 35 MB
 _MAX_INNER_NBYTES: Final = 1 << 20
@@ -36,18 +34,8 @@ _SMALL: Final = re.compile(
 )
 
 
-def located(given: PathLike) -> PathLike:
-    """Give a path for what may be elsewhere: a path as it is; for an address, where its files or stand-ins are.
-
-    Raises CheckpointError where it is refused or not reached, UnsupportedError for a store that nothing here knows.
-    """
-    address = read_address(given)
-    if address is None:
-        return given
-    return _from_hub(address) if isinstance(address, HubAddress) else _from_store(address)
-
-
-def _from_hub(address: HubAddress) -> Path:
+def from_hub(address: HubAddress) -> Path:
+    """Make or find the directory of a model on the Hub."""
     try:
         found = pinned(address.name, address.revision)
     except CheckpointError as error:
@@ -70,7 +58,8 @@ def _not_inside(at: str, inside: str, names: Sequence[str]) -> CheckpointError:
     )
 
 
-def _from_store(address: str) -> Path:
+def from_store(address: str) -> Path:
+    """Make or find the directory of what a store has under an address."""
     files, inside = listed(address)
     version = sha256(repr(sorted((name, each.nbytes, each.content) for name, each in files)).encode()).hexdigest()[:16]
     folder = address.rpartition("/")[0] if inside else address

@@ -16,10 +16,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote
-
-from convert.remote.fsspec_file import FsspecFile
-from convert.remote.http_file import HttpFile
 
 if TYPE_CHECKING:
     from convert.remote.remote_file import RemoteFile
@@ -80,7 +76,11 @@ def open_remote(path: Path) -> RemoteFile | None:
 def opened(stand_in: StandIn) -> RemoteFile:
     """Open what a stand-in says: one for all who read it, since it remembers where redirects led."""
     if stand_in.address.startswith(("hf://", "http://", "https://")):
+        from convert.remote.http_file import HttpFile  # noqa: PLC0415 - a model on this disk needs neither
+
         return HttpFile(stand_in.address, stand_in.nbytes, stand_in.content)
+    from convert.remote.fsspec_file import FsspecFile  # noqa: PLC0415
+
     return FsspecFile(stand_in.address, stand_in.nbytes, stand_in.content)
 
 
@@ -100,4 +100,6 @@ def said(text: str) -> str:
     if place not in text:
         return text
     text = re.sub(rf"{re.escape(place)}/{_HUB}", lambda match: f"hf://{_name(match)}@{match[2]}", text)
+    from urllib.parse import unquote  # noqa: PLC0415
+
     return re.sub(rf"{re.escape(place)}/other/([^/]+)@\w+/[^/\s`]+", lambda match: unquote(match[1]), text)

@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels` and `planning`.
+"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels`, `remote` and `planning`.
 
 Every figure is a ratio against the reference measured in the same run, medians of several alternating runs; but for
 `planning`, which has none.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from . import families, kernels, nf4, pipeline, planning
+from . import families, kernels, nf4, pipeline, planning, remote
 
 _BENCHMARKS = {
     "pipeline": pipeline.main,
@@ -16,6 +16,7 @@ _BENCHMARKS = {
     "nf4": nf4.main,
     "kernels": kernels.main,
     "planning": planning.main,
+    "remote": remote.main,
 }
 
 
