@@ -65,9 +65,9 @@ def all_types(
     """Convert the checkpoint MODEL to OUTDIR/NAME-TYPE.gguf, all types in one read.
 
     MODEL is a directory with config.json, weights (safetensors or PyTorch files) and tokenizer; or an adapter's
-    directory, when its base is on this machine; or elsewhere: hf://USER/MODEL[@REVISION] (USER/MODEL where no such path
-    is), s3://…, gs://…, whose weights are read by ranges and never lie on this disk. An architecture that has no definition of ours is converted by
-    llama.cpp's own, which `convert build-llamacpp --source-only` fetches.
+    directory, when its base is on this machine. It may be elsewhere: hf://USER/MODEL[@REVISION] (or USER/MODEL where no
+    such path is), s3://…, gs://…; weights are read by ranges then, and never lie on this disk. An architecture that has
+    no definition of ours is converted by llama.cpp's own, which `convert build-llamacpp --source-only` fetches.
 
     \b
       convert all ./my-finetuned-llama quantized/
