@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 import convert
 from convert.cli import cli
+from convert.errors import UnsupportedError
 from convert.inspection import inspect
 
 if TYPE_CHECKING:
@@ -151,7 +152,17 @@ def test_a_packed_model_on_the_hub_is_dequantized(
     cards = remote.pop("README.md"), local.pop("README.md")
     assert remote == local
     assert cards[0] != cards[1]  # one is made of `me/packed`, the other of `packed`
-    assert hub.requests
+    assert len(hub.requests) < 40  # what each of 14 weights says of itself is fetched together
+
+
+def test_programs_of_llama_cpps_are_not_given_what_is_elsewhere(hub: Double, models: Path) -> None:
+    shutil.copytree(models / "tiny", models / "tiny-GGUF")
+    (models / "tiny-GGUF" / "m-F16.gguf").write_bytes(b"GGUF")
+    given = ["quantize", "hf://me/tiny-GGUF/m-F16.gguf", "out", "--with", "llama.cpp", "--types", "q4_0"]
+    error = CliRunner().invoke(cli, given).exception
+    assert isinstance(error, UnsupportedError)
+    assert error.message.endswith("m-F16.gguf` is not on this disk, and llama.cpp's programs read no other")
+    assert not hub.requests
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from convert.errors import CheckpointError
-from convert.remote import ReadAhead, RemoteFile, open_remote
+from convert.remote import ReadAhead, RemoteFile, bring_small, brought, open_remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -81,7 +81,9 @@ class SourceFiles:
     def _read_remote(self, file: RemoteFile, position: int, view: memoryview, name: str) -> None:
         if position + len(view) > file.nbytes:
             raise CheckpointError(f"`{file.address}` ended while `{name}` was read; did it change?")
-        if self._ahead is None:
+        if (small := brought(file, position, len(view))) is not None:
+            view[:] = small
+        elif self._ahead is None:
             file.read_into(position, view)
         else:
             self._ahead.read_into(file, position, view)
@@ -114,6 +116,16 @@ class SourceFiles:
         """Let go of them all."""
         self.stop()
         self._files.clear()
+
+
+def bring_small_ones(sources: Iterable[Stored]) -> None:
+    """Fetch the small ones of what is going to be read one by one, where it is elsewhere: many at a time."""
+    by_file: dict[Path, list[tuple[int, int]]] = {}
+    for source in sources:
+        by_file.setdefault(source.path, []).append((source.offset, source.nbytes))
+    for path, ranges in by_file.items():
+        if (file := open_remote(path)) is not None:
+            bring_small(file, ranges)
 
 
 class Stored(Protocol):

@@ -12,8 +12,9 @@ carries it out finds the bytes: through `checkpoint/` there is one door to them.
 """
 
 from convert.remote.ahead import ReadAhead
-from convert.remote.located import located
+from convert.remote.located import located, require_here
 from convert.remote.remote_file import RemoteFile, RemoteStream, StoppedError, in_parallel, received_nbytes
+from convert.remote.small import bring_small, brought
 from convert.remote.stand_in import hub_name, is_stand_in, open_remote, said
 
 __all__ = [
@@ -21,11 +22,14 @@ __all__ = [
     "RemoteFile",
     "RemoteStream",
     "StoppedError",
+    "bring_small",
+    "brought",
     "hub_name",
     "in_parallel",
     "is_stand_in",
     "located",
     "open_remote",
     "received_nbytes",
+    "require_here",
     "said",
 ]
