@@ -51,6 +51,7 @@ class Double:
     private, gated, granted: names of models that need the token; of gated ones; of those that it has access to.
     changes_after: so many
     requests for bytes later, everything has another ETag. sent: bytes of bodies. requests: with their ranges.
+    lists: the storage host asks for no signature, and has a page of links for each model.
     rate: bytes a second of each connection to the storage host; delay_s: before each of its answers.
     """
 
@@ -64,6 +65,7 @@ class Double:
     hub_faults: deque[Fault] = field(default_factory=deque)
     changes_after: int | None = None
     signature: int = 1
+    lists: bool = False
     rate: float = 0
     delay_s: float = 0
     sent: int = 0
@@ -247,6 +249,10 @@ class _Storage(_Handler):
     def answer(self) -> None:
         url = urlsplit(self.path)
         owner, model, path = unquote(url.path).lstrip("/").split("/", 2)
+        if self.double.lists and not path:
+            links = "".join(f'<a href="{file.name}">' for file in self.double.models[f"{owner}/{model}"].iterdir())
+            self.reply(200, {"Content-Type": "text/html"}, links.encode())
+            return
         time.sleep(self.double.delay_s)
         with self.double.lock:
             fault = self.double.faults.popleft() if self.double.faults else None
@@ -254,7 +260,7 @@ class _Storage(_Handler):
                 self.double.changes_after -= 1
         if "Authorization" in self.headers:
             self.refuse(400)
-        elif parse_qs(url.query) != {"signature": [str(self.double.signature)]}:
+        elif not self.double.lists and parse_qs(url.query) != {"signature": [str(self.double.signature)]}:
             self.refuse(403)
         elif fault is not None and fault.status:
             self.refuse(fault.status, headers=fault.headers)

@@ -86,6 +86,16 @@ def test_a_store_without_its_package_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert caught.value.hint == "`pip install 'gguf-convert[remote]'` brings what is needed"
 
 
+def test_a_page_that_lists_files_is_a_model(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "models" / "tiny")
+    with remote_double({"models/tiny": tmp_path / "models" / "tiny"}) as double:
+        lead_here(double, monkeypatch, tmp_path / "home")
+        double.lists = True
+        for source, out in ((tmp_path / "models" / "tiny", "local"), (f"{double.storage}/models/tiny", "remote")):
+            convert.convert_all(source, convert.OutputRequest(tmp_path / out, types="q4_0"))
+    assert digests(tmp_path / "remote") == digests(tmp_path / "local")
+
+
 def test_a_gguf_behind_https_is_read_by_ranges(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

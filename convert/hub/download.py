@@ -7,6 +7,7 @@ The bytes are another room's to read: it gets addresses, the client's own sessio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from convert.errors import CheckpointError
@@ -96,10 +97,12 @@ def hub_headers() -> Mapping[str, str]:
 
 def offline(name: str) -> CheckpointError:
     """Make the error for a client that was told to ask no one."""
-    return CheckpointError(
-        f"{shown(name)} cannot be read from the Hub: HF_HUB_OFFLINE is set",
-        hint="unset it; or name the model's directory in the Hub's cache, once it is downloaded",
-    )
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
+
+    config = try_to_load_from_cache(name, "config.json") if name.count("/") == 1 else None
+    cached = isinstance(config, str)
+    hint = f"it is in the Hub's cache: name {shown(Path(str(config)).parent)}" if cached else "unset it, or name a path"
+    return CheckpointError(f"{shown(name)} cannot be read from the Hub: HF_HUB_OFFLINE is set", hint=hint)
 
 
 def unreached(name: str, error: BaseException) -> CheckpointError:

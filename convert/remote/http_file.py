@@ -105,7 +105,7 @@ class HttpFile:
         """Return where a redirect leads, and the headers for it: the token is for its own host."""
         target = urljoin(url, answer.headers.get("location", ""))
         self._hold_against_listing(answer.headers.get("x-linked-etag"), answer.headers.get("x-linked-size"))
-        if urlsplit(target).netloc == urlsplit(url).netloc:
+        if urlsplit(target)[:2] == urlsplit(url)[:2]:
             return target, own
         self._place = target
         return target, {}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.errors import CheckpointError, UnsupportedError
 from convert.gguf_file import part_of, read_gguf
 from convert.gguf_file.mistaken import no_file
 from convert.model import ModelRequest, open_model
+from convert.remote import located
 from convert.verify.against import Comparison, wanted_model
 from convert.verify.blocks import check_blocks
 from convert.verify.chat_template import check_chat_template
@@ -21,7 +23,6 @@ from convert.verify.structure import check_structure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from convert.gguf_file import GGUFFile
     from convert.model import GGUFModel
@@ -56,7 +57,7 @@ def verify_files(
 
 
 def _request(against: Path | ModelRequest) -> ModelRequest:
-    return against if isinstance(against, ModelRequest) else ModelRequest(against)
+    return against if isinstance(against, ModelRequest) else ModelRequest(Path(located(against)))
 
 
 def _second_judge(request: ModelRequest | None) -> tuple[SecondWay | None, tuple[Finding, ...]]:
