@@ -24,6 +24,7 @@ import convert
 from convert.cli import cli
 from convert.errors import UnsupportedError
 from convert.inspection import inspect
+from convert.remote import located
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,6 +184,12 @@ def test_a_path_that_is_here_is_not_asked_for_elsewhere(hub: Double, models: Pat
     assert result.stdout.startswith(f"source   {tmp_path}/me/tiny  (")
     assert "does not exist" in str(CliRunner().invoke(cli, ["all", "me/tinny", "out"]).exception)
     assert not hub.requests
+
+
+def test_the_commit_lies_where_a_download_leaves_it(hub: Double) -> None:
+    told = Path(located("hf://me/tiny")) / ".cache" / "huggingface" / "download" / "config.json.metadata"
+    assert told.read_text().splitlines()[0] == COMMIT
+    assert hub.requests
 
 
 def test_a_second_run_fetches_no_small_file_again(hub: Double) -> None:

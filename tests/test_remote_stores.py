@@ -110,6 +110,9 @@ def test_a_gguf_behind_https_is_read_by_ranges(
         assert digests(tmp_path / "remote") == digests(tmp_path / "local")
         with pytest.raises(CheckpointError, match="is not there: the server answers 403"):
             located(address.replace("signature=1", "signature=2"))
+        double.signature = 2
+        address = address.replace("signature=1", "signature=2")
+        convert.quantize(address, convert.OutputRequest(tmp_path / "remote", types="q4_0"))
         double.changes_after = 1  # asked how long it is, and then
         with pytest.raises(CheckpointError, match="has changed while it was read: its"):
             convert.quantize(address, convert.OutputRequest(tmp_path / "again", types="q4_0"))

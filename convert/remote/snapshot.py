@@ -45,7 +45,7 @@ def from_hub(address: HubAddress) -> Path:
     place = root() / "hub" / f"models--{found.name.replace('/', '--')}"
     at = f"hf://{found.name}@{found.commit}"
     files = [(file.path, StandIn(f"{at}/{file.path}", file.nbytes, file.content)) for file in found.files]
-    directory = _made(place / found.commit / found.name.rpartition("/")[2], files)
+    directory = _made(place / found.commit / found.name.rpartition("/")[2], files, commit=found.commit)
     if address.inside and not (directory / address.inside).exists():
         raise _not_inside(at, address.inside, [file.path for file in found.files])
     return directory / address.inside
@@ -61,10 +61,10 @@ def _not_inside(at: str, inside: str, names: Sequence[str]) -> CheckpointError:
 def from_store(address: str) -> Path:
     """Make or find the directory of what a store has under an address."""
     files, inside = listed(address)
-    version = sha256(repr(sorted((name, each.nbytes, each.content) for name, each in files)).encode()).hexdigest()[:16]
-    folder = address.rpartition("/")[0] if inside else address
-    # A query is a signature, which changes and is long; what it leads to is in the version.
-    place = quote(folder.partition("?")[0], safe="")[-200:]
+    version = sha256(repr(sorted(files, key=lambda file: file[0])).encode()).hexdigest()[:16]
+    plain = address.partition("?")[0]  # a query is a signature, which is long, and for a time; it is in the version
+    folder = plain.rpartition("/")[0] if inside else plain
+    place = quote(folder, safe="")[-200:]
     name = folder.rstrip("/").rpartition("/")[2] or "model"
     return _made(root() / "other" / f"{place}@{version}" / name, files) / inside
 
@@ -72,6 +72,12 @@ def from_store(address: str) -> Path:
 @dataclass(frozen=True, slots=True)
 class _Place:
     directory: Path
+
+    def note(self, commit: str) -> None:
+        """Leave the commit where `hf download --local-dir` does: huggingface_hub/_local_folder.py."""
+        told = self.directory / ".cache" / "huggingface" / "download" / "config.json.metadata"
+        told.parent.mkdir(parents=True)
+        told.write_text(f"{commit}\n", encoding="ascii")
 
     def put(self, file: tuple[str, StandIn]) -> None:
         name, stand_in = file
@@ -94,13 +100,15 @@ def is_small(name: str, nbytes: int) -> bool:
     return nbytes <= limit
 
 
-def _made(directory: Path, files: Iterable[tuple[str, StandIn]]) -> Path:
+def _made(directory: Path, files: Iterable[tuple[str, StandIn]], *, commit: str | None = None) -> Path:
     if directory.is_dir():
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=directory.parent) as partial_directory:
         place = _Place(Path(partial_directory) / directory.name)
         place.directory.mkdir()
+        if commit is not None:
+            place.note(commit)
         in_parallel(place.put, [file for file in files if _is_inside(file[0])])
         try:
             place.directory.rename(directory)
