@@ -16,7 +16,8 @@ import pytest
 from remote_double import TOKEN, Double, Fault, lead_here, remote_double
 
 from convert.errors import CheckpointError
-from convert.remote import ReadAhead, ahead, located, open_remote
+from convert.remote import ReadAhead, ahead, in_parallel, located, open_remote
+from convert.remote.remote_file import PassingError, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,6 +195,18 @@ def test_an_interruption_does_not_wait_for_the_network(tiny_llama: Path, tmp_pat
     assert process.returncode == 130
     assert "interrupted; no partial file is left" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_when_one_of_several_fails_the_others_wait_no_more() -> None:
+    def work(item: int) -> None:
+        if item:
+            raise CheckpointError("refused")
+        wait(PassingError("busy", 500), 1)
+
+    started = time.monotonic()
+    with pytest.raises(CheckpointError, match="refused"):
+        in_parallel(work, [0, 1, 0])
+    assert time.monotonic() - started < 60
 
 
 def test_what_is_not_of_our_cache_stands_for_nothing(hub: Double, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ MAX_RETRY_AFTER_S: Final = 600.0
 N_CONNECTIONS: Final = 8
 _STREAM_NBYTES: Final = 64 << 10
 
+_OF_THREAD: Final = threading.local()  # `stop`: set when nobody wants what the thread waits for
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -62,7 +64,7 @@ def wait(failure: BaseException, n_failures: int, stop: threading.Event | None =
     """
     asked = failure.wait_s if isinstance(failure, PassingError) else None
     delay = min(0.25 * 2**n_failures, MAX_WAIT_S) if asked is None else min(asked, MAX_RETRY_AFTER_S)
-    if (stop or threading.Event()).wait(delay):
+    if (stop or getattr(_OF_THREAD, "stop", None) or threading.Event()).wait(delay):
         raise StoppedError
 
 
@@ -96,11 +98,28 @@ def received_nbytes() -> int:
 
 
 def in_parallel(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Do for each item what waits for other machines; results in order. The first failure is raised."""
+    """Do for each item what waits for other machines; results in order. After a failure the others wait no more."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a model on this disk needs none
 
+    stop, failures = threading.Event(), list[BaseException]()
+
+    def do(item: T) -> R:
+        _OF_THREAD.stop = stop
+        try:
+            return work(item)
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+            raise
+
     with ThreadPoolExecutor(N_CONNECTIONS) as pool:
-        return list(pool.map(work, items))
+        try:
+            return list(pool.map(do, items))
+        except StoppedError:
+            raise failures[0] from None
+        except BaseException:
+            stop.set()
+            raise
 
 
 class RemoteStream(io.RawIOBase):
