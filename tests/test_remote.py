@@ -142,6 +142,19 @@ def test_a_gguf_on_the_hub_is_quantized_and_inspected(hub: Double, models: Path,
     assert hub.sent < 3 * path.stat().st_size
 
 
+def test_a_gguf_in_parts_on_the_hub_is_quantized(hub: Double, models: Path, tmp_path: Path) -> None:
+    convert.convert_one(models / "tiny", tmp_path / "m-F16.gguf")
+    (models / "parts").mkdir()
+    words = ["split", str(tmp_path / "m-F16.gguf"), str(models / "parts"), "--split-max-tensors", "12"]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    first = min((models / "parts").rglob("*.gguf"))
+    address = f"hf://me/parts/{first.relative_to(models / 'parts').as_posix()}"
+    for source, out in ((first, "local"), (address, "remote")):
+        convert.quantize(source, convert.OutputRequest(tmp_path / out, types="q4_0"))
+    assert digests(tmp_path / "remote") == digests(tmp_path / "local")
+    assert len({line.partition("?")[0] for line in hub.requests if line.startswith("/me/parts/m")}) > 1
+
+
 def test_a_packed_model_on_the_hub_is_dequantized(
     hub: Double, models: Path, packed_llama: Path, tmp_path: Path
 ) -> None:
