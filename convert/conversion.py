@@ -6,13 +6,24 @@ Every function here that writes has a `plan_…` twin that decides everything an
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.errors import Remedy, UsageError
 from convert.llama_cpp.front_end import Part, open_gguf_model, open_other_model
 from convert.model import ModelRequest, as_request, read_gguf_model
-from convert.plan import OutputRequest, Plan, directory_name, gguf_name, joined, parse_type, plan, require_file
+from convert.plan import (
+    OutputRequest,
+    Plan,
+    directory_name,
+    directory_owner,
+    gguf_name,
+    joined,
+    parse_type,
+    plan,
+    require_file,
+)
 from convert.quant_mix import NO_OPTIONS, FileType, QuantizeOptions
 from convert.stream import Progress, Report, Writing, carry_out
 
@@ -31,6 +42,7 @@ def plan_all(model: PathLike | ModelRequest, outputs: PathLike | OutputRequest) 
     """
     request = as_request(model)
     wanted = outputs if isinstance(outputs, OutputRequest) else OutputRequest(outputs)
+    wanted = replace(wanted, owner=wanted.owner or directory_owner(request.directory))
     name = directory_name(request.directory)
     text = plan(open_gguf_model(request), wanted.paths(name), wanted.options)
     return joined([text, *_other_plans(request, wanted, name)])

@@ -21,21 +21,26 @@ from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 TOKEN: Final = "hf_" + "double" * 5
-_LARGE: Final = (".safetensors", ".bin", ".model")  # what the Hub's default .gitattributes sends to LFS
+_LARGE: Final = (".safetensors", ".bin", ".model", ".gguf", ".dat")  # sent to LFS by name, or as binary
 _CHUNK: Final = 1 << 16
 
 
 @dataclass
 class Repository:
-    """A model repository. files: sha256 of what each path holds; oids: what git or LFS calls it."""
+    """A model repository. files: sha256 of what each path holds; oids: what git or LFS calls it.
+
+    contents: of the small files.
+    """
 
     private: bool = False
+    contents: dict[str, bytes] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     oids: dict[str, str] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
@@ -149,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if self.path == "/api/repos/create":
             self._create(json.loads(body))
+        elif self.path.startswith("/api/models/") and "/paths-info/" in self.path:
+            self._paths_info(self.path.split("/paths-info/")[0].removeprefix("/api/models/"), body)
         elif self.path == "/api/validate-yaml":
             invalid = [{"message": '"license" must be one of …'}] if b"license: nonsense" in body else []
             self._reply({"errors": invalid, "warnings": self.hub.card_warnings}, 400 if invalid else 200)
@@ -179,6 +186,18 @@ class _Handler(BaseHTTPRequestHandler):
         status = 409 if name in self.hub.repositories else 200
         self.hub.repositories.setdefault(name, Repository(private=asked.get("visibility") == "private"))
         self._reply({"url": f"{self.hub.endpoint}/{name}", "name": name}, status)
+
+    def _paths_info(self, name: str, body: bytes) -> None:
+        """Describe the files asked for, of those that are there: the body is a form, or JSON."""
+        asked = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode()).get("paths", [])
+        repository = self.hub.repositories[name]
+        found = [(path, repository.files[path]) for path in asked if path in repository.files]
+        described = [
+            {"type": "file", "path": path, "size": 1, "oid": "0" * 40}
+            | ({"lfs": {"oid": digest, "size": 1, "pointerSize": 1}} if path.endswith(_LARGE) else {})
+            for path, digest in found
+        ]
+        self._reply(described)
 
     def _preupload(self, name: str, asked: Mapping[str, Any]) -> None:
         oids = self.hub.repositories[name].oids
@@ -231,6 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             value = line["value"]
             if line["key"] == "file":
                 data = base64.b64decode(value["content"])
+                repository.contents[value["path"]] = data
                 repository.files[value["path"]] = sha256(data).hexdigest()
                 repository.oids[value["path"]] = sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's
             elif line["key"] == "lfsFile":
@@ -253,7 +273,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
 
-    def _reply(self, value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+    def _reply(
+        self, value: Mapping[str, Any] | list[Any], status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
         data = json.dumps(value).encode()
         self.send_response(status)
         for key, text in {"Content-Type": "application/json", **(headers or {})}.items():

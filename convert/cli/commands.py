@@ -14,10 +14,22 @@ from convert.cli.hints import HintingGroup
 from convert.cli.imatrix_commands import imatrix, importance_for
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf, with_source
 from convert.cli.options import PATH, checkpoint_options, dir_option, program_name, request_of, writing_options
+from convert.cli.publish_commands import (
+    card,
+    lint,
+    make_and_push,
+    modelfile,
+    prepare_push,
+    publish,
+    publishing_options,
+    push_made,
+    push_of,
+)
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
     from convert.plan import Plan
+    from convert.publish.publication import Prepared
 
 _OURS_ALONE = {"--json": "as_json", "--allow-nonfinite": "allow_nonfinite"}
 
@@ -31,7 +43,7 @@ def cli() -> None:
     """
 
 
-for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor):
+for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor, card, modelfile, publish, lint):
     cli.add_command(_command)
 
 
@@ -41,10 +53,14 @@ for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor):
 @click.option("--types", default="f16,q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=quantize_options.TYPES_HELP)
 @click.option("--discard-f16", is_flag=True, help="Leave the f16 file out; the others do not need it.")
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the directory's.")
+@click.option(
+    "--style", default="plain", show_default=True, help="Of the files' names: plain, bartowski or mradermacher."
+)
 @click.option("--mmproj", metavar="TYPE", help="Also mmproj-NAME-TYPE.gguf, of what is not text: f16, bf16 or q8_0.")
 @click.option("--mtp", metavar="TYPE", help="Also mtp-NAME-TYPE.gguf, of the layers for further tokens.")
 @click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
 @click.option("--text", type=PATH, metavar="FILE", help="With --imatrix auto: the text that the matrix is made from.")
+@publishing_options
 @dir_option
 @checkpoint_options
 @quantize_options.quantizing
@@ -55,6 +71,7 @@ def all_types(
     types: str,
     discard_f16: bool,
     name: str | None,
+    style: str,
     mmproj: str | None,
     mtp: str | None,
     verifies: bool,
@@ -74,23 +91,39 @@ def all_types(
       convert all ./llama quantized/ --merge ./my-adapter
       convert all ./my-vision-model quantized/ --mmproj f16
       convert all ./llama quantized/ --types standard,iq2_m --imatrix auto --text calibration.txt
+      convert all ./llama quantized/ --types standard --push-to-hub me/llama-GGUF --discard-uploaded
     """  # noqa: D301 - Click's mark for "do not wrap"
     from convert.conversion import plan_all  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.plan import OutputRequest  # noqa: PLC0415
 
+    push = push_of(run)
+    if push.discard and verifies:
+        raise click.UsageError(
+            "--verify needs the files that --discard-uploaded deletes", ctx=click.get_current_context()
+        )
     request = request_of(model, run, directory)
-    wanted, asked = OutputRequest(outdir, types, name, discard_f16), quantize_options.words(run)
+    wanted = OutputRequest(outdir, types, name, discard_f16, style=style)
+    asked = quantize_options.words(run)
     if asked["imatrix"] == "auto":
         asked["imatrix"] = importance_for(request, wanted, text, directory=directory, **run)
     elif text is not None:
         raise click.UsageError("--text goes with --imatrix auto", ctx=click.get_current_context())
     wanted = replace(wanted, options=quantize_options.read(asked), mmproj=mmproj, mtp=mtp)
     plan = with_source(lambda: plan_all(request, wanted), directory)
+    used = None if wanted.options.importance is None else Path(wanted.options.importance.file)
+    prepared = None
+    if push.repository is not None and not run["dry_run"]:
+        prepared = prepare_push(plan, push, request.directory, outdir, imatrix=used, force=run["force"])
+    if push.discard:
+        _show_and_discard(plan, prepared, imatrix=used, **run)
+        return
     _show_and_write(plan, **run)
     if verifies and not run["dry_run"]:
         others = (mmproj is not None) + (mtp is not None)
         paths = [output.path for output in plan.outputs[: len(plan.outputs) - others]]
         run_verification(paths, against=request, directory=directory)
+    if prepared is not None:
+        push_made(prepared, imatrix=used)
 
 
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
@@ -195,7 +228,7 @@ def _list_architectures(*, as_json: bool) -> None:
         show_architectures(known)
 
 
-def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> None:
+def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, at_once: int | None = None, **writing: Any) -> None:
     from convert import stream  # noqa: PLC0415
     from convert.codec import kernel_level  # noqa: PLC0415
     from convert.plan.as_json import plan_as_json  # noqa: PLC0415
@@ -209,7 +242,7 @@ def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any)
         if as_json:
             click.echo(plan_as_json(plan))
         else:
-            show_whole_plan(plan)
+            show_whole_plan(plan, at_once=at_once)
         return
     show_plan(plan, look.stderr())
     with look.warnings_shown():
@@ -217,6 +250,23 @@ def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any)
     with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
         report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
     show_report(report, then=_try_out(plan))
+
+
+def _show_and_discard(
+    plan: Plan, prepared: Prepared | None, *, imatrix: Path | None, dry_run: bool, as_json: bool, **writing: Any
+) -> None:
+    """Show what is made in turns, and make, upload and delete it. prepared: None where nothing is to be done."""
+    from convert.publish.discarding import schedule  # noqa: PLC0415
+    from convert.terminal import look  # noqa: PLC0415
+    from convert.terminal.plan import show_plan  # noqa: PLC0415
+
+    turns = schedule(plan)
+    plan = replace(plan, notes=(*plan.notes, str(turns)))
+    if prepared is None:
+        _show_and_write(plan, dry_run=dry_run, as_json=as_json, at_once=turns.nbytes)
+        return
+    show_plan(plan, look.stderr(), at_once=turns.nbytes)
+    make_and_push(plan, prepared, imatrix=imatrix, **writing)
 
 
 def _try_out(plan: Plan) -> list[str]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 from convert.gguf_file.data import ALIGNMENT, Entry, KeyValue, TensorInfo, padded, tensor_nbytes
 from convert.gguf_file.header import layout
 from convert.gguf_file.key_values import encode_key_value, encoded_entry
-from convert.gguf_file.reader import GGUFFile, read_gguf
+from convert.gguf_file.reader import GGUFFile, parse_gguf, read_gguf
 from convert.gguf_file.split import part_of, require_whole
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "encoded_entry",
     "layout",
     "padded",
+    "parse_gguf",
     "part_of",
     "read_gguf",
     "require_whole",

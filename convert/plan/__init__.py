@@ -10,22 +10,28 @@ A plan is frozen data that pickles. `stream` carries it out and decides nothing;
     checks   whether an importance matrix fits, and what it lacks
     layout   from that to offsets, headers and tasks: `plan`
     joined   the plans of a model's parts as one
+    part     some of a plan's files, made by themselves
+    styles   how files are called
 """
 
 from convert.plan.data import FileKind, FileLayout, Output, Plan, Target, Task
 from convert.plan.joined import joined
 from convert.plan.layout import lay_out, plan
+from convert.plan.part import packed, part
 from convert.plan.request import (
     OutputRequest,
     directory_name,
+    directory_owner,
     gguf_name,
     parse_type,
     parse_types,
     require_directory,
     require_file,
 )
+from convert.plan.styles import STYLES
 
 __all__ = [
+    "STYLES",
     "FileKind",
     "FileLayout",
     "Output",
@@ -34,11 +40,14 @@ __all__ = [
     "Target",
     "Task",
     "directory_name",
+    "directory_owner",
     "gguf_name",
     "joined",
     "lay_out",
+    "packed",
     "parse_type",
     "parse_types",
+    "part",
     "plan",
     "require_directory",
     "require_file",
