@@ -83,7 +83,8 @@ def write_card(directory: Path, *arguments: object) -> str:
 
 
 def front_matter(text: str) -> dict[str, Any]:
-    return dict(ModelCard(text).data.to_dict())
+    data: Any = ModelCard(text).data
+    return dict(data.to_dict())
 
 
 def test_the_source_s_yaml_is_kept_and_says_whose_quantization_it_is(directory: Path, snapshot: Path) -> None:
@@ -100,7 +101,7 @@ def test_the_source_s_yaml_is_kept_and_says_whose_quantization_it_is(directory: 
         "extra_gated_prompt": 'You agree: to "all" of it.\n',
         "extra_gated_fields": {"Name": "text"},
     }
-    assert ModelCard(text).data.eval_results is None
+    assert ModelCard(text).data.get("eval_results") is None
 
 
 def rows(text: str) -> Iterator[list[str]]:
