@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from modelfile_parser import parameters_of, parse_modelfile
 from transformers.utils.chat_template_utils import render_jinja_template
 
+import convert
 from convert.publish.conversation import go_template, prompt_format
 from convert.publish.files import DescribedFile, FileRole
 from convert.publish.modelfile import hub_files, modelfile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 TOKENS: Final = ("<s>", "</s>", "<|im_end|>", "<|eot_id|>")
 CHATML: Final = (
@@ -156,3 +160,12 @@ def test_a_repository_tells_ollama_what_is_known() -> None:
     assert json.loads(files["params"])["stop"] == ["</s>"]
     assert files["system"] == 'You are "helpful".'
     assert hub_files(described(metadata(None))) == {}
+
+
+def test_the_command_writes_one_for_each_type(tiny_llama: Path, tmp_path: Path) -> None:
+    convert.convert_all(tiny_llama, convert.OutputRequest(tmp_path, types="q8_0,q4_0"))
+    command = [sys.executable, "-m", "convert", "modelfile", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    for kind in ("Q8_0", "Q4_0"):
+        assert parse_modelfile((tmp_path / f"Modelfile-{kind}").read_text()) == [("from", f"./tiny-llama-{kind}.gguf")]

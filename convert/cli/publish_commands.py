@@ -57,7 +57,11 @@ def push_of(options: dict[str, Any]) -> Push:
         options.pop("push_to_hub"), options.pop("private"), options.pop("discard_uploaded"), options.pop("base_model")
     )
     if push.repository is None:
-        for asked, flag in ((push.private, "--private"), (push.discard, "--discard-uploaded")):
+        for asked, flag in (
+            (push.private, "--private"),
+            (push.discard, "--discard-uploaded"),
+            (push.base_model, "--base-model"),
+        ):
             if asked:
                 raise click.UsageError(f"{flag} goes with --push-to-hub", ctx=click.get_current_context())
         return push

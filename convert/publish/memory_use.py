@@ -4,6 +4,7 @@
     KV cache     for each layer, key and value of every token in float16; a layer with a window keeps only that
     overhead     what one batch of 512 tokens is computed in, and the program with its libraries
 
+The state of recurrent layers is small, and within the overhead.
 Source of the cache's shape: src/llama-kv-cache.cpp and src/llama-kv-cache-iswa.cpp @ 0c1e570.
 """
 
