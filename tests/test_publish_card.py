@@ -12,9 +12,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
 import convert
+from convert.cli import cli
 from convert.llama_cpp.pin import COMMIT
 from convert.quant_mix import FILE_TYPES
 
@@ -77,8 +79,8 @@ def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str
 
 
 def write_card(directory: Path, *arguments: object) -> str:
-    done = run("card", directory, *arguments)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(cli, ["card", str(directory), *map(str, arguments)])
+    assert done.exit_code == 0, done.output
     return (directory / "README.md").read_text()
 
 
@@ -144,8 +146,9 @@ def test_the_prompt_stands_in_a_fence_that_it_does_not_end(directory: Path) -> N
 def test_without_a_repository_the_commands_name_files_and_a_note_says_what_is_missing(directory: Path) -> None:
     done = run("card", directory)
     text = (directory / "README.md").read_text()
-    assert "llama-cli -m 'Tiny-Llama-Q4_K_M.gguf'" in text
+    assert "llama-cli -m Tiny-Llama-Q4_K_M.gguf" in text
     assert "base_model" not in front_matter(text)
+    assert front_matter(text)["language"] == ["en", "de"]  # as the files say
     assert "--base-model ORG/NAME" in done.stderr
 
 

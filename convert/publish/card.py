@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
@@ -37,6 +38,7 @@ _KEPT: Final = re.compile(re.escape(_FIRST) + r"\n(.*?)" + re.escape(_LAST), re.
 _MADE_FROM: Final = re.compile(r"^Made from .*/tree/([0-9a-f]{40})\)\.$", re.MULTILINE)
 # Of the source's card: about its weights, or said anew here.
 _LEFT_OUT: Final = ("base_model", "base_model_relation", "quantized_by", "library_name", "model-index", "widget")
+_LONGEST_NAME: Final = 100  # characters
 _HUB: Final = "https://huggingface.co"
 
 
@@ -69,7 +71,8 @@ class CardFacts:
         """What people call the model."""
         values = self.model.values
         named = values.get(Keys.General.NAME) or values.get(Keys.General.BASENAME)
-        return self.source.repository.rpartition("/")[2] if self.source.repository else str(named or "model")
+        own = self.source.repository.rpartition("/")[2] if self.source.repository else named or "model"
+        return " ".join(str(own).split())[:_LONGEST_NAME]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ def _of_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     }
     said: dict[str, Any] = {name: values[key] for name, key in keys.items() if isinstance(values.get(key), str)}
     languages = values.get(Keys.General.LANGUAGES)
-    return said | ({"language": [str(each) for each in languages]} if isinstance(languages, tuple) else {})
+    return said | ({"language": [_text(each) for each in languages]} if isinstance(languages, tuple) else {})
 
 
 def _sections(facts: CardFacts, kept: str | None) -> Iterator[list[str]]:
@@ -168,8 +171,8 @@ def _made_from(facts: CardFacts) -> Iterator[str]:
         yield f"Made from [{source.repository}]({_HUB}/{source.repository}){at}."
     if facts.made_here:
         yield (
-            f"The files are byte for byte those of [llama.cpp at `{COMMIT[:12]}`]({GIT_URL}/tree/{COMMIT}): its "
-            "converter's, and llama-quantize's."
+            f"The files are byte for byte what [llama.cpp at `{COMMIT[:12]}`]({GIT_URL}/tree/{COMMIT}) makes, its "
+            "converter and llama-quantize, where these take the model."
         )
     if _imatrix(facts):
         yield _imatrix(facts)
@@ -190,9 +193,12 @@ def _imatrix(facts: CardFacts) -> str:
 
 
 def _base(path: object) -> str:
-    return (
-        (path.decode(errors="replace") if isinstance(path, bytes) else str(path)).rpartition("/")[2].replace("`", "'")
-    )
+    """Give a file's name without its folders, as what stands between backticks in one line."""
+    return " ".join(_text(path).rpartition("/")[2].replace("`", "'").split())
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _files(facts: CardFacts) -> Iterator[str]:
@@ -208,7 +214,7 @@ def _files(facts: CardFacts) -> Iterator[str]:
     others = [file for file in facts.directory.files if file.role is not FileRole.MODEL]
     if others:
         yield ""
-    yield from (f"- {_links(file)} ({_exact(file.nbytes)}): {_BESIDE[file.role]}" for file in others)
+    yield from (f"- {_links(file)}, {_exact(file.nbytes)}: {_BESIDE[file.role]}" for file in others)
 
 
 _BESIDE: Final = {
@@ -283,9 +289,9 @@ def _reproduce(facts: CardFacts) -> list[str]:
     name, fetched = facts.name if source.repository else "MODEL", []
     if source.repository:
         revision = f" --revision {source.commit}" if source.commit else ""
-        fetched = [f"hf download {source.repository}{revision} --local-dir {name}"]
-    given = f" --imatrix '{importance}'" if importance else ""
-    command = f"convert all {name} {name}-GGUF --types {types}{given}"
+        fetched = [f"hf download {source.repository}{revision} --local-dir {quote(name)}"]
+    given = f" --imatrix {quote(importance)}" if importance else ""
+    command = f"convert all {quote(name)} {quote(f'{name}-GGUF')} --types {types}{given}"
     return ["## To make them again", "", "```sh", *fetched, command, "```"]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from convert.publish.choosers import llama_cpp_model
-from convert.publish.files import FileRole
+from convert.publish.files import PART, FileRole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,8 @@ def _from_hub(directory: DescribedDirectory, model: DescribedFile, repository: s
     tag = f"{repository}:{model.label}"
     names = sorted(name for each in directory.models for name in each.names)
     finds = llama_cpp_model(names, model.label) == model.names[0]
-    named = tag if finds else f"{repository} --hf-file '{model.names[0]}'"  # another file has the tag in its name too
+    # Where not, another file has the tag in its name too.
+    named = tag if finds else f"{repository} --hf-file {quote(model.names[0])}"
     yield from ("llama.cpp:", "", "```sh", f"llama-cli -hf {named}", f"llama-server -hf {named}", "```", "")
     if len(model.names) == 1:
         yield from ("Ollama:", "", "```sh", f"ollama run hf.co/{tag}", "```", "")
@@ -42,16 +44,21 @@ def _from_hub(directory: DescribedDirectory, model: DescribedFile, repository: s
         )
     yield f"LM Studio: search for `{repository}` and choose `{model.label}`, or"
     yield from ("", "```sh", f"lms get {repository}@{model.label.lower()}", "```", "", "One file alone:", "", "```sh")
-    pattern = model.names[0] if len(model.names) == 1 else f"{model.names[0].rpartition('/')[0] or '.'}/*"
-    include = f"--include '{pattern}'" if len(model.names) > 1 else f"'{pattern}'"
-    yield from (f"hf download {repository} {include} --local-dir .", "```")
+    listed = " ".join(map(quote, model.names)) if len(model.names) == 1 else f"--include {quote(_parts(model))}"
+    yield from (f"hf download {repository} {listed} --local-dir .", "```")
     if directory.of(FileRole.MMPROJ):
         yield from ("", "llama.cpp and LM Studio load the projector by themselves.")
 
 
 def _from_disk(directory: DescribedDirectory, model: DescribedFile) -> Iterator[str]:
-    name = model.names[0]
-    projector = next((f" --mmproj '{file.names[0]}'" for file in directory.of(FileRole.MMPROJ)), "")
-    yield from ("llama.cpp:", "", "```sh", f"llama-cli -m '{name}'{projector}", f"llama-server -m '{name}'{projector}")
+    name = quote(model.names[0])
+    projector = next((f" --mmproj {quote(file.names[0])}" for file in directory.of(FileRole.MMPROJ)), "")
+    yield from ("llama.cpp:", "", "```sh", f"llama-cli -m {name}{projector}", f"llama-server -m {name}{projector}")
     yield from ("```", "", "Ollama:", "", "```sh", f"ollama create NAME -f Modelfile-{model.label}", "ollama run NAME")
-    yield from ("```", "", "LM Studio:", "", "```sh", f"lms import '{name}'", "```")
+    yield from ("```", "", "LM Studio:", "", "```sh", f"lms import {name}", "```")
+
+
+def _parts(model: DescribedFile) -> str:
+    """Give the pattern of a split model's files."""
+    found = PART.fullmatch(model.names[0])
+    return model.names[0] if found is None else f"{found['whole']}-*-of-{found['count']}.gguf"
