@@ -25,6 +25,7 @@ from convert.cli.publish_commands import (
     push_made,
     push_of,
 )
+from convert.cli.report_commands import report
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
@@ -43,7 +44,19 @@ def cli() -> None:
     """
 
 
-for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor, card, modelfile, publish, lint):
+for _command in (
+    dequantize,
+    build_llamacpp,
+    imatrix,
+    run_gguf,
+    verify,
+    report,
+    card,
+    modelfile,
+    publish,
+    lint,
+    doctor,
+):
     cli.add_command(_command)
 
 

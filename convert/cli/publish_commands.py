@@ -80,8 +80,8 @@ def push_of(options: dict[str, Any]) -> Push:
 def card(directory: Path, model: Path | None, base_model: str | None, repo: str | None, force: bool) -> None:
     """Write DIR/README.md, a card for people who must choose: files, sizes, memory, prompt format, commands, checksums.
 
-    What stands between its marks for your own words is kept when it is written again. Measured figures of a report.md
-    in DIR are shown in it.
+    What stands between its marks for your own words is kept when it is written again. The measured figures of
+    `convert report … --markdown DIR/report.md` are shown in it.
 
     \b
       convert card quantized/
