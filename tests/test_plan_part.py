@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import pytest
 
 import convert
 from convert.plan import packed, part
+from convert.publish.discarding import schedule
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +28,17 @@ if TYPE_CHECKING:
 )
 def test_files_are_grouped_so_that_none_is_longer_than_the_longest(sizes: list[int], groups: list[list[int]]) -> None:
     assert packed(sizes) == groups
+
+
+def test_the_parts_of_a_split_file_are_made_together(tiny_llama: Path, tmp_path: Path) -> None:
+    plan = convert.plan_all(tiny_llama, convert.OutputRequest(tmp_path, types="f16,q8_0,q4_k_m,q4_0"))
+    folders = ("", "m-Q8_0", "m-Q8_0", "")  # of f16, q8_0, q4_k_m, q4_0
+    placed = [
+        replace(each, path=tmp_path / to / each.path.name) for each, to in zip(plan.outputs, folders, strict=True)
+    ]
+    turns = schedule(replace(plan, outputs=tuple(placed)), tmp_path)
+    assert turns.groups == ((0,), (1, 2), (3,))
+    assert turns.nbytes == plan.outputs[0].nbytes
 
 
 def test_a_part_of_a_plan_makes_the_files_that_the_whole_makes(tiny_llama: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def all_types(
     if push.repository is not None and not run["dry_run"]:
         prepared = prepare_push(plan, push, request.directory, outdir, imatrix=used, force=run["force"])
     if push.discard:
-        _show_and_discard(plan, prepared, imatrix=used, **run)
+        _show_and_discard(plan, prepared, outdir, imatrix=used, **run)
         return
     _show_and_write(plan, **run)
     if verifies and not run["dry_run"]:
@@ -266,14 +266,21 @@ def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, at_once: int | 
 
 
 def _show_and_discard(
-    plan: Plan, prepared: Prepared | None, *, imatrix: Path | None, dry_run: bool, as_json: bool, **writing: Any
+    plan: Plan,
+    prepared: Prepared | None,
+    outdir: Path,
+    *,
+    imatrix: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **writing: Any,
 ) -> None:
     """Show what is made in turns, and make, upload and delete it. prepared: None where nothing is to be done."""
     from convert.publish.discarding import schedule  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
     from convert.terminal.plan import show_plan  # noqa: PLC0415
 
-    turns = schedule(plan)
+    turns = schedule(plan, outdir)
     plan = replace(plan, notes=(*plan.notes, str(turns)))
     if prepared is None:
         _show_and_write(plan, dry_run=dry_run, as_json=as_json, at_once=turns.nbytes)

@@ -18,7 +18,7 @@ from convert.hub import HubCommit, UploadedFile
 from convert.plan import packed, part
 from convert.publish.journal import JournalEntry, fingerprint, read_journal, remove_journal, write_journal
 from convert.publish.publication import Prepared, finish
-from convert.stream import Report, Writing, WrittenOutput, carry_out, with_statistics
+from convert.stream import Report, Writing, WrittenOutput, carry_out, remove_empty, with_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,10 +42,20 @@ class Schedule:
         return f"each file is deleted once the Hub has it, so the types are made in {reads} of the model"
 
 
-def schedule(plan: Plan) -> Schedule:
-    """Group a plan's files so that no more than the longest lies on the disk, in as few reads as that takes."""
-    sizes = [output.nbytes for output in plan.outputs]
-    return Schedule(tuple(map(tuple, packed(sizes))), max(sizes))
+def schedule(plan: Plan, directory: Path, indices: Sequence[int] | None = None) -> Schedule:
+    """Group a plan's files so that no more than the longest lies on the disk, in as few reads as that takes.
+
+    What lies in one folder below the directory, as the parts of a split file do, counts as one file. indices: of the
+    outputs that are left to make; by default all.
+    """
+    units: dict[Path, list[int]] = {}
+    for index in range(len(plan.outputs)) if indices is None else indices:
+        path = plan.outputs[index].path
+        units.setdefault(path if path.parent == directory else path.parent, []).append(index)
+    listed = list(units.values())
+    sizes = [sum(plan.outputs[index].nbytes for index in unit) for unit in listed]
+    groups = tuple(tuple(index for unit in group for index in listed[unit]) for group in packed(sizes))
+    return Schedule(groups, max(sizes, default=0))
 
 
 @dataclass(slots=True)
@@ -78,6 +88,8 @@ class _Sender:
         self.journal[name] = JournalEntry(file.sha256, file.nbytes, made_from)
         write_journal(self.prepared.directory, self.prepared.repository.name, self.journal)
         path.unlink()
+        if path.parent != self.prepared.directory:
+            remove_empty([path.parent])
         self.told(file)
         with self.changed:
             self.on_disk -= file.nbytes
@@ -148,18 +160,17 @@ def _make_all(
     items: dict[int, tuple[str, str]],
     progress: Progress | None,
 ) -> Report:
-    sizes = [plan.outputs[index].nbytes for index in rest]
-    room = max(sizes, default=0)
+    turns = schedule(plan, sender.prepared.directory, rest)
     made: list[WrittenOutput] = []
     seconds = 0.0
     threading.Thread(target=sender.work, daemon=True).start()  # it ends with the process, in whatever it is
     try:
-        for group in packed(sizes):
-            nbytes = sum(sizes[index] for index in group)
-            sender.wait_for(lambda: sender.on_disk + nbytes <= room)  # noqa: B023 - used at once
-            report = carry_out(part(plan, [rest[index] for index in group]), writing, progress=progress)
+        for group in turns.groups:
+            some = part(plan, group)
+            sender.wait_for(lambda: sender.on_disk + some.nbytes <= turns.nbytes)  # noqa: B023 - used at once
+            report = carry_out(some, writing, progress=progress)
             made, seconds = [*made, *report.outputs], seconds + report.seconds
-            sender.take_over([items[rest[index]] for index in group], nbytes)
+            sender.take_over([items[index] for index in group], some.nbytes)
         sender.wait_for(lambda: sender.on_disk == 0)
     finally:
         sender.waiting.put(None)

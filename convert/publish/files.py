@@ -21,7 +21,7 @@ from convert.quant_mix import FILE_TYPES
 from convert.shown import nearest, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from convert.gguf_file import GGUFFile
@@ -87,15 +87,16 @@ def describe_directory(directory: Path) -> DescribedDirectory:
     """
     if not directory.is_dir():
         raise UsageError(f"{shown(directory)} is not a directory", hint=nearest(directory))
-    return describe(directory, {name: read_gguf(directory / name) for name in gguf_names(directory)})
+    return describe(directory, gguf_names(directory), lambda name: read_gguf(directory / name))
 
 
-def describe(directory: Path, headers: Mapping[str, GGUFFile]) -> DescribedDirectory:
-    """Describe files by their headers, which are there or planned. headers: by path in the directory.
+def describe(directory: Path, names: Iterable[str], read: Callable[[str], GGUFFile]) -> DescribedDirectory:
+    """Describe files by their headers, which are there or planned; one is held at a time, and a vocabulary once.
 
-    Raises as for `describe_directory`.
+    names: paths in the directory. Raises as for `describe_directory`.
     """
-    described = [_described(group, headers) for group in grouped(headers)]
+    seen: dict[str, Any] = {}
+    described = [_described(group, read, seen) for group in grouped(names)]
     if not any(file.role is FileRole.MODEL for file in described):
         raise UsageError(f"{shown(directory)} has no GGUF model in it", remedies=(Remedy.CONVERT_CHECKPOINT,))
     return DescribedDirectory(directory, tuple(sorted(described, key=_rank)))
@@ -117,23 +118,33 @@ def grouped(names: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-def _described(names: tuple[str, ...], headers: Mapping[str, GGUFFile]) -> DescribedFile:
+def _described(names: tuple[str, ...], read: Callable[[str], GGUFFile], seen: dict[str, Any]) -> DescribedFile:
     part = PART.fullmatch(names[0])
     if part is not None and [*map(_number, names)] != [*range(1, int(part["count"]) + 1)]:
         raise CheckpointError(
             f"of the {int(part['count'])} parts of {shown(part['whole'])} there are {len(names)}",
             hint="bring the others, or take these away",
         )
-    first = headers[names[0]]
-    role = role_of(first)
+    first = read(names[0])
+    lengths = [(first.nbytes, _n_parameters(first))]
+    lengths += [(file.nbytes, _n_parameters(file)) for file in map(read, names[1:])]
     return DescribedFile(
         names=names,
-        role=role,
+        role=role_of(first),
         label=label_of(names[0], first.metadata),
-        nbytes=sum(headers[name].nbytes for name in names),
-        values=first.metadata,
-        n_parameters=sum(prod(tensor.shape) for name in names for tensor in headers[name].tensors),
+        nbytes=sum(nbytes for nbytes, _ in lengths),
+        values={key: _once(key, value, seen) for key, value in first.metadata.items()},
+        n_parameters=sum(n_parameters for _, n_parameters in lengths),
     )
+
+
+def _n_parameters(file: GGUFFile) -> int:
+    return sum(prod(tensor.shape) for tensor in file.tensors)
+
+
+def _once(key: str, value: object, seen: dict[str, Any]) -> object:
+    """Give the same long value that another file has, where it is equal."""
+    return value if not isinstance(value, tuple) or seen.setdefault(key, value) != value else seen[key]
 
 
 def _number(name: str) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from convert.plan import Plan
 
 _NAME: Final = ".convert-uploaded.json"
+_PARTIAL: Final = f"{_NAME}.partial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def read_journal(directory: Path, repository: str) -> dict[str, JournalEntry]:
 def write_journal(directory: Path, repository: str, files: Mapping[str, JournalEntry]) -> None:
     """Write it so that it is whole on disk before a file is deleted. Raises OSError."""
     text = json.dumps({"repository": repository, "files": {name: asdict(entry) for name, entry in files.items()}})
-    partial = directory / f"{_NAME}.partial"
+    partial = directory / _PARTIAL
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -57,7 +58,8 @@ def write_journal(directory: Path, repository: str, files: Mapping[str, JournalE
 
 def remove_journal(directory: Path) -> None:
     """Forget: everything is committed."""
-    (directory / _NAME).unlink(missing_ok=True)
+    for name in (_NAME, _PARTIAL):
+        (directory / name).unlink(missing_ok=True)
 
 
 def fingerprint(plan: Plan) -> str:

@@ -67,12 +67,12 @@ def facts_of(
 
 def planned_facts(plan: Plan, outdir: Path, model: Path, base_model: str | None, repository: str) -> CardFacts:
     """Gather what a card says of files that are planned; their lengths and headers are known."""
-    headers = {
-        output.path.relative_to(outdir).as_posix(): parse_gguf(output.path, output.header, output.nbytes)
-        for output in plan.outputs
-    }
+    outputs = {output.path.relative_to(outdir).as_posix(): output for output in plan.outputs}
+    described = describe(
+        outdir, outputs, lambda name: parse_gguf(outputs[name].path, outputs[name].header, outputs[name].nbytes)
+    )
     source = read_source(model, base_model)
-    return CardFacts(describe(outdir, headers), source, repository, made_here=True, measured=_measured(outdir))
+    return CardFacts(described, source, repository, made_here=True, measured=_measured(outdir))
 
 
 def _measured(directory: Path) -> str | None:
