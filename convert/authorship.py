@@ -154,7 +154,8 @@ def read_front_matter(path: Path) -> dict[str, Any]:
         end = lines.index("---", 1) if lines[:1] == ["---"] and "---" in lines[1:] else 0
         front = yaml.load("\n".join(lines[1:end]), Loader=_YAML_LOADER) or {}  # noqa: S506 - a safe loader
     except _UNUSABLE as error:
-        raise CheckpointError(f"the front matter of {shown(path)} cannot be read: {_one_line(error)}") from error
+        said = f"the front matter of {shown(path)} cannot be read: {_one_line(error)}"
+        raise CheckpointError(said, hint="mend it: license, languages and gates stand in it") from error
     if not isinstance(front, dict):
         raise CheckpointError(f"the front matter of {shown(path)} is no mapping of keys to values")
     return front

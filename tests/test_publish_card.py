@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,8 @@ from huggingface_hub import ModelCard
 import convert
 from convert.cli import cli
 from convert.llama_cpp.pin import COMMIT
+from convert.publish.card import CardFacts, card_text
+from convert.publish.files import describe_directory
 from convert.quant_mix import FILE_TYPES
 
 if TYPE_CHECKING:
@@ -210,3 +213,35 @@ def test_a_directory_without_a_model_or_of_broken_parts_is_an_error(directory: P
 
 def test_a_card_claims_the_reference_s_bytes_only_of_files_made_here(directory: Path) -> None:
     assert COMMIT not in write_card(directory)
+
+
+@pytest.mark.parametrize(
+    ("front", "said"),
+    [
+        ("---\nlicense: [mit\n---\n", "cannot be read"),
+        ("---\n- mit\n---\n", "is no mapping of keys to values"),
+        ("---\na: &a [x]\nb: *a\n---\n", "YAML aliases"),
+    ],
+)
+def test_a_source_whose_license_cannot_be_read_is_an_error(
+    directory: Path, tmp_path: Path, front: str, said: str
+) -> None:
+    (tmp_path / "README.md").write_text(front)
+    done = run("card", directory, "--model", tmp_path)
+    assert done.returncode == 3
+    assert said in done.stderr
+    assert not (directory / "README.md").exists()
+
+
+def test_names_from_a_file_cannot_write_the_card(directory: Path) -> None:
+    described = describe_directory(directory)
+    model = described.models[0]
+    values = {**model.values, "general.name": "x\n\n# A heading\n" * 50, "quantize.imatrix.file": "/a/b`\n# c"}
+    named = replace(model, names=("a|b'; rm -Q8_0.gguf",), values=values)
+    text = card_text(CardFacts(replace(described, files=(named,))))
+    headings = [line for line in text.splitlines() if line.startswith("# ")]
+    assert len(headings) == 1
+    assert len(headings[0]) < 120
+    assert "`b' # c`" in text
+    assert "llama-cli -m 'a|b'\"'\"'; rm -Q8_0.gguf'" in text
+    assert next(rows(text))[0].startswith("[a&#124;b'; rm")
