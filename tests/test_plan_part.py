@@ -10,7 +10,7 @@ import pytest
 
 import convert
 from convert.plan import packed, part
-from convert.publish.discarding import schedule
+from convert.publish.turns import sparing_disk, sparing_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,9 +36,11 @@ def test_the_parts_of_a_split_file_are_made_together(tiny_llama: Path, tmp_path:
     placed = [
         replace(each, path=tmp_path / to / each.path.name) for each, to in zip(plan.outputs, folders, strict=True)
     ]
-    turns = schedule(replace(plan, outputs=tuple(placed)), tmp_path)
-    assert turns.groups == ((0,), (1, 2), (3,))
-    assert turns.nbytes == plan.outputs[0].nbytes
+    split = replace(plan, outputs=tuple(placed))
+    assert sparing_disk(split, tmp_path, range(4)).groups == ((0,), (1, 2), (3,))
+    assert sparing_disk(split, tmp_path, range(4)).nbytes == plan.outputs[0].nbytes
+    assert sparing_time(split, tmp_path, range(4)).groups == ((0,), (1, 2, 3))
+    assert sparing_time(split, tmp_path, [3]).groups == ((3,),)
 
 
 def test_a_part_of_a_plan_makes_the_files_that_the_whole_makes(tiny_llama: Path, tmp_path: Path) -> None:

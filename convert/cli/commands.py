@@ -19,10 +19,8 @@ from convert.cli.publish_commands import (
     lint,
     make_and_push,
     modelfile,
-    prepare_push,
     publish,
     publishing_options,
-    push_made,
     push_of,
 )
 from convert.cli.report_commands import report
@@ -30,7 +28,6 @@ from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
     from convert.plan import Plan
-    from convert.publish.publication import Prepared
 
 _OURS_ALONE = {"--json": "as_json", "--allow-nonfinite": "allow_nonfinite"}
 
@@ -124,19 +121,18 @@ def all_types(
     wanted = replace(wanted, options=quantize_options.read(asked), mmproj=mmproj, mtp=mtp)
     plan = with_source(lambda: plan_all(request, wanted), directory)
     used = None if wanted.options.importance is None else Path(wanted.options.importance.file)
-    prepared = None
-    if push.repository is not None and not run["dry_run"]:
-        prepared = prepare_push(plan, push, request.directory, outdir, imatrix=used, force=run["force"])
-    if push.discard:
-        _show_and_discard(plan, prepared, outdir, imatrix=used, **run)
+
+    def check() -> None:
+        if verifies and not run["dry_run"]:
+            others = (mmproj is not None) + (mtp is not None)
+            paths = [output.path for output in plan.outputs[: len(plan.outputs) - others]]
+            run_verification(paths, against=request, directory=directory)
+
+    if push.repository is not None:
+        make_and_push(plan, push, request.directory, outdir, imatrix=used, check=check, **run)
         return
     _show_and_write(plan, **run)
-    if verifies and not run["dry_run"]:
-        others = (mmproj is not None) + (mtp is not None)
-        paths = [output.path for output in plan.outputs[: len(plan.outputs) - others]]
-        run_verification(paths, against=request, directory=directory)
-    if prepared is not None:
-        push_made(prepared, imatrix=used)
+    check()
 
 
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
@@ -241,7 +237,7 @@ def _list_architectures(*, as_json: bool) -> None:
         show_architectures(known)
 
 
-def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, at_once: int | None = None, **writing: Any) -> None:
+def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> None:
     from convert import stream  # noqa: PLC0415
     from convert.codec import kernel_level  # noqa: PLC0415
     from convert.plan.as_json import plan_as_json  # noqa: PLC0415
@@ -255,7 +251,7 @@ def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, at_once: int | 
         if as_json:
             click.echo(plan_as_json(plan))
         else:
-            show_whole_plan(plan, at_once=at_once)
+            show_whole_plan(plan)
         return
     show_plan(plan, look.stderr())
     with look.warnings_shown():
@@ -263,30 +259,6 @@ def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, at_once: int | 
     with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
         report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
     show_report(report, then=_try_out(plan))
-
-
-def _show_and_discard(
-    plan: Plan,
-    prepared: Prepared | None,
-    outdir: Path,
-    *,
-    imatrix: Path | None,
-    dry_run: bool,
-    as_json: bool,
-    **writing: Any,
-) -> None:
-    """Show what is made in turns, and make, upload and delete it. prepared: None where nothing is to be done."""
-    from convert.publish.discarding import schedule  # noqa: PLC0415
-    from convert.terminal import look  # noqa: PLC0415
-    from convert.terminal.plan import show_plan  # noqa: PLC0415
-
-    turns = schedule(plan, outdir)
-    plan = replace(plan, notes=(*plan.notes, str(turns)))
-    if prepared is None:
-        _show_and_write(plan, dry_run=dry_run, as_json=as_json, at_once=turns.nbytes)
-        return
-    show_plan(plan, look.stderr(), at_once=turns.nbytes)
-    make_and_push(plan, prepared, imatrix=imatrix, **writing)
 
 
 def _try_out(plan: Plan) -> list[str]:

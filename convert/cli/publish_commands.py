@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from convert.cli.options import PATH
+from convert.cli.options import PATH, program_name
 from convert.errors import UsageError, VerificationError
 from convert.shown import shown
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from convert.hub import UploadedFile
     from convert.plan import Plan
-    from convert.publish.publication import Prepared
 
 _MODEL: Final = click.option(
     "--model", type=PATH, metavar="MODEL", help="The checkpoint that DIR was made from: its card's YAML and commit."
@@ -143,21 +142,16 @@ def publish(
     """
     from convert.hub import check_repository_name  # noqa: PLC0415
     from convert.publish.card import CARD, read_earlier  # noqa: PLC0415
-    from convert.publish.publication import facts_of, prepare  # noqa: PLC0415
+    from convert.publish.publication import facts_of, prepare, publish_files  # noqa: PLC0415
+    from convert.terminal import look  # noqa: PLC0415
 
     check_repository_name(repository)
     earlier = read_earlier(directory / CARD, force=force)
     facts = facts_of(directory, model, base_model, repository, earlier)
-    _publish(prepare(facts, repository, private=private, force=force), also=[])
-
-
-def _publish(prepared: Prepared, *, also: list[Path]) -> None:
-    from convert.publish.publication import publish_files  # noqa: PLC0415
-    from convert.terminal import look  # noqa: PLC0415
-
+    prepared = prepare(facts, repository, private=private, force=force)
     look.say(look.stderr(), f"uploading to {prepared.repository.url}")
     with look.warnings_shown():
-        publish_files(prepared, also=also, told=_tell)
+        publish_files(prepared, told=_tell)
     look.say(look.stderr(), f"published: {prepared.repository.url}")
 
 
@@ -197,34 +191,53 @@ def lint(place: str, as_json: bool) -> int:
     return VerificationError.exit_code if any(each.is_problem for each in found) else 0
 
 
-def prepare_push(plan: Plan, push: Push, model: Path, outdir: Path, *, imatrix: Path | None, force: bool) -> Prepared:
-    """See, before any work, that the repository can take what a plan makes."""
-    from convert.publish.publication import planned_facts, prepare  # noqa: PLC0415
+def make_and_push(
+    plan: Plan,
+    push: Push,
+    model: Path,
+    outdir: Path,
+    *,
+    imatrix: Path | None,
+    check: Callable[[], None],
+    dry_run: bool,
+    as_json: bool,
+    **writing: Any,
+) -> None:
+    """Show what is to be made, make it and upload it.
 
+    model: its directory. check: what must be so before all is visible.
+    """
+    from convert.codec import kernel_level  # noqa: PLC0415
+    from convert.plan.as_json import plan_as_json  # noqa: PLC0415
+    from convert.publish.making import Making, make_and_publish  # noqa: PLC0415
+    from convert.publish.publication import planned_facts, prepare  # noqa: PLC0415
+    from convert.publish.turns import sparing_disk, sparing_time  # noqa: PLC0415
+    from convert.stream import Writing  # noqa: PLC0415
+    from convert.terminal import look  # noqa: PLC0415
+    from convert.terminal.plan import show_plan, show_whole_plan  # noqa: PLC0415
+    from convert.terminal.report import show_report  # noqa: PLC0415
+
+    if as_json and not dry_run:
+        raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
+    taking = sparing_disk if push.discard else sparing_time
+    turns = taking(plan, outdir, range(len(plan.outputs)))
+    plan = replace(plan, notes=(*plan.notes, *([turns.note] if turns.note else [])))
+    at_once = turns.nbytes if turns.deletes else None
+    if dry_run:
+        click.echo(plan_as_json(plan)) if as_json else show_whole_plan(plan, at_once=at_once)
+        return
+    err = look.stderr()
+    show_plan(plan, err, at_once=at_once)
+    also = () if imatrix is None else (imatrix,)
     assert push.repository is not None  # noqa: S101 - asked for
     facts = planned_facts(plan, outdir, model, push.base_model, push.repository)
-    also = [] if imatrix is None else [imatrix.name]
-    return prepare(facts, push.repository, private=push.private, force=force, also=also)
-
-
-def push_made(prepared: Prepared, *, imatrix: Path | None) -> None:
-    """Upload what a plan has made."""
-    _publish(prepared, also=[] if imatrix is None else [imatrix])
-
-
-def make_and_push(plan: Plan, prepared: Prepared, *, imatrix: Path | None, **writing: Any) -> None:
-    """Make a plan's files, and upload and delete each as it is complete."""
-    from convert import stream  # noqa: PLC0415
-    from convert.publish.discarding import make_and_discard  # noqa: PLC0415
-    from convert.terminal import look  # noqa: PLC0415
-
-    err = look.stderr()
+    names, force = [path.name for path in also], bool(writing.get("force"))
+    prepared = prepare(facts, push.repository, private=push.private, force=force, also=names)
     look.say(err, f"uploading to {prepared.repository.url}")
-    also = [] if imatrix is None else [imatrix]
+    with look.warnings_shown():
+        kernel_level()
     with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
-        report, _ = make_and_discard(
-            plan, prepared, stream.Writing(**writing), also=also, told=_tell, progress=progress
-        )
-    made = sum(output.nbytes for output in report.outputs if output.written)
-    look.say(err, f"{look.counted(len(report.outputs), 'file')} made, {look.size(made)}, in {report.seconds:.1f} s")
+        making = Making(Writing(**writing), taking, also, _tell, progress, check)
+        report, _ = make_and_publish(plan, prepared, making)
     look.say(err, f"published: {prepared.repository.url}")
+    show_report(report, then=[*program_name().split(), "lint", f"hf://{prepared.repository.name}"])

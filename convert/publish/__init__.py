@@ -12,7 +12,7 @@
     card          README.md of all that
     checksums     SHA256SUMS
     publication   all of it to the Hub, visible by one commit
-    discarding    the same while files are made, uploaded and deleted
+    making        the same while files are made; turns: which are made together
     journal       what an interrupted run has uploaded
 
 `convert.hub` speaks with the Hub; a face calls `facts_of`, `card_text`, `prepare` and `publish_files`.

@@ -1,7 +1,7 @@
 """Files to a repository: each uploaded when it is complete, all made visible by one commit.
 
     prepare   names, card and permission are checked, before any work
-    upload    a file at a time: those that are there by `publish_files`, those being made by `discarding`
+    upload    a file at a time: those that are there by `publish_files`, those being made by `making`
     finish    the card, the sums, Ollama's files; the commit
 
 Until then nothing of it is seen.
@@ -92,17 +92,15 @@ def prepare(facts: CardFacts, name: str, *, private: bool, force: bool, also: Se
     return Prepared(replace(facts, repository=repository.name), repository, kept)
 
 
-def publish_files(prepared: Prepared, *, also: Sequence[Path] = (), told: Callable[[UploadedFile], None]) -> str:
+def publish_files(prepared: Prepared, *, told: Callable[[UploadedFile], None]) -> str:
     """Upload files that are there, and make them visible together; return the commit's address.
 
-    also: what else goes there, such as the importance matrix. told: of each file when the Hub has it.
-    Raises OutputError.
+    told: of each file when the Hub has it. Raises OutputError.
     """
     commit = HubCommit(prepared.repository)
-    paths = [(prepared.directory / name, name) for name in prepared.names] + [(path, path.name) for path in also]
     uploaded = []
-    for path, name in paths:
-        uploaded.append(commit.upload(path, name))
+    for name in prepared.names:
+        uploaded.append(commit.upload(prepared.directory / name, name))
         told(uploaded[-1])
     return finish(prepared, commit, uploaded)
 
