@@ -236,8 +236,8 @@ def make_and_push(
     look.say(err, f"uploading to {prepared.repository.url}")
     with look.warnings_shown():
         kernel_level()
-    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
-        making = Making(Writing(**writing), taking, also, _tell, progress, check)
+    making = Making(Writing(**writing), taking, also, _tell, look.byte_progress, check)
+    with look.warnings_shown():
         report, _ = make_and_publish(plan, prepared, making)
     look.say(err, f"published: {prepared.repository.url}")
     show_report(report, then=[*program_name().split(), "lint", f"hf://{prepared.repository.name}"])

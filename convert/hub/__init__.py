@@ -11,6 +11,7 @@ from convert.hub.repository import (
     prepare_repository,
     repository_files,
     upload_directory,
+    without_bars,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "prepare_repository",
     "repository_files",
     "upload_directory",
+    "without_bars",
 ]

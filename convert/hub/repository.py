@@ -133,6 +133,25 @@ def hub_api() -> Any:  # noqa: ANN401 - the client is imported only when used
     return HfApi(library_name=None)
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Let uploads that begin meanwhile show no bars of the client's own, on a terminal that shows others."""
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # noqa: PLC0415
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
 def _check_token(api: Any) -> None:  # noqa: ANN401
     from huggingface_hub import get_token  # noqa: PLC0415
 

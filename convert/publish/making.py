@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import queue
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from convert.hub import HubCommit, UploadedFile
+from convert.hub import HubCommit, UploadedFile, without_bars
 from convert.plan import part
 from convert.publish.journal import JournalEntry, fingerprint, read_journal, remove_journal, write_journal
 from convert.publish.publication import finish
@@ -22,6 +23,7 @@ from convert.stream import Report, Writing, WrittenOutput, carry_out, remove_emp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from convert.plan import Plan
@@ -30,19 +32,25 @@ if TYPE_CHECKING:
     from convert.stream import Progress
 
 
+def _no_progress(total: int) -> AbstractContextManager[None]:
+    del total
+    return nullcontext()
+
+
 @dataclass(frozen=True, slots=True)
 class Making:
     """How files are made and uploaded.
 
     taking: in which turns. also: what else goes there, such as the importance matrix. told: of each file when the Hub
-    has it. before_commit: what is still to be seen before all is visible; it may raise.
+    has it. progress: given the bytes of a turn, what is called while they are written. before_commit: what is still to
+    be seen before all is visible; it may raise.
     """
 
     writing: Writing = Writing()  # noqa: RUF009 - frozen
     taking: Taking = sparing_time
     also: tuple[Path, ...] = ()
     told: Callable[[UploadedFile], None] = lambda _: None
-    progress: Progress | None = None
+    progress: Callable[[int], AbstractContextManager[Progress | None]] = _no_progress
     before_commit: Callable[[], None] = lambda: None
 
 
@@ -153,7 +161,8 @@ def _make_all(plan: Plan, items: dict[int, tuple[str, str]], sender: _Sender, ma
         for group in turns.groups:
             some = part(plan, group)
             sender.wait_for(lambda: sender.on_disk + some.nbytes <= turns.nbytes)  # noqa: B023 - used at once
-            report = carry_out(some, making.writing, progress=making.progress)
+            with without_bars(), making.progress(some.nbytes) as progress:
+                report = carry_out(some, making.writing, progress=progress)
             made, seconds = [*made, *report.outputs], seconds + report.seconds
             sender.take_over([items[index] for index in group], some.nbytes)
         sender.wait_for(lambda: sender.on_disk == 0)
