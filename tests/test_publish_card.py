@@ -21,6 +21,7 @@ from convert.cli import cli
 from convert.llama_cpp.pin import COMMIT
 from convert.publish.card import CardFacts, card_text
 from convert.publish.files import describe_directory
+from convert.publish.source import read_source
 from convert.quant_mix import FILE_TYPES
 
 if TYPE_CHECKING:
@@ -245,3 +246,18 @@ def test_names_from_a_file_cannot_write_the_card(directory: Path) -> None:
     assert "`b' # c`" in text
     assert "llama-cli -m 'a|b'\"'\"'; rm -Q8_0.gguf'" in text
     assert next(rows(text))[0].startswith("[a&#124;b'; rm")
+
+
+def test_where_a_checkpoint_comes_from_is_read_off_its_path_or_what_a_download_left(tmp_path: Path) -> None:
+    cached = tmp_path / "models--org--A" / "snapshots" / SOURCE_COMMIT
+    elsewhere = tmp_path / "models--org--A" / SOURCE_COMMIT / "A"
+    local = tmp_path / "A"
+    told = local / ".cache" / "huggingface" / "download" / "config.json.metadata"
+    for folder in (cached, elsewhere, told.parent):
+        folder.mkdir(parents=True)
+    told.write_text(f"{SOURCE_COMMIT}\netag\n1.5\n")
+    for folder in (cached, elsewhere):
+        assert (read_source(folder).repository, read_source(folder).commit) == ("org/A", SOURCE_COMMIT)
+    assert (read_source(local).repository, read_source(local).commit) == (None, SOURCE_COMMIT)
+    assert read_source(local, "org/B").repository == "org/B"
+    assert read_source(tmp_path).commit is None

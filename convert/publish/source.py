@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from convert.authorship import read_front_matter
 from convert.checkpoint import read_json
-from convert.checkpoint.index import cached_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,22 +34,31 @@ class Source:
 def read_source(directory: Path | None, repository: str | None = None) -> Source:
     """Look at a checkpoint's directory. repository: what it is called, where the directory does not say.
 
-    The Hub's cache says both in its paths, and `hf download --local-dir` leaves the commit beside the files.
+    A cache of the Hub's says both in its paths, and `hf download --local-dir` leaves the commit beside the files.
     Raises CheckpointError for a card or a generation_config.json that cannot be read.
     """
     if directory is None:
         return Source(repository)
+    known = _of_cache(directory)
     return Source(
-        repository or cached_name(directory),
-        _commit(directory),
+        repository or known[0],
+        known[1] or _downloaded_commit(directory),
         read_front_matter(directory / "README.md"),
         _end_ids(directory / "generation_config.json"),
     )
 
 
-def _commit(directory: Path) -> str | None:
-    if cached_name(directory) is not None and _COMMIT.fullmatch(directory.name):
-        return directory.name
+def _of_cache(directory: Path) -> tuple[str | None, str | None]:
+    """Read `models--ORG--NAME/…/COMMIT/…` off a path: repository and commit."""
+    parts = directory.parts
+    place = next((index for index, part in enumerate(parts) if part.startswith("models--")), None)
+    if place is None:
+        return None, None
+    commit = next((part for part in parts[place + 1 :] if _COMMIT.fullmatch(part)), None)
+    return parts[place].removeprefix("models--").replace("--", "/"), commit
+
+
+def _downloaded_commit(directory: Path) -> str | None:
     # huggingface_hub/_local_folder.py: a file for each downloaded one, whose first line is the commit.
     told = directory / ".cache" / "huggingface" / "download" / "config.json.metadata"
     first = told.read_text(errors="replace").split("\n", 1)[0].strip() if told.is_file() else ""
