@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
 
 import convert
-from convert.plan import packed, part
+from convert.plan import SplitRequest, packed, part
 from convert.publish.turns import sparing_disk, sparing_time
 
 if TYPE_CHECKING:
@@ -31,16 +30,14 @@ def test_files_are_grouped_so_that_none_is_longer_than_the_longest(sizes: list[i
 
 
 def test_the_parts_of_a_split_file_are_made_together(tiny_llama: Path, tmp_path: Path) -> None:
-    plan = convert.plan_all(tiny_llama, convert.OutputRequest(tmp_path, types="f16,q8_0,q4_k_m,q4_0"))
-    folders = ("", "m-Q8_0", "m-Q8_0", "")  # of f16, q8_0, q4_k_m, q4_0
-    placed = [
-        replace(each, path=tmp_path / to / each.path.name) for each, to in zip(plan.outputs, folders, strict=True)
-    ]
-    split = replace(plan, outputs=tuple(placed))
-    assert sparing_disk(split, tmp_path, range(4)).groups == ((0,), (1, 2), (3,))
-    assert sparing_disk(split, tmp_path, range(4)).nbytes == plan.outputs[0].nbytes
-    assert sparing_time(split, tmp_path, range(4)).groups == ((0,), (1, 2, 3))
-    assert sparing_time(split, tmp_path, [3]).groups == ((3,),)
+    wanted = convert.OutputRequest(tmp_path, types="f16,q8_0,q4_0", split=SplitRequest(max_tensors=12))
+    plan = convert.plan_all(tiny_llama, wanted)
+    assert [len(files) for files in plan.models] == [2, 2, 2]
+    turns = sparing_disk(plan, range(6))
+    assert turns.groups == ((0, 1), (2, 3, 4, 5))
+    assert turns.nbytes == sum(output.nbytes for output in plan.models[0])
+    assert sparing_time(plan, range(6)).groups == ((0, 1), (2, 3, 4, 5))
+    assert sparing_time(plan, [3]).groups == ((3,),)
 
 
 def test_a_part_of_a_plan_makes_the_files_that_the_whole_makes(tiny_llama: Path, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def make_and_push(
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
     taking = sparing_disk if push.discard else sparing_time
-    turns = taking(plan, outdir, range(len(plan.outputs)))
+    turns = taking(plan, range(len(plan.outputs)))
     plan = replace(plan, notes=(*plan.notes, *([turns.note] if turns.note else [])))
     at_once = turns.nbytes if turns.deletes else None
     if dry_run:

@@ -185,7 +185,11 @@ def _splits(listing: Listing) -> Iterator[Finding]:
             yield Finding(f"of the {count} parts of {shown(group[0])} there are {len(group)}", "upload the others too")
         elif count > 1 and is_model_name(group[0]):
             nbytes = sum(listing.sizes[name] for name in group)
-            whole = "put it together, and upload it whole" if nbytes <= _LARGEST else "offer a smaller type too"
+            whole = (
+                "put it together (`convert merge`), and upload it whole"
+                if nbytes <= _LARGEST
+                else "offer a smaller type too"
+            )
             message = f"Ollama refuses {shown(group[0])} from the Hub: it is split"
             yield Finding(message, f"{whole}, for those who use Ollama", is_problem=False)
 
@@ -193,10 +197,12 @@ def _splits(listing: Listing) -> Iterator[Finding]:
 def _limits(listing: Listing) -> Iterator[Finding]:
     for name, nbytes in listing.sizes.items():
         if nbytes > _LARGEST:
-            yield Finding(f"{shown(name)} has {nbytes / GB:.0f} GB, and the Hub takes 500", "split it")
+            yield Finding(
+                f"{shown(name)} has {nbytes / GB:.0f} GB, and the Hub takes 500", "split it (`convert split`)"
+            )
         elif nbytes > _ADVISED:
             message = f"{shown(name)} has {nbytes / GB:.0f} GB, and the Hub advises at most 200"
-            yield Finding(message, "split it", is_problem=False)
+            yield Finding(message, "split it (`convert split`)", is_problem=False)
     for folder, count in Counter(name.rpartition("/")[0] for name in listing.names).items():
         if count > _MOST_ENTRIES:
             place = shown(folder) if folder else "the root"

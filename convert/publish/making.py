@@ -137,7 +137,7 @@ def make_and_publish(plan: Plan, prepared: Prepared, making: Making) -> tuple[Re
 
 def _fingerprints(plan: Plan, making: Making) -> list[str]:
     """Give a fingerprint for each file, where files are deleted: what is there is compared instead."""
-    if not making.taking(plan, plan.outputs[0].path.parent, []).deletes:
+    if not making.taking(plan, ()).deletes:
         return [""] * len(plan.outputs)
     return [fingerprint(part(plan, [index])) for index in range(len(plan.outputs))]
 
@@ -152,7 +152,7 @@ def _uploaded_before(
 
 
 def _make_all(plan: Plan, items: dict[int, tuple[str, str]], sender: _Sender, making: Making) -> Report:
-    turns = making.taking(plan, sender.prepared.directory, list(items))
+    turns = making.taking(plan, items)
     sender.deletes = turns.deletes
     made: list[WrittenOutput] = []
     seconds = 0.0
