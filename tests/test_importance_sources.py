@@ -1,11 +1,10 @@
-"""Importance for packed and merged checkpoints: the bytes of the dequantized or merged one, by llama-quantize --imatrix."""
+"""Importance for packed and merged checkpoints: what llama-quantize --imatrix makes of the dequantized or merged one."""
 
 from __future__ import annotations
 
 import subprocess
 from hashlib import sha256
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from convert.quant_mix import quantize_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import torch
     from reference import Reference
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.llama_cpp
 
 TYPES: Final = ("q4_0", "q4_k_m", "iq4_xs", "q2_k_s")
-WIDE: Final = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}  # rows of whole super-blocks
+WIDE: Final[dict[str, Any]] = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}  # rows of whole super-blocks
 
 
 def gptq(tmp_path: Path) -> tuple[ModelRequest, Path]:
