@@ -1,4 +1,4 @@
-"""Importance for packed and merged checkpoints: what llama-quantize --imatrix makes of the dequantized or merged one."""
+"""Importance for packed and merged checkpoints: what llama-quantize --imatrix makes of the decoded or merged one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.llama_cpp
 
 TYPES: Final = ("q4_0", "q4_k_m", "iq4_xs", "q2_k_s")
-WIDE: Final[dict[str, Any]] = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}  # rows of whole super-blocks
+WIDE: Final[dict[str, Any]] = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "head_dim": 64,
+}  # whole super-blocks
 
 
 def gptq(tmp_path: Path) -> tuple[ModelRequest, Path]:
