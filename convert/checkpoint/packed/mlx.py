@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from convert.checkpoint.packed.integers import Integers
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, PackedModule
 from convert.checkpoint.packed.packed_words import PackedCodes
-from convert.checkpoint.packed.scaled import ByteCodes, Codes, FactorGrid, NibbleCodes, ScaledTensor
+from convert.checkpoint.packed.scaled import ByteCodes, FactorGrid, NibbleCodes, ScaledTensor
 from convert.checkpoint.packed.values import pieces, rounded, to_bytes
 from convert.checkpoint.source import StoredType
 from convert.errors import CheckpointError, ConfigError
@@ -37,6 +38,7 @@ from convert.shown import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from convert.checkpoint.packed.integers import Codes
     from convert.checkpoint.packed.quantization_config import Quantization
     from convert.checkpoint.source import Shape, Tensor, TensorSource
     from convert.checkpoint.source_files import SourceFiles
@@ -78,7 +80,7 @@ class AffineTensor:
     name: str
     shape: Shape
     dtype: StoredType
-    codes: Codes
+    codes: PackedCodes
     scales: FactorGrid
     biases: FactorGrid
 
@@ -86,6 +88,11 @@ class AffineTensor:
     def nbytes(self) -> int:
         """Bytes of the files that all rows are made from."""
         return self.codes.nbytes + self.scales.nbytes + self.biases.nbytes
+
+    def integers(self) -> Integers:
+        """See OfIntegers."""
+        group_cols = self.shape[-1] // self.scales.source.shape[1]
+        return Integers(self.codes, self.codes.span, self.scales, group_cols, biases=self.biases)
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         with np.errstate(all="ignore"):  # a scale may be NaN or infinite; the run says where

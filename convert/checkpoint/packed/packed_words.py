@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convert.checkpoint.packed.integers import Span
 from convert.checkpoint.packed.scaled import read_rows
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class PackedCodes:
     @property
     def nbytes(self) -> int:
         return self.source.nbytes
+
+    @property
+    def span(self) -> Span:
+        zero = 1 << (self.bits - 1) if self.zero is None else self.zero
+        return Span(-zero, (1 << self.bits) - 1 - zero)
 
     def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
         raw = read_rows(self.source, files, first, n_rows)

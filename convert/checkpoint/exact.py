@@ -1,0 +1,85 @@
+"""A model's tensor as blocks that hold what was packed, through all that is done to it on its way.
+
+Views that only move whole rows move rows of blocks as well; whatever computes or regroups numbers cannot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from convert.checkpoint.packed.blocks import packed_blocks
+from convert.checkpoint.source import TensorSource, matrix_shape
+from convert.checkpoint.views import Blocks, Concatenated, OfOne, Rows, Swapped, row_unit
+from convert.codec import row_nbytes
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
+
+    from convert.checkpoint.source import Shape, Tensor
+    from convert.checkpoint.source_files import SourceFiles, U8Array
+
+
+@dataclass(frozen=True, slots=True)
+class ExactBlocks:
+    """A tensor of a GGML type whose rows are blocks of packed integers. base: these rows as bytes."""
+
+    base: Tensor
+    name: str
+    shape: Shape
+    dtype: GGMLQuantizationType
+
+    @property
+    def nbytes(self) -> int:
+        """As the base's."""
+        return self.base.nbytes
+
+    @property
+    def row_unit(self) -> int:
+        """As the base's."""
+        return row_unit(self.base)
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        self.base.read_rows(files, first, out)
+
+
+def exact_blocks(tensor: Tensor, kind: GGMLQuantizationType) -> ExactBlocks | str:
+    """Give a tensor as blocks of a type that stand for exactly its numbers, or say why there are none.
+
+    Reads the scales of what it is made of. Rows are whole blocks of the type.
+    """
+    rows = _as_bytes(tensor, kind)
+    return rows if isinstance(rows, str) else ExactBlocks(rows, tensor.name, tensor.shape, kind)
+
+
+def _as_bytes(tensor: Tensor, kind: GGMLQuantizationType) -> Tensor | str:
+    if isinstance(tensor, Concatenated):
+        return _concatenated(tensor, kind)
+    if isinstance(tensor, (Rows, Blocks, Swapped)) and _n_cols(tensor.base) == _n_cols(tensor):
+        base = _as_bytes(tensor.base, kind)
+        if isinstance(base, str):
+            return base
+        if isinstance(tensor, Swapped):
+            return replace(tensor, base=base)
+        return replace(tensor, base=base, shape=_in_bytes(tensor.shape, kind))
+    if isinstance(tensor, OfOne):
+        return "its numbers are changed or regrouped on the way"
+    return "it is not packed" if isinstance(tensor, TensorSource) else packed_blocks(tensor, kind)
+
+
+def _concatenated(tensor: Concatenated, kind: GGMLQuantizationType) -> Tensor | str:
+    parts: list[Tensor] = []
+    for part in tensor.parts:
+        rows = "its rows are regrouped" if _n_cols(part) != _n_cols(tensor) else _as_bytes(part, kind)
+        if isinstance(rows, str):
+            return rows
+        parts.append(rows)
+    return replace(tensor, parts=tuple(parts), shape=_in_bytes(tensor.shape, kind))
+
+
+def _n_cols(tensor: Tensor) -> int:
+    return matrix_shape(tensor.shape)[1]
+
+
+def _in_bytes(shape: Shape, kind: GGMLQuantizationType) -> Shape:
+    return (*shape[:-1], row_nbytes(kind, shape[-1]))
