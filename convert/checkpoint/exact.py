@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from convert.checkpoint.packed.blocks import packed_blocks
+from convert.checkpoint.packed.blocks import EXACT_TYPES, packed_blocks
 from convert.checkpoint.source import TensorSource, matrix_shape
 from convert.checkpoint.views import Blocks, Concatenated, OfOne, Rows, Swapped, row_unit
 from convert.codec import row_nbytes
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from convert.checkpoint.source import Shape, Tensor
     from convert.checkpoint.source_files import SourceFiles, U8Array
+
+
+__all__ = ["EXACT_TYPES", "ExactBlocks", "exact_blocks"]
 
 
 @dataclass(frozen=True, slots=True)

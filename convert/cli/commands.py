@@ -143,6 +143,8 @@ def quantize(
     if encoder == "llama.cpp":
         if ignored := [flag for flag, name in _OURS_ALONE.items() if run[name]]:
             raise click.UsageError(f"{ignored[0]} does not go with --with llama.cpp", ctx=click.get_current_context())
+        if asked.pop("lossless"):
+            raise click.UsageError("--lossless does not go with --with llama.cpp", ctx=click.get_current_context())
         kinds = [kind.strip().upper() for kind in types.split(",")]
         outputs = {kind: wanted.path(gguf_name(source), kind) for kind in kinds}
         options = {key: run[key] for key in ("jobs", "force", "dry_run")}

@@ -14,7 +14,8 @@ from convert.gguf_file import layout
 from convert.model import Decoded, GGUFModel, tensor_type
 from convert.plan.checks import check_importance, importance_notes, n_importance_values
 from convert.plan.data import FileLayout, Output, Plan, Target, Task
-from convert.plan.files import file_content
+from convert.plan.files import FileContent, file_content
+from convert.plan.lossless import Exactness, find_exact
 from convert.plan.pruned import prune
 from convert.quant_mix import NO_OPTIONS, QuantizeOptions
 
@@ -36,10 +37,13 @@ def plan(model: GGUFModel, outputs: Mapping[FileType, Path], options: QuantizeOp
     _check_distinct(map(str, outputs.values()), "output")
     _check_distinct((name for name, _ in model.tensors), "tensor")
     model, options = prune(model, options)
-    planned = tuple(_output(model, wanted, path, options) for wanted, path in outputs.items())
+    contents = [file_content(model, wanted, options) for wanted in outputs]
+    exact = find_exact(model, contents, options)
+    files = [_laid_out(model, content, exact) for content in contents]
+    planned = tuple(_output(file, *wanted) for file, wanted in zip(files, outputs.items(), strict=True))
     check_importance(model, dict(zip(outputs, planned, strict=True)), options)
-    _check_encodable(model, planned, options)
-    tasks = _tasks(model, planned, options)
+    _check_encodable(model, planned, options, exact)
+    tasks = _tasks(model, planned, options, exact)
     return Plan(
         source=model.source,
         architecture=model.architecture,
@@ -47,7 +51,7 @@ def plan(model: GGUFModel, outputs: Mapping[FileType, Path], options: QuantizeOp
         source_nbytes=model.source_nbytes,
         outputs=planned,
         tasks=tasks,
-        notes=model.notes + importance_notes(tasks, options) + _requantized_note(tasks),
+        notes=(*model.notes, *exact.notes(), *importance_notes(tasks, options), *_requantized_note(tasks)),
         definition=model.definition,
         left_out=model.left_out,
     )
@@ -62,25 +66,32 @@ def lay_out(model: GGUFModel, wanted: FileType, options: QuantizeOptions = NO_OP
 
     Raises PlanError for a tensor that no type can be found for.
     """
-    content = file_content(model, wanted, options)
+    return _laid_out(model, file_content(model, wanted, options), Exactness())
+
+
+def _laid_out(model: GGUFModel, content: FileContent, exact: Exactness) -> FileLayout:
     listed = ((tensor.name, tensor.shape, tensor.choice.type) for tensor in content.tensors)
-    header, infos, nbytes = layout(listed, content.metadata, model.alignment)
-    reasons = {tensor.name: tensor.choice.reason for tensor in content.tensors if tensor.choice.reason is not None}
-    return FileLayout(header, infos, nbytes, reasons)
+    header, infos, nbytes = layout(listed, exact.metadata(content), model.alignment)
+    return FileLayout(header, infos, nbytes, exact.reasons(content))
 
 
-def _output(model: GGUFModel, wanted: FileType, path: Path, options: QuantizeOptions) -> Output:
-    file = lay_out(model, wanted, options)
+def _output(file: FileLayout, wanted: FileType, path: Path) -> Output:
     return Output(path, file.header, file.tensors, file.nbytes, label=wanted.name, reasons=file.reasons)
 
 
-def _tasks(model: GGUFModel, outputs: Sequence[Output], options: QuantizeOptions) -> tuple[Task, ...]:
+def _tasks(model: GGUFModel, outputs: Sequence[Output], options: QuantizeOptions, exact: Exactness) -> tuple[Task, ...]:
     gathered: dict[str, dict[GGMLQuantizationType, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     for index, output in enumerate(outputs):
         for info in output.tensors:
             gathered[info.name][info.type].append((index, info.offset))
-    tasks = (task for name, tensor in model.tensors for task in _tasks_of(name, tensor, gathered[name], options))
-    return tuple(replace(task, through=model.through) for task in tasks)
+    tasks: list[Task] = []
+    for name, tensor in model.tensors:
+        places = gathered[name]
+        copied = {kind: exact.blocks[name, kind] for kind in places if (name, kind) in exact.blocks}
+        tasks += [Task(name, rows, kind, (Target(kind, tuple(places[kind])),)) for kind, rows in copied.items()]
+        others = {kind: listed for kind, listed in places.items() if kind not in copied}
+        tasks += _tasks_of(name, tensor, others, options)
+    return tuple(replace(task, through=model.through) for task in tasks if task.targets)
 
 
 def _tasks_of(
@@ -104,12 +115,12 @@ def _tasks_of(
         yield Task(name, Decoded(tensor), GGMLQuantizationType.F32, made, importance)
 
 
-def _check_encodable(model: GGUFModel, outputs: Iterable[Output], options: QuantizeOptions) -> None:
+def _check_encodable(model: GGUFModel, outputs: Iterable[Output], options: QuantizeOptions, exact: Exactness) -> None:
     stored = {name: tensor_type(tensor) for name, tensor in model.tensors}
     for output in outputs:
         for info in output.tensors:
             own = stored[info.name]
-            if own is info.type:
+            if own is info.type or (info.name, info.type) in exact.blocks:
                 continue
             if own in _UNQUANTIZED:
                 raise UnsupportedError(

@@ -30,6 +30,7 @@ from convert.checkpoint.source import StoredType, matrix_shape
 from convert.checkpoint.source_files import SourceFiles
 from convert.codec import decode_rows, row_nbytes
 from convert.codec.arithmetic import fifth_bits, nibbles
+from convert.codec.contract import sizes_of
 from convert.errors import WeightsError
 from convert.shown import shown
 
@@ -118,6 +119,9 @@ _KINDS: Final[Mapping[GGMLQuantizationType, _Kind]] = {
 }
 
 
+EXACT_TYPES: Final = tuple(_KINDS)
+
+
 @dataclass(frozen=True, slots=True)
 class PackedBlocks:
     """Rows of blocks, as rows of bytes, so that views may move them; made by `packed_blocks`.
@@ -196,6 +200,8 @@ def packed_blocks(tensor: Tensor, kind: GGMLQuantizationType) -> PackedBlocks | 
     """Give a packed weight's rows as blocks of a type, or say why they cannot be; reads all scales, and no codes."""
     if kind not in _KINDS:
         return f"{kind.name} takes no integers and scales as they are"
+    if tensor.shape[-1] % sizes_of(kind)[0]:
+        return f"rows of {tensor.shape[-1]} are not whole blocks of {kind.name}"
     if isinstance(tensor.dtype, GGMLQuantizationType):
         parts = integers_of_blocks(tensor, tensor.dtype)
     else:
