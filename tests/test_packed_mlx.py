@@ -11,7 +11,8 @@ import pytest
 import torch
 from checkpoint_weights import tensor_shapes
 from group_packing import outputs_of
-from packed_checkpoints import assert_same, tiny_config, unpacked, write_safetensors_checkpoint
+from mlx_checkpoints import DTYPES, FLOATS, Tensors, draw, named, quantized, to_torch
+from packed_checkpoints import assert_same, read_tensor, tiny_config, unpacked, write_safetensors_checkpoint
 
 from convert.checkpoint import open_checkpoint
 from convert.checkpoint.packed import model_tensors
@@ -22,41 +23,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME: Final = "model.layers.0.self_attn.q_proj"
-DTYPES: Final = {torch.float16: mx.float16, torch.bfloat16: mx.bfloat16, torch.float32: mx.float32}
-FLOATS: Final = {"mxfp4": (4, 32), "nvfp4": (4, 16), "mxfp8": (8, 32)}
 AFFINE: Final = [(bits, size) for bits in (2, 3, 4, 5, 6, 8) for size in (32, 64, 128)]
-
-Tensors = dict[str, torch.Tensor]
-
-
-def to_torch(array: mx.array) -> torch.Tensor:
-    """Give the same bits."""
-    if array.dtype in (mx.bfloat16, mx.float16):
-        dtype = next(ours for ours, theirs in DTYPES.items() if theirs == array.dtype)
-        return torch.from_numpy(np.array(array.view(mx.uint16)).view(np.int16)).view(dtype)
-    return torch.from_numpy(np.array(array))
-
-
-def quantized(
-    weight: torch.Tensor, *, mode: str = "affine", bits: int = 4, group_size: int = 64
-) -> tuple[Tensors, torch.Tensor]:
-    """Quantize with MLX: the parts by suffix, and what MLX makes of them again."""
-    made = mx.array(weight.float().numpy()).astype(DTYPES[weight.dtype])
-    parts = mx.quantize(made, group_size=group_size, bits=bits, mode=mode)
-    decoded = mx.dequantize(*parts, group_size=group_size, bits=bits, mode=mode)
-    return dict(zip(("weight", "scales", "biases"), map(to_torch, parts), strict=False)), to_torch(decoded)
-
-
-def draw(shape: tuple[int, ...], dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def write(tmp_path: Path, tensors: Tensors, **section: Any) -> Path:  # noqa: ANN401 - what config.json holds
     return write_safetensors_checkpoint(tmp_path / "m", tiny_config(quantization=section), tensors)
-
-
-def named(module: str, parts: Tensors) -> Tensors:
-    return {f"{module}.{suffix}": part for suffix, part in parts.items()}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -83,8 +54,6 @@ def test_floats_of_every_scale_and_code(mode: str, tmp_path: Path) -> None:
 
 
 def assert_same_but_for_nans(tensor: Any, expected: torch.Tensor) -> None:  # noqa: ANN401 - a Tensor
-    from packed_checkpoints import read_tensor
-
     np.testing.assert_array_equal(read_tensor(tensor), expected.float().numpy())
 
 

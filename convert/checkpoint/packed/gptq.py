@@ -109,9 +109,12 @@ class GptqTensor:
 
     def integers(self) -> Integers | str:
         """See OfIntegers."""
-        if self.group_of is not None:
+        n_cols = self.shape[1]
+        columns = np.arange(n_cols) * self.scales.shape[0] // n_cols if self.group_of is None else self.group_of
+        group_cols = int(np.count_nonzero(columns == columns[0]))
+        if not np.array_equal(columns, np.arange(n_cols) // group_cols):
             return "its columns are not in the order of their groups"
-        return integers_of(self, self.bits, self.shape[1] // self.scales.shape[0])
+        return integers_of(self, self.bits, group_cols)
 
     def read_scales(self, files: SourceFiles, rows: range) -> F32Array:
         """Return the scales of some rows of the weight: float32 (n_rows, groups)."""
