@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import mlx.core as mx
 import numpy as np
 import pytest
+import reference as llama_cpp
 import torch
 from checkpoint_weights import tensor_shapes
 from compressed_checkpoints import compress, linear, weights, write_plain
-from gguf import GGUFReader, quants
+from gguf import GGMLQuantizationType, GGUFReader, quants
 from gguf_models import SMALL_MODELS, write_small_model
 from group_packing import (
     Tensors,
@@ -28,18 +29,22 @@ from group_packing import (
     packed_and_plain,
 )
 from mlx_checkpoints import FLOATS, draw, named, quantized
-from packed_checkpoints import tiny_config, write_safetensors_checkpoint
+from packed_checkpoints import tiny_config, unpacked, write_safetensors_checkpoint
 
 import convert
 from convert import OutputRequest, plan_all
+from convert.checkpoint.exact import ExactBlocks, exact_blocks
+from convert.checkpoint.views import concatenated, stacked
 from convert.errors import PlanError, UsageError, WeightsError
 from convert.quant_mix import quantize_options
+from convert.verify import verify_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from reference import Reference
 
 KEPT: Final[dict[str, Any]] = {"token_embedding_type": "f16", "output_tensor_type": "f16"}
 MIXTRAL: Final = {
@@ -150,7 +155,7 @@ def test_every_number_is_the_packers_own(source: str, tmp_path: Path) -> None:
         assert kind.upper() in types.values()
 
 
-def test_nvfp4_of_rows_of_whole_blocks(tmp_path: Path) -> None:
+def test_nvfp4_without_a_factor(tmp_path: Path) -> None:
     packed, plain = mlx(tmp_path, "nvfp4", 4, 16)
     path = convert_lossless(packed, tmp_path / "m.gguf", "nvfp4", tensor_type=["down=f16", "blk=nvfp4"])
     wanted = values_of(convert.convert_one(plain, tmp_path / "plain.gguf", type="f32").outputs[0].path)
@@ -158,6 +163,53 @@ def test_nvfp4_of_rows_of_whole_blocks(tmp_path: Path) -> None:
     assert len(found) == 6
     for tensor in found:
         np.testing.assert_array_equal(quants.dequantize(tensor.data, tensor.tensor_type), wanted[tensor.name])
+
+
+NVFP4: Final = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16, "symmetric": True}
+
+
+@pytest.mark.llama_cpp
+def test_live_nvfp4_has_its_factor_beside_it_as_the_reference_writes_it(tmp_path: Path, reference: Reference) -> None:
+    """The reference's own NVFP4 tensors are the same but for -0, and Q and K, which it forgets to permute."""
+    groups = linear(NVFP4)
+    made = compress(tmp_path / "packed" / "model", groups, config={"intermediate_size": 128})
+    plain = write_plain(made, tmp_path / "plain" / "model")
+    path = convert_lossless(made.directory, tmp_path / "m.gguf", "nvfp4")
+    (theirs,) = llama_cpp.convert(reference.source, [(made.directory, tmp_path / "theirs.gguf")])
+    assert theirs.error is None
+    f32 = convert.convert_one(plain, tmp_path / "f32.gguf", type="f32").outputs[0].path
+    ours, wanted, others = values_of(path), values_of(f32), values_of(tmp_path / "theirs.gguf")
+    scaled = [name for name in ours if name.endswith(".scale")]
+    assert len(scaled) == 7
+    for name in scaled:
+        weight = name.replace(".scale", ".weight")
+        numbers = torch.from_numpy(ours[weight] * ours[name]).bfloat16().float().numpy()
+        np.testing.assert_array_equal(numbers, wanted[weight], err_msg=weight)
+        np.testing.assert_array_equal(ours[name], others[name])
+        if "attn_q" not in name and "attn_k" not in name:
+            np.testing.assert_array_equal(ours[weight], others[weight])
+    assert verify_files([path], against=made.directory).is_sound
+    assert _said(reference, path) == _said(reference, f32)
+
+
+def test_a_stack_has_a_factor_for_each_matrix_and_rows_of_one_have_one(tmp_path: Path) -> None:
+    made = compress(tmp_path / "m", linear(NVFP4))
+    tensors = unpacked(made.directory)
+    gate, up = (tensors[f"model.layers.0.mlp.{part}.weight"] for part in ("gate_proj", "up_proj"))
+    alone = [exact_blocks(tensor, GGMLQuantizationType.NVFP4) for tensor in (gate, up)]
+    both = exact_blocks(stacked("experts", (gate, up)), GGMLQuantizationType.NVFP4)
+    assert isinstance(both, ExactBlocks)
+    assert [(scale,) for scale in both.scale] == [one.scale for one in alone if isinstance(one, ExactBlocks)]
+    said = exact_blocks(concatenated("gate_up", (gate, up)), GGMLQuantizationType.NVFP4)
+    assert said == "it is made of several, which have a factor each, and NVFP4 has one"
+    same = exact_blocks(concatenated("twice", (gate, gate)), GGMLQuantizationType.NVFP4)
+    assert isinstance(same, ExactBlocks)
+    assert len(same.scale) == 1
+
+
+def _said(reference: Reference, model: Path) -> str:
+    """Let llama.cpp continue a text; where it ends before its output is written, again."""
+    return next(filter(None, (llama_cpp.complete(reference, model, "Once", n_tokens=4) for _ in range(20))))
 
 
 def test_other_files_and_tensors_of_the_run_are_as_ever(tmp_path: Path) -> None:

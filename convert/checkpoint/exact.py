@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from convert.checkpoint.packed.blocks import EXACT_TYPES, packed_blocks
+from convert.checkpoint.packed.blocks import EXACT_TYPES, PackedBlocks, packed_blocks
 from convert.checkpoint.source import TensorSource, matrix_shape
-from convert.checkpoint.views import Blocks, Concatenated, OfOne, Rows, Swapped, row_unit
+from convert.checkpoint.views import Blocks, Concatenated, OfOne, Rows, Swapped, leaves, row_unit
 from convert.codec import row_nbytes
 
 if TYPE_CHECKING:
@@ -25,12 +25,17 @@ __all__ = ["EXACT_TYPES", "ExactBlocks", "exact_blocks"]
 
 @dataclass(frozen=True, slots=True)
 class ExactBlocks:
-    """A tensor of a GGML type whose rows are blocks of packed integers. base: these rows as bytes."""
+    """A tensor of a GGML type whose rows are blocks of packed integers.
+
+    base: these rows as bytes. scale: what all numbers are to be multiplied with besides, or those of each matrix of a
+    stack; empty where there is nothing.
+    """
 
     base: Tensor
     name: str
     shape: Shape
     dtype: GGMLQuantizationType
+    scale: tuple[float, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -52,7 +57,14 @@ def exact_blocks(tensor: Tensor, kind: GGMLQuantizationType) -> ExactBlocks | st
     Reads the scales of what it is made of. Rows are whole blocks of the type.
     """
     rows = _as_bytes(tensor, kind)
-    return rows if isinstance(rows, str) else ExactBlocks(rows, tensor.name, tensor.shape, kind)
+    if isinstance(rows, str):
+        return rows
+    found = [part.common for part in leaves(rows) if isinstance(part, PackedBlocks)]
+    n_matrices = tensor.shape[-3] if len(tensor.shape) > 2 else 1  # noqa: PLR2004
+    scale = tuple(found) if len(found) == n_matrices else tuple(dict.fromkeys(found)) * n_matrices
+    if len(scale) != n_matrices:
+        return f"it is made of several, which have a factor each, and {kind.name} has one"
+    return ExactBlocks(rows, tensor.name, tensor.shape, kind, () if set(scale) == {1.0} else scale)
 
 
 def _as_bytes(tensor: Tensor, kind: GGMLQuantizationType) -> Tensor | str:

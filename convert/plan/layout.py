@@ -70,8 +70,9 @@ def lay_out(model: GGUFModel, wanted: FileType, options: QuantizeOptions = NO_OP
 
 
 def _laid_out(model: GGUFModel, content: FileContent, exact: Exactness) -> FileLayout:
+    content = exact.content(content)
     listed = ((tensor.name, tensor.shape, tensor.choice.type) for tensor in content.tensors)
-    header, infos, nbytes = layout(listed, exact.metadata(content), model.alignment)
+    header, infos, nbytes = layout(listed, content.metadata, model.alignment)
     return FileLayout(header, infos, nbytes, exact.reasons(content))
 
 
@@ -85,7 +86,7 @@ def _tasks(model: GGUFModel, outputs: Sequence[Output], options: QuantizeOptions
         for info in output.tensors:
             gathered[info.name][info.type].append((index, info.offset))
     tasks: list[Task] = []
-    for name, tensor in model.tensors:
+    for name, tensor in (*model.tensors, *exact.scales):
         places = gathered[name]
         copied = {kind: exact.blocks[name, kind] for kind in places if (name, kind) in exact.blocks}
         tasks += [Task(name, rows, kind, (Target(kind, tuple(places[kind])),)) for kind, rows in copied.items()]
@@ -116,7 +117,7 @@ def _tasks_of(
 
 
 def _check_encodable(model: GGUFModel, outputs: Iterable[Output], options: QuantizeOptions, exact: Exactness) -> None:
-    stored = {name: tensor_type(tensor) for name, tensor in model.tensors}
+    stored = {name: tensor_type(tensor) for name, tensor in (*model.tensors, *exact.scales)}
     for output in outputs:
         for info in output.tensors:
             own = stored[info.name]

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from convert.checkpoint.exact import EXACT_TYPES, ExactBlocks, exact_blocks
+from convert.checkpoint.views import Constant
 from convert.codec import FLOAT_TYPES
 from convert.errors import PlanError, Remedy
-from convert.gguf_file import KeyValue, encoded_entry
+from convert.gguf_file import KeyValue, encoded_entry, scale_name
 from convert.model import tensor_type
-from convert.quant_mix import Lossless
+from convert.plan.files import FileContent, PlannedTensor
+from convert.quant_mix import Lossless, TypeChoice, file_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from convert.checkpoint import Tensor
-    from convert.gguf_file import Entry
     from convert.model import GGUFModel
-    from convert.plan.files import FileContent
     from convert.quant_mix import QuantizeOptions
 
 _Key = tuple[str, GGMLQuantizationType]
 EXACT: Final = "exactly as packed"
 _COUNT: Final = "quantize.lossless.entries_count"  # as llama-quantize says how many entries of an imatrix there were
+# llama-model.cpp, load_tensors: the weights that may have a scale beside them @ 0c1e570.
+_HAS_SCALE: Final = re.compile(
+    r"(output|blk\.\d+\.(attn_(q|k|v|output|qkv|gate)|ffn_(gate|down|up)(_shexp|_exps)?|ssm_(in|out|alpha|beta)))\.weight"
+)
+_F32: Final = GGMLQuantizationType.F32
 _LAYER: Final = re.compile(r"^blk\.\d+\.")
 _NUMBER: Final = re.compile(r"\d+ of its \d+")
 
@@ -38,6 +44,31 @@ class Exactness:
 
     blocks: Mapping[_Key, ExactBlocks] = field(default_factory=dict)
     refused: Mapping[_Key, str] = field(default_factory=dict)
+
+    @property
+    def scales(self) -> tuple[tuple[str, Constant], ...]:
+        """Give the tensors that stand beside blocks: what llama.cpp multiplies with after the matrix."""
+        return tuple(
+            (scale, Constant(scale, np.array(blocks.scale, "<f4").tobytes()))
+            for (name, _), blocks in self.blocks.items()
+            if blocks.scale and (scale := scale_name(name))
+        )
+
+    def content(self, content: FileContent) -> FileContent:
+        """Give a file's content with these tensors, and in its metadata how many tensors are exact."""
+        keys = [(tensor.name, tensor.choice.type) for tensor in content.tensors]
+        exact = [self.blocks[key] for key in keys if key in self.blocks]
+        if not exact:
+            return content
+        scales = [
+            PlannedTensor(scale_name(name), (len(blocks.scale),), TypeChoice(_F32, f"beside {blocks.dtype.name}"))
+            for (name, _), blocks in ((key, self.blocks[key]) for key in keys if key in self.blocks)
+            if blocks.scale
+        ]
+        by_name = {tensor.name: tensor for tensor in (*content.tensors, *scales)}
+        ordered = tuple(by_name[name] for name in file_order(by_name)) if scales else content.tensors
+        said = encoded_entry(KeyValue(_COUNT, len(exact), GGUFValueType.UINT32))
+        return replace(content, tensors=ordered, metadata=(*content.metadata, said))
 
     def reasons(self, content: FileContent) -> dict[str, str]:
         """Say of each tensor of a file why it has its type, and whether it is exact."""
@@ -51,12 +82,6 @@ class Exactness:
             if why is not None:
                 reasons[tensor.name] = why
         return reasons
-
-    def metadata(self, content: FileContent) -> tuple[Entry, ...]:
-        """Give a file's metadata, and how many of its tensors are not what the reference would make of them."""
-        count = sum((tensor.name, tensor.choice.type) in self.blocks for tensor in content.tensors)
-        said = (encoded_entry(KeyValue(_COUNT, count, GGUFValueType.UINT32)),) if count else ()
-        return (*content.metadata, *said)
 
     def notes(self) -> Iterator[str]:
         """Say which tensors are exact, and why others are not; those of one name in all layers together."""
@@ -81,6 +106,8 @@ def find_exact(model: GGUFModel, contents: Iterable[FileContent], options: Quant
     refused: dict[_Key, str] = {}
     for key in _quantized(tensors, contents):
         found = exact_blocks(tensors[key[0]], key[1])
+        if isinstance(found, ExactBlocks) and found.scale and not _HAS_SCALE.fullmatch(key[0]):
+            found = "llama.cpp has no place for the factor that all its scales have in common"
         if isinstance(found, str):
             refused[key] = found
         else:

@@ -7,7 +7,7 @@
     Q5_1     32             0 … 31            float16, float16
     Q8_0     32             -128 … 127        float16
     MXFP4    32             e2m1              2 ** (byte - 127)
-    NVFP4    16             e2m1              e4m3 without a sign
+    NVFP4    16             e2m1              e4m3 without a sign; and one factor for the tensor
 
 Whether all scales and minimums can be held exactly is known from reading them, when the work is planned. While it is
 carried out every block is decoded again, and every number compared: one that differs is an error.
@@ -16,16 +16,16 @@ carried out every block is decoded again, and every number compared: one that di
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from convert.checkpoint.packed.integers import E2M1_SPAN, Integers, OfIntegers, Span
+from convert.checkpoint.packed.integers import E2M1_SPAN, Apart, Integers, OfIntegers, Span
 from convert.checkpoint.packed.stored_blocks import integers_of_blocks
-from convert.checkpoint.packed.values import pieces
+from convert.checkpoint.packed.values import pieces, rounded
 from convert.checkpoint.source import StoredType, matrix_shape
 from convert.checkpoint.source_files import SourceFiles
 from convert.codec import decode_rows, row_nbytes
@@ -126,12 +126,14 @@ EXACT_TYPES: Final = tuple(_KINDS)
 class PackedBlocks:
     """Rows of blocks, as rows of bytes, so that views may move them; made by `packed_blocks`.
 
-    base: the decoder, or the blocks of a file, that `parts` are of.
+    base: the decoder, or the blocks of a file, that `parts` are of. common: what all numbers are to be multiplied with
+    besides; it stands beside the blocks, in a tensor of its own.
     """
 
     base: Tensor
     kind: GGMLQuantizationType
     parts: Integers
+    common: float = 1.0
 
     @property
     def name(self) -> str:
@@ -209,6 +211,8 @@ def packed_blocks(tensor: Tensor, kind: GGMLQuantizationType) -> PackedBlocks | 
     if isinstance(parts, str):
         return parts
     reason = _misfit(parts, kind, tensor.shape[-1]) or _lost(tensor, parts, kind)
+    if reason is None and kind is _Type.NVFP4 and parts.apart is not None:
+        return PackedBlocks(tensor, kind, replace(parts, scales=parts.apart.scales), parts.apart.common)
     return reason or PackedBlocks(tensor, kind, parts)
 
 
@@ -225,20 +229,34 @@ def _misfit(parts: Integers, tensor_type: GGMLQuantizationType, n_cols: int) -> 
     return None
 
 
+def _rounds_alike(halved: F64Array, whole: F32Array, apart: Apart) -> BoolArray:
+    """Tell of which scales all products are the same whether the common factor comes first, as there, or last."""
+    alike: BoolArray = np.ones(whole.shape, np.bool_)
+    for magnitude in map(np.float32, (0.5, 1, 1.5, 2, 3, 4, 6)):
+        last = (halved * 2).astype(np.float32) * magnitude * np.float32(apart.common)
+        alike &= rounded(last, apart.dtype) == rounded(magnitude * whole, apart.dtype)
+    return alike
+
+
 def _lost(tensor: Tensor, parts: Integers, tensor_type: GGMLQuantizationType) -> str | None:
     """Look at all scales, minimums and zero points; say what cannot be held exactly."""
-    kind, name = _KINDS[tensor_type], tensor_type.name
+    kind, name, whole = _KINDS[tensor_type], tensor_type.name, parts.scales
+    if tensor_type is _Type.NVFP4 and parts.apart is not None:
+        parts = replace(parts, scales=parts.apart.scales)
     n_lost = n_groups = 0
     least, most = inf, -inf
     with closing(SourceFiles()) as files, np.errstate(all="ignore"):
         for rows in pieces(matrix_shape(tensor.shape)[0], -(-tensor.shape[-1] // parts.group_cols)):
             scales, minimums, zeros = _factors(parts, kind, files, rows)
-            n_lost += int(np.count_nonzero(~(kind.holds(scales) & _is_half(minimums))))
+            held = kind.holds(scales) & _is_half(minimums)
+            if tensor_type is _Type.NVFP4 and parts.apart is not None:
+                held &= _rounds_alike(scales, whole.read(files, rows.start, len(rows)), parts.apart)
+            n_lost += int(np.count_nonzero(~held))
             n_groups += scales.size
             least, most = min(least, float(zeros.min())), max(most, float(zeros.max()))
     lowest, highest = parts.span.lowest - most, parts.span.highest - least
     if not kind.has_minimum and not kind.span.lowest <= lowest <= highest <= kind.span.highest:
-        held = f"{name} holds {kind.span.lowest} to {kind.span.highest}"
-        return f"its codes less zero points go from {lowest:.0f} to {highest:.0f}, {held}"
+        room = f"{name} holds {kind.span.lowest} to {kind.span.highest}"
+        return f"its codes less zero points go from {lowest:.0f} to {highest:.0f}, {room}"
     what = "scales and minimums" if kind.has_minimum else "scales"
     return f"{n_lost} of its {n_groups} {what} are not exact in {name}" if n_lost else None

@@ -17,6 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from convert.checkpoint.source import StoredType
     from convert.checkpoint.source_files import SourceFiles
     from convert.codec.contract import F32Array
 
@@ -62,10 +63,23 @@ E2M1_SPAN: Final = Span(-12, 12, is_float=True)
 
 
 @dataclass(frozen=True, slots=True)
+class Apart:
+    """Scales that have a factor in common, taken out of them: NVFP4 has one for each tensor.
+
+    dtype: what the products of scale, factor and code are rounded to, in which they must come out the same.
+    """
+
+    scales: Factors
+    common: float
+    dtype: StoredType
+
+
+@dataclass(frozen=True, slots=True)
 class Integers:
     """The integers of a weight seen as a matrix, and what makes numbers of them.
 
-    group_cols: neighbouring columns that share a scale; the last group of a row may be shorter.
+    group_cols: neighbouring columns that share a scale; the last group of a row may be shorter. apart: the scales in
+    two parts, where they are stored so.
     """
 
     codes: Codes
@@ -74,6 +88,7 @@ class Integers:
     group_cols: int
     zeros: Factors | None = None
     biases: Factors | None = None
+    apart: Apart | None = None
 
     def read_codes(self, files: SourceFiles, first: int, n_rows: int) -> F64Array:
         """Read the integers of some rows: (n_rows, n_cols)."""

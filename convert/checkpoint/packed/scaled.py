@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from convert.checkpoint.packed.float8 import decode_bytes, decode_nibbles
-from convert.checkpoint.packed.integers import E2M1_SPAN, Integers, Span
+from convert.checkpoint.packed.integers import E2M1_SPAN, Apart, Integers, Span
 from convert.checkpoint.packed.values import FLOATS, as_float32, pieces, rounded, to_bytes
 from convert.checkpoint.source import Shape, StoredType, TensorSource, matrix_shape
 
@@ -124,6 +124,13 @@ class FactorGrid:
         values: F32Array = np.take(stored, grid_rows - start, axis=0)
         return values
 
+    def apart(self, dtype: StoredType) -> Apart | None:
+        """Take out the factor that all have in common; None where there is none. dtype: of the weight."""
+        if self.rounded_to is not None or (self.multiplier is None) is (self.divisor is None):
+            return None
+        common = self.multiplier if self.divisor is None else np.float32(1) / np.float32(self.divisor)
+        return Apart(replace(self, multiplier=None, divisor=None), float(np.float32(common)), dtype)
+
     def _values(self, raw: U8Array) -> F32Array:
         dtype = self.source.dtype
         values = as_float32(raw, dtype) if dtype in FLOAT_TYPES else decode_bytes(raw, dtype)
@@ -179,9 +186,10 @@ class ScaledTensor:
         """See OfIntegers."""
         if self.group_of is not None:
             return "its columns are not in the order of their groups"
-        if self.codes.span is None or self.rounds_differences:
+        if self.codes.span is None or (self.zeros is not None and self.rounds_differences):
             return "its codes or zero points are floats"
-        return Integers(self.codes, self.codes.span, self.scales, self.block_cols, self.zeros)
+        apart = self.scales.apart(self.dtype) if isinstance(self.scales, FactorGrid) else None
+        return Integers(self.codes, self.codes.span, self.scales, self.block_cols, self.zeros, apart=apart)
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         with np.errstate(all="ignore"):  # a scale may be NaN or infinite; the run says where
