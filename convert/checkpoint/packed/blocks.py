@@ -64,12 +64,12 @@ class _Kind:
 
     group: int
     span: Span
-    pack: Callable[[U8Array, F64Array, F64Array], tuple[U8Array, ...]]
+    pack: Callable[[U8Array, F32Array, F32Array], tuple[U8Array, ...]]
     has_minimum: bool = False
     holds: Callable[[F64Array], BoolArray] = _is_half
 
 
-def _halves(values: F64Array) -> U8Array:
+def _halves(values: F32Array) -> U8Array:
     return values.astype("<f2").view(np.uint8)
 
 
@@ -87,7 +87,7 @@ def _e2m1(q: U8Array) -> U8Array:
     return codes
 
 
-def _exponents(halved: F64Array) -> NDArray[np.int64]:
+def _exponents(halved: F32Array | F64Array) -> NDArray[np.int64]:
     """Give the byte of each scale 2 ** (byte - 127), of half of it."""
     return np.frexp(halved)[1].astype(np.int64) + 127
 
@@ -97,7 +97,7 @@ def _is_power(halved: F64Array) -> BoolArray:
     return is_power & (_exponents(halved) >= 0) & (_exponents(halved) < 255)  # noqa: PLR2004
 
 
-def _nvfp4(q: U8Array, halved: F64Array, _minimums: F64Array) -> tuple[U8Array, ...]:
+def _nvfp4(q: U8Array, halved: F32Array, _minimums: F32Array) -> tuple[U8Array, ...]:
     codes = _e2m1(q).reshape(-1, 4, 2, 8)
     scales = np.searchsorted(_UE4M3, halved * 2).astype(np.uint8)
     packed: U8Array = codes[:, :, 0] | codes[:, :, 1] << np.uint8(4)
@@ -157,10 +157,13 @@ class PackedBlocks:
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         """Give rows of blocks. Raises WeightsError if one does not decode to the numbers that it should stand for."""
+        found = _factors(self.parts, _KINDS[self.kind], files, range(first, first + len(out)))
+        scales, minimums, zeros = (self._spread(each) for each in found)
+        codes = self.parts.read_codes(files, first, len(out))
         for rows in pieces(len(out), self.base.shape[-1]):
-            part = out[rows.start : rows.stop]
-            wanted = self._make(files, first + rows.start, part)
-            same = (decode_rows(part, self.kind) == wanted).all(axis=1)
+            part = slice(rows.start, rows.stop)
+            wanted = self._make(codes[part], scales[part], minimums[part], zeros[part], out[part])
+            same = (decode_rows(out[part], self.kind) == wanted).all(axis=1)
             if not same.all():
                 row = first + rows.start + int(np.argmin(same))
                 raise WeightsError(
@@ -169,23 +172,26 @@ class PackedBlocks:
                     hint="were the files changed meanwhile?",
                 )
 
-    def _make(self, files: SourceFiles, first: int, out: U8Array) -> F32Array:
-        """Fill rows of blocks; return the numbers that they should stand for, worked out apart from them."""
-        kind, n_rows, n_cols = _KINDS[self.kind], len(out), self.base.shape[-1]
-        found = _factors(self.parts, kind, files, range(first, first + n_rows))
-        scales, minimums, zeros = (self._spread(each) for each in found)
-        codes = self.parts.read_codes(files, first, n_rows).reshape(n_rows, -1, kind.group)
-        codes = codes - (self.parts.span.lowest if kind.has_minimum else zeros[:, :, None])
-        wanted: F32Array = (codes * scales[:, :, None] + minimums[:, :, None]).astype(np.float32)
-        q = (codes - kind.span.lowest).reshape(-1, kind.group).astype(np.uint8)
+    def _make(self, codes: F32Array, scales: F32Array, minimums: F32Array, zeros: F32Array, out: U8Array) -> F32Array:
+        """Fill rows of blocks; return the numbers that they should stand for, worked out apart from them.
+
+        Scales fit into a float16 or less, so that products are exact in float32, and sums are rounded once, as ggml's.
+        """
+        kind = _KINDS[self.kind]
+        grouped = codes.reshape(len(out), -1, kind.group)
+        grouped = grouped - (np.float32(self.parts.span.lowest) if kind.has_minimum else zeros[:, :, None])
+        q = (grouped - np.float32(kind.span.lowest)).astype(np.uint8).reshape(-1, kind.group)
         blocks = kind.pack(q, scales.reshape(-1, 1), minimums.reshape(-1, 1))
         out[...] = np.concatenate(blocks, axis=1).reshape(out.shape)
-        return wanted.reshape(n_rows, n_cols)
+        grouped *= scales[:, :, None]
+        if kind.has_minimum:
+            grouped += minimums[:, :, None]
+        return grouped.reshape(codes.shape)
 
-    def _spread(self, values: F64Array) -> F64Array:
+    def _spread(self, values: F64Array) -> F32Array:
         """Give each group of the type what the group that it lies in has: (n_rows, n_cols / group)."""
         group, n_cols = _KINDS[self.kind].group, self.base.shape[-1]
-        return values[:, np.arange(n_cols // group) * group // self.parts.group_cols]
+        return values[:, np.arange(n_cols // group) * group // self.parts.group_cols].astype(np.float32)
 
 
 def _factors(parts: Integers, kind: _Kind, files: SourceFiles, rows: range) -> tuple[F64Array, F64Array, F64Array]:

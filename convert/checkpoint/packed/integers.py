@@ -90,10 +90,10 @@ class Integers:
     biases: Factors | None = None
     apart: Apart | None = None
 
-    def read_codes(self, files: SourceFiles, first: int, n_rows: int) -> F64Array:
+    def read_codes(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
         """Read the integers of some rows: (n_rows, n_cols)."""
-        codes = self.codes.read(files, first, n_rows).astype(np.float64)
-        return codes * 2 if self.span.is_float else codes
+        codes = self.codes.read(files, first, n_rows)
+        return codes * np.float32(2) if self.span.is_float else codes
 
     def read_scales(self, files: SourceFiles, first: int, n_rows: int) -> F64Array:
         """Read the scales of some rows, exact: (n_rows, n_groups)."""
