@@ -14,6 +14,7 @@ from group_packing import outputs_of
 from mlx_checkpoints import DTYPES, FLOATS, Tensors, draw, named, quantized, to_torch
 from packed_checkpoints import assert_same, read_tensor, tiny_config, unpacked, write_safetensors_checkpoint
 
+from convert import dequantize
 from convert.checkpoint import open_checkpoint
 from convert.checkpoint.packed import model_tensors
 from convert.errors import CheckpointError, ConfigError
@@ -117,6 +118,9 @@ def test_the_files_are_those_of_what_mlx_decodes(tmp_path: Path) -> None:
     )
     theirs = write_safetensors_checkpoint(tmp_path / "plain" / "model", config, plain)
     assert outputs_of(ours, tmp_path / "a") == outputs_of(theirs, tmp_path / "b")
+    dequantize(ours, tmp_path / "dequantized" / "model")
+    assert "quantization" not in (tmp_path / "dequantized" / "model" / "config.json").read_text()
+    assert outputs_of(tmp_path / "dequantized" / "model", tmp_path / "c") == outputs_of(theirs, tmp_path / "b")
 
 
 def _without(suffix: str) -> Callable[[Tensors], object]:
