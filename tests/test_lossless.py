@@ -50,6 +50,10 @@ KEPT: Final[dict[str, Any]] = {"token_embedding_type": "f16", "output_tensor_typ
 MIXTRAL: Final = {
     "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 3, "num_experts_per_tok": 1,
 }  # fmt: skip
+MXFP4: Final = {
+    "num_bits": 4, "type": "float", "strategy": "group", "group_size": 32, "symmetric": True,
+    "scale_dtype": "torch.uint8",
+}  # fmt: skip
 Pair = tuple["Path", "Path"]
 
 
@@ -117,6 +121,8 @@ SOURCES: Final[dict[str, tuple[Callable[[Path], Pair], str]]] = {
     "awq": (lambda folder: awq(folder, "gemm"), "q5_0"),
     "awq, gemv": (lambda folder: awq(folder, "gemv"), "q5_0"),
     "int4 as Kimi's": (lambda folder: compressed(folder, weights()), "q4_0 q4_1"),
+    "int4 with zero points": (lambda folder: compressed(folder, weights(symmetric=False)), "q5_0"),
+    "mxfp4": (lambda folder: compressed(folder, MXFP4), "mxfp4 q8_0"),
     "int8 by row": (lambda folder: compressed(folder, weights(8, "channel")), "q8_0"),
     "mlx, 4 bits": (lambda folder: mlx(folder, "affine", 4, 32), "q4_1 q5_1"),
     "mlx, 5 bits": (lambda folder: mlx(folder, "affine", 5, 32), "q5_1"),
