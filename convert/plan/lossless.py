@@ -55,33 +55,29 @@ class Exactness:
         )
 
     def content(self, content: FileContent) -> FileContent:
-        """Give a file's content with these tensors, and in its metadata how many tensors are exact."""
-        keys = [(tensor.name, tensor.choice.type) for tensor in content.tensors]
-        exact = [self.blocks[key] for key in keys if key in self.blocks]
-        if not exact:
-            return content
-        scales = [
+        """Give a file's content with these tensors, and what of it is exact said in reasons and metadata."""
+        tensors = [replace(tensor, choice=self._said_of(tensor)) for tensor in content.tensors]
+        keys = [(tensor.name, tensor.choice.type) for tensor in tensors]
+        exact = [(name, self.blocks[name, kind]) for name, kind in keys if (name, kind) in self.blocks]
+        tensors += [
             PlannedTensor(scale_name(name), (len(blocks.scale),), TypeChoice(_F32, f"beside {blocks.dtype.name}"))
-            for (name, _), blocks in ((key, self.blocks[key]) for key in keys if key in self.blocks)
+            for name, blocks in exact
             if blocks.scale
         ]
-        by_name = {tensor.name: tensor for tensor in (*content.tensors, *scales)}
-        ordered = tuple(by_name[name] for name in file_order(by_name)) if scales else content.tensors
-        said = encoded_entry(KeyValue(_COUNT, len(exact), GGUFValueType.UINT32))
-        return replace(content, tensors=ordered, metadata=(*content.metadata, said))
+        if len(tensors) > len(content.tensors):
+            by_name = {tensor.name: tensor for tensor in tensors}
+            tensors = [by_name[name] for name in file_order(by_name)]
+        said = (encoded_entry(KeyValue(_COUNT, len(exact), GGUFValueType.UINT32)),) if exact else ()
+        return replace(content, tensors=tuple(tensors), metadata=(*content.metadata, *said))
 
-    def reasons(self, content: FileContent) -> dict[str, str]:
-        """Say of each tensor of a file why it has its type, and whether it is exact."""
-        reasons: dict[str, str] = {}
-        for tensor in content.tensors:
-            key, why = (tensor.name, tensor.choice.type), tensor.choice.reason
-            if key in self.blocks:
-                why = EXACT if why is None else f"{why}; {EXACT}"
-            elif key in self.refused:
-                why = f"{why or 'the type asked for'}; not exact: {self.refused[key]}"
-            if why is not None:
-                reasons[tensor.name] = why
-        return reasons
+    def _said_of(self, tensor: PlannedTensor) -> TypeChoice:
+        """Say of a tensor why it has its type, and whether it is exact."""
+        key, why = (tensor.name, tensor.choice.type), tensor.choice.reason
+        if key in self.blocks:
+            why = EXACT if why is None else f"{why}; {EXACT}"
+        elif key in self.refused:
+            why = f"{why or 'the type asked for'}; not exact: {self.refused[key]}"
+        return TypeChoice(tensor.choice.type, why)
 
     def notes(self) -> Iterator[str]:
         """Say which tensors are exact, and why others are not; those of one name in all layers together."""

@@ -51,8 +51,8 @@ class QuantizeOptions:
     pure: no mixture, all of the file's type. leave_output: the output matrix keeps its type. output_type,
     embedding_type: theirs. tensor_types: by name, the first that fits. prune_layers: to leave out, from 0 on.
     overrides: metadata to set, which the rules see too. allow_requantize: tensors that are quantized already may be
-    decoded and quantized again. importance: how much each column of a weight counts. lossless: the one that is not
-    llama-quantize's.
+    decoded and quantized again. importance: how much each column of a weight counts. keep_split: the files are in parts
+    where the source, a GGUF file, is. lossless: the one that is not llama-quantize's.
     """
 
     pure: bool = False
@@ -65,6 +65,7 @@ class QuantizeOptions:
     allow_requantize: bool = False
     importance: Importance | None = None
     lossless: Lossless = Lossless.OFF
+    keep_split: bool = False
 
     @property
     def has_importance(self) -> bool:
@@ -185,6 +186,7 @@ def quantize_options(  # noqa: PLR0913 - llama-quantize's
     include_weights: Iterable[str] = (),
     exclude_weights: Iterable[str] = (),
     lossless: str | None = None,
+    keep_split: bool = False,
 ) -> QuantizeOptions:
     """Read options in llama-quantize's words and spelling; files are read. lossless: `possible` or `strict`.
 
@@ -207,6 +209,7 @@ def quantize_options(  # noqa: PLR0913 - llama-quantize's
         allow_requantize=allow_requantize,
         importance=importance,
         lossless=Lossless.OFF if lossless is None else _lossless(lossless),
+        keep_split=keep_split,
     )
 
 
