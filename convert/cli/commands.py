@@ -37,6 +37,7 @@ from convert.cli.verify_commands import run_verification, verify
 from convert.cli.writing import show_and_write
 
 _OURS_ALONE = {
+    "--lossless": "lossless",
     "--json": "as_json",
     "--allow-nonfinite": "allow_nonfinite",
     "--keep-split": "keep_split",

@@ -20,7 +20,7 @@ Source: ggml/docs/gguf.md and ggml/src/gguf.cpp @ 0c1e570.
 
 from __future__ import annotations
 
-from convert.gguf_file.data import ALIGNMENT, Entry, KeyValue, TensorInfo, padded, tensor_nbytes
+from convert.gguf_file.data import ALIGNMENT, Entry, KeyValue, TensorInfo, padded, scale_name, tensor_nbytes
 from convert.gguf_file.header import layout
 from convert.gguf_file.key_values import encode_key_value, encoded_entry
 from convert.gguf_file.reader import GGUFFile, parse_gguf, read_gguf
@@ -44,5 +44,6 @@ __all__ = [
     "part_of",
     "read_gguf",
     "read_parts",
+    "scale_name",
     "tensor_nbytes",
 ]
