@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from convert.errors import OutputError
 from convert.file_system import sync, sync_directory
+from convert.remote import is_stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -161,9 +162,15 @@ def work_key(plan: Plan, how: object) -> str:
     for task in plan.tasks:
         digest.update(repr(task).encode())
     for path in sorted({path for task in plan.tasks for path in _paths(task)}):
-        stat = path.stat()
-        digest.update(repr((str(path), stat.st_size, stat.st_mtime_ns)).encode())
+        digest.update(repr((str(path), _identity(path))).encode())
     return digest.hexdigest()
+
+
+def _identity(path: Path) -> object:
+    if is_stand_in(path):  # it says what the bytes are, wherever they are
+        return path.read_bytes()
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _paths(value: object) -> Iterator[Path]:
