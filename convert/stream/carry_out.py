@@ -278,7 +278,8 @@ class _Work:
         """Give the tensors of which something is still to be read, in order."""
         numbers = count()
         for task in self._plan.tasks:
-            if not all([self._is_done(next(numbers), task) for _ in cut(task)]):
+            done = [self._is_done(next(numbers), task) for _ in cut(task)]
+            if not all(done):
                 yield task.tensor
 
     def _flush_files(self, files: Iterator[PartialFile]) -> Callable[[], None]:

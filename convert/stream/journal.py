@@ -39,7 +39,7 @@ def journal_path(final: Path) -> Path:
 
 @dataclass(slots=True)
 class Journal:
-    """One file's. done: the slices that an earlier run has brought to disk. nbytes: of whole lines; 0: none is there."""
+    """One file's. done: the slices that an earlier run has brought to disk. nbytes: of whole lines, 0 without one."""
 
     path: Path
     done: frozenset[int] = frozenset()
