@@ -21,6 +21,7 @@ import family_checkpoints_gemma
 import family_checkpoints_newer
 import family_checkpoints_phi
 import family_checkpoints_qwen
+import family_checkpoints_whole
 from checkpoint_configs import ABSENT
 from family_checkpoints_more import MORE_ROWS
 from family_making import (
@@ -345,6 +346,7 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
     *family_checkpoints_gemma.ROWS,
     *family_checkpoints_phi.ROWS,
     *family_checkpoints_newer.ROWS,
+    *family_checkpoints_whole.ROWS,
 )
 
 ALL_ROWS: Final = (*ROWS, *MORE_ROWS)

@@ -151,7 +151,8 @@ GAINS: Final[Mapping[str, float]] = {
 }
 # Gemma's own: else the embedding, which is also the output, would outweigh its blocks, and each token predict itself.
 GEMMA_GAINS: Final[Mapping[str, float]] = {**GAINS, "embed": 0.7}
-GEMMA_NORMS: Final[Mapping[str, float]] = {"post_": 1.0, "model.norm": 9.0, "": 0.0}  # 1 is added to each
+# 1 is added to each.
+GEMMA_NORMS: Final = {"post_": 1.0, "model.norm": 9.0, "language_model.norm": 9.0, "": 0.0}
 
 
 def normal(seed: str, shape: tuple[int, ...]) -> Float32:

@@ -105,7 +105,9 @@ class Judge:
         transformers.utils.logging.disable_progress_bar()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+            is_whole = row.architecture.endswith("ForConditionalGeneration")
+            network = getattr(transformers, row.architecture) if is_whole else transformers.AutoModelForCausalLM
+            return network.from_pretrained(model, dtype=torch.float32).eval()
 
 
 def _logits(network: Any, ids: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.float32]]:  # noqa: ANN401

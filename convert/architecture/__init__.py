@@ -43,6 +43,7 @@ from convert.architecture.minimax_m2 import MINIMAX_M2
 from convert.architecture.ministral3 import MINISTRAL3
 from convert.architecture.mpt import MPT
 from convert.architecture.nemotron import NEMOTRON
+from convert.architecture.not_text import HEAD
 from convert.architecture.numbers_of_layers import take_numbers
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
 from convert.architecture.own_names import OwnNames, own_names
@@ -54,12 +55,14 @@ from convert.architecture.smollm3 import SMOLLM3
 from convert.architecture.stablelm import STABLELM
 from convert.architecture.starcoder2 import STARCODER2
 from convert.errors import UnsupportedError
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
     "FAMILIES",
+    "HEAD",
     "Facts",
     "Family",
     "Fields",
@@ -138,10 +141,18 @@ def family_of(config: Mapping[str, Any], *, where: str) -> Family:
     Raises UnsupportedError for a class that no family has, also where its text model alone would be of one.
     """
     text, outer = architectures(config, where)
+    _check_text_type(config, text)
     if outer is not None and outer != text and not any(outer in family.hf_names for family in FAMILIES):
         hint = f"its text model is a `{text}`: save that alone" if any(text in f.hf_names for f in FAMILIES) else None
         raise UnsupportedError(f"unsupported architecture `{outer}`", hint=hint)
     return find_family(text)
+
+
+def _check_text_type(config: Mapping[str, Any], text: str) -> None:
+    of_text = config.get("text_config")
+    kind = of_text.get("model_type") if isinstance(of_text, dict) else None
+    if any(text in f.hf_names and f.text_types and kind not in (None, *f.text_types) for f in FAMILIES):
+        raise UnsupportedError(f"unsupported text model {shown(str(kind))} in a `{text}`")
 
 
 def find_family(name: str) -> Family:

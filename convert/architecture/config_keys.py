@@ -105,6 +105,8 @@ _HARMLESS: Final = frozenset(
         # what other keys are derived from, heads of other tasks, precision and placing of what is computed
         "summary_activation summary_proj_to_labels summary_type summary_use_proj moe_norm_min "
         "reorder_and_upcast_attn scale_attention_softmax_in_fp32 embedding_fraction init_device "
+        # of what is beside a text model
+        "multimodal_projector_bias spatial_merge_size vision_feature_layer "
         # decided by the window, below
         "layer_types sliding_window use_sliding_window sliding_window_pattern"
     ).split()

@@ -128,7 +128,8 @@ class Family:
     hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
     renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
     n_blocks: that GGUF counts, with those that predict several tokens. numbers: tensors that become metadata.
-    first: rows that stand before all others of the file.
+    first: rows that stand before all others of the file. text_types: the `model_type`s that the text model of a class
+    may have, where that may be of several; any where empty.
     """
 
     hf_names: tuple[str, ...]
@@ -143,3 +144,4 @@ class Family:
     n_blocks: Callable[[Hyperparameters], int] = n_layers
     numbers: tuple[Numbers, ...] = ()
     first: tuple[Row, ...] = ()
+    text_types: tuple[str, ...] = ()

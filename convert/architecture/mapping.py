@@ -13,6 +13,7 @@ from gguf import get_tensor_name_map
 
 from convert.architecture.family import Family, Parts, Rule, n_experts
 from convert.architecture.left_over import lacks, no_place
+from convert.architecture.not_text import HEAD, why_left_out
 from convert.architecture.rope import rope_type
 from convert.architecture.row_order import is_ggufs_own
 from convert.checkpoint import StoredType
@@ -123,7 +124,7 @@ def have_place(family: Family, h: Hyperparameters, names: Iterable[str], *, n_to
     if h.flag("tie_word_embeddings"):
         rules -= {_OUTPUT}
     locate = _locator(family, h)
-    return [name for name in names if family.left_out(h, name) is None and locate(name)[0] in rules]
+    return [name for name in names if why_left_out(family, h, name) is None and locate(name)[0] in rules]
 
 
 def place_finder(family: Family, h: Hyperparameters) -> Callable[[str], bool]:
@@ -135,7 +136,7 @@ def place_finder(family: Family, h: Hyperparameters) -> Callable[[str], bool]:
     def has_place(name: str) -> bool:
         source, _ = locate(name)  # itself, where nothing knows it
         known = (source and source != name) or is_ggufs_own(name) or name.endswith(_BUFFERS)
-        return bool(known or family.left_out(h, name)) or any(pattern.fullmatch(name) for pattern in patterns)
+        return bool(known or why_left_out(family, h, name)) or any(pattern.fullmatch(name) for pattern in patterns)
 
     return lambda name: has_place(_MEMBER.sub(r"\1.0.", name))  # of thousands of experts one is asked
 
@@ -151,7 +152,7 @@ def _gather(
     reasons: Counter[str] = Counter()
     unmapped = []
     for name in names:
-        reason = family.left_out(h, name)
+        reason = why_left_out(family, h, name)
         if name.endswith(_BUFFERS) or reason is not None:
             reasons.update([reason] if reason is not None else [])
             continue
@@ -159,7 +160,7 @@ def _gather(
         if is_tied and source == _OUTPUT:
             places.setdefault(_OUTPUT, None)
         if source not in places or (index != _WHOLE and index >= (places[source] or 0)):
-            unmapped.append(name)
+            unmapped += [] if HEAD.search(name) else [name]
         elif index in gathered[source]:
             raise PlanError(f"`{gathered[source][index]}` and `{name}` both become `{source}`")
         else:

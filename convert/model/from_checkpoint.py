@@ -144,7 +144,9 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
 def _left_out(model: Model, tensors: Sequence[tuple[str, Tensor]]) -> tuple[LeftOut, ...]:
     used = {leaf.name for _, tensor in tensors for leaf in leaves(tensor)}
     names = {name for name, tensor in model.tensors.items() if any(leaf.name in used for leaf in leaves(tensor))}
-    return left_out(model.tensors, names, lambda name: model.family.left_out(model.hyperparameters, name))
+    h = model.hyperparameters
+    others = ("mmproj",) * h.is_whole
+    return left_out(model.tensors, names, lambda name: model.family.left_out(h, name), others)
 
 
 def _mapped(model: Model, *, n_tokens: int) -> Mapped:
