@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import family_checkpoints_gated
 import family_checkpoints_gemma
 import family_checkpoints_newer
 import family_checkpoints_phi
@@ -347,6 +348,7 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
     *family_checkpoints_phi.ROWS,
     *family_checkpoints_newer.ROWS,
     *family_checkpoints_whole.ROWS,
+    *family_checkpoints_gated.ROWS,
 )
 
 ALL_ROWS: Final = (*ROWS, *MORE_ROWS)

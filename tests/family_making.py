@@ -44,6 +44,7 @@ class FamilyRow:
     only_ours: the same, of a row that we make a file of; its logits are its judge.
     differs: why the reference's file is wrong, and ours another; None where they are the same.
     only_float: why llama-quantize does not take the reference's file; None where it does.
+    options: more arguments of the reference converter.
     not_run: why llama.cpp does not compute of the reference's file what transformers does; None where it does.
     """
 
@@ -64,6 +65,7 @@ class FamilyRow:
     differs: str | None = None
     only_float: str | None = None
     not_run: str | None = None
+    options: tuple[str, ...] = ()
 
 
 def save_family_checkpoint(row: FamilyRow, folder: Path) -> None:
@@ -133,8 +135,9 @@ def _moments(row: FamilyRow, name: str, shape: tuple[int, ...]) -> tuple[float, 
         return 0.0, factor * next(gain for part, gain in gains.items() if part in name) / float(np.sqrt(shape[-1]))
     if name.endswith("bias"):
         return 0.0, factor * (0.3 if "score_correction" in name else 0.1)
-    mean = next(mean for part, mean in GEMMA_NORMS.items() if part in name) if gemma else 1.0
-    return mean, factor * 0.1
+    gated = row.architecture.startswith(("Qwen3Next", "Qwen3_5"))
+    norms = GEMMA_NORMS if gemma else GATED_NORMS if gated else {"": 1.0}
+    return next(mean for part, mean in norms.items() if part in name), factor * 0.1
 
 
 # Where a matrix's name holds the key, first come, its outputs have this spread for inputs of spread 1. Experts have
@@ -151,7 +154,8 @@ GAINS: Final[Mapping[str, float]] = {
 }
 # Gemma's own: else the embedding, which is also the output, would outweigh its blocks, and each token predict itself.
 GEMMA_GAINS: Final[Mapping[str, float]] = {**GAINS, "embed": 0.7}
-# 1 is added to each.
+# 1 is added to each, but for what belongs to the gated delta rule.
+GATED_NORMS: Final = {"linear_attn.": 1.0, "": 0.0}
 GEMMA_NORMS: Final = {"post_": 1.0, "model.norm": 9.0, "language_model.norm": 9.0, "": 0.0}
 
 

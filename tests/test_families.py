@@ -90,7 +90,8 @@ def theirs(
     ours = [item for item in items if item.path == request.path and "name" in getattr(item, "fixturenames", ())]
     wanted = {str(item.callspec.params["name"]) for item in ours}
     jobs = {name: (checkpoint(name), their_folder / f"{name}.gguf") for name in sorted(wanted)}
-    converted = llama_cpp.convert(reference.source, list(jobs.values()))
+    options = [FAMILY_CHECKPOINTS[name].options for name in jobs]
+    converted = llama_cpp.convert(reference.source, list(jobs.values()), options=options)
     return {
         name: {"error": result.error} if result.error else _quantized(reference, name, result.outfile)
         for name, result in zip(jobs, converted, strict=True)

@@ -46,9 +46,10 @@ from convert.architecture.nemotron import NEMOTRON
 from convert.architecture.not_text import HEAD
 from convert.architecture.numbers_of_layers import take_numbers
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
-from convert.architecture.own_names import OwnNames, own_names
+from convert.architecture.own_names import OwnNames, own_names, with_counts
 from convert.architecture.phi import PHI2, PHI3, PHI_MOE
 from convert.architecture.qwen import QWEN2, QWEN3
+from convert.architecture.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 from convert.architecture.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from convert.architecture.seed_oss import SEED_OSS
 from convert.architecture.smollm3 import SMOLLM3
@@ -82,6 +83,7 @@ __all__ = [
     "plain_names",
     "read_hyperparameters",
     "take_numbers",
+    "with_counts",
 ]
 
 FAMILIES: Final[tuple[Family, ...]] = (
@@ -90,6 +92,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     QWEN3,
     QWEN2_MOE,
     QWEN3_MOE,
+    QWEN3_NEXT,
+    QWEN3_5,
+    QWEN3_5_MOE,
     GEMMA,
     GEMMA2,
     GEMMA3,

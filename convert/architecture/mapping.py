@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import get_tensor_name_map
 
-from convert.architecture.family import Family, Parts, Rule, n_experts
+from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
 from convert.architecture.left_over import lacks, no_place
 from convert.architecture.not_text import HEAD, why_left_out
 from convert.architecture.rope import rope_type
@@ -182,7 +182,10 @@ def _name_map(arch: MODEL_ARCH, n_layers: int) -> TensorNameMap:
 def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, int]]:
     """Return the function from a checkpoint's name to gguf's, and the place in a stack of experts."""
     name_map = _name_map(family.arch, family.n_blocks(h))
-    renames = [(re.compile(pattern), new) for pattern, new in (*_COMMON_RENAMES, *family.renames)]
+    behind = str(n_layers(h))
+    renames = [
+        (re.compile(pattern), new.replace("{n_layers}", behind)) for pattern, new in (*_COMMON_RENAMES, *family.renames)
+    ]
 
     def locate(name: str) -> tuple[str, int]:
         for pattern, new in renames:

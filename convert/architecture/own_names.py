@@ -22,7 +22,7 @@ from convert.errors import UnsupportedError
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from convert.architecture.family import Family
     from convert.architecture.hyperparameters import Hyperparameters
@@ -38,6 +38,15 @@ class OwnNames:
 
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...] = ()
+
+
+def with_counts(family: Family, h: Hyperparameters, names: Iterable[str]) -> Hyperparameters:
+    """Put into the hyperparameters what of layers the tensors tell."""
+    if family.counted is None:
+        return h
+    pattern = re.compile(family.counted.pattern)
+    layers = {found[1] for name in names if (found := pattern.search(name))}
+    return h.replaced(**{family.counted.key: len(layers)})
 
 
 def own_names(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor]) -> OwnNames:

@@ -23,6 +23,7 @@ from convert.architecture import (
     plain_names,
     read_hyperparameters,
     take_numbers,
+    with_counts,
 )
 from convert.authorship import write_authorship
 from convert.checkpoint import open_checkpoint
@@ -82,6 +83,7 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
     h = read_hyperparameters(config, where=where)
     unpacked = model_tensors(checkpoint)
     floats, casts = as_floats(unpacked.tensors)
+    h = with_counts(family, h, floats)
     own = own_names(family, h, floats)
     merged = merge_adapters(plain_names(family, h, own.tensors), base.requests)
     if merged.vocab_size is not None:
