@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import family_checkpoints_gated
 import family_checkpoints_gemma
+import family_checkpoints_gemma3n
 import family_checkpoints_newer
 import family_checkpoints_phi
 import family_checkpoints_qwen
@@ -349,6 +350,7 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
     *family_checkpoints_newer.ROWS,
     *family_checkpoints_whole.ROWS,
     *family_checkpoints_gated.ROWS,
+    *family_checkpoints_gemma3n.ROWS,
 )
 
 ALL_ROWS: Final = (*ROWS, *MORE_ROWS)

@@ -135,8 +135,7 @@ def _moments(row: FamilyRow, name: str, shape: tuple[int, ...]) -> tuple[float, 
         return 0.0, factor * next(gain for part, gain in gains.items() if part in name) / float(np.sqrt(shape[-1]))
     if name.endswith("bias"):
         return 0.0, factor * (0.3 if "score_correction" in name else 0.1)
-    gated = row.architecture.startswith(("Qwen3Next", "Qwen3_5"))
-    norms = GEMMA_NORMS if gemma else GATED_NORMS if gated else {"": 1.0}
+    norms = next((means for start, means in NORMS.items() if row.architecture.startswith(start)), {"": 1.0})
     return next(mean for part, mean in norms.items() if part in name), factor * 0.1
 
 
@@ -154,9 +153,16 @@ GAINS: Final[Mapping[str, float]] = {
 }
 # Gemma's own: else the embedding, which is also the output, would outweigh its blocks, and each token predict itself.
 GEMMA_GAINS: Final[Mapping[str, float]] = {**GAINS, "embed": 0.7}
-# 1 is added to each, but for what belongs to the gated delta rule.
-GATED_NORMS: Final = {"linear_attn.": 1.0, "": 0.0}
-GEMMA_NORMS: Final = {"post_": 1.0, "model.norm": 9.0, "language_model.norm": 9.0, "": 0.0}
+# The means of norms that 1 is added to, or that must be larger than 1, by the beginning of the class.
+_GEMMA_NORMS: Final = {"post_": 1.0, "model.norm": 9.0, "language_model.norm": 9.0, "": 0.0}
+_GATED_NORMS: Final = {"linear_attn.": 1.0, "": 0.0}
+NORMS: Final[Mapping[str, Mapping[str, float]]] = {
+    "Gemma3n": {"model.norm": 10.0, "post_": 0.2, "": 1.0},
+    "Gemma4": {"model.norm": 10.0, "": 1.0},
+    "Gemma": _GEMMA_NORMS,
+    "Qwen3Next": _GATED_NORMS,
+    "Qwen3_5": _GATED_NORMS,
+}
 
 
 def normal(seed: str, shape: tuple[int, ...]) -> Float32:

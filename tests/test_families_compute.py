@@ -41,6 +41,7 @@ NOT_LOADED: Final = {
     "gemma-3-padded-vocabulary": "token_embd.weight",
     "OLMo-2-narrow": "output.weight",
     "Qwen2-MoE-tied": "output.weight",
+    "gemma-3n-as-saved": "blk.20.attn_k.weight",
     "phi-2-other-theta": "attn_k.weight",
 }
 N_CTX: Final = 128  # more than Gemma's window of 24, in the half that is judged

@@ -25,6 +25,7 @@ from convert.architecture.falcon import FALCON
 from convert.architecture.family import Facts, Family
 from convert.architecture.gemma import GEMMA, GEMMA2
 from convert.architecture.gemma3 import GEMMA3
+from convert.architecture.gemma3n import GEMMA3N
 from convert.architecture.glm4 import GLM4, GLM4_MOE
 from convert.architecture.glm4_moe_lite import GLM4_MOE_LITE
 from convert.architecture.gpt2 import GPT2, STARCODER
@@ -98,6 +99,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     GEMMA,
     GEMMA2,
     GEMMA3,
+    GEMMA3N,
     PHI2,
     PHI3,
     PHI_MOE,

@@ -36,7 +36,7 @@ _ACTIVATIONS: Final[Mapping[MODEL_ARCH, Row]] = {
     **dict.fromkeys(
         (
             MODEL_ARCH.BLOOM, MODEL_ARCH.CODESHELL, MODEL_ARCH.FALCON, MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2,
-            MODEL_ARCH.GEMMA3, MODEL_ARCH.GPT2, MODEL_ARCH.GPTNEOX, MODEL_ARCH.MPT, MODEL_ARCH.PHI2,
+            MODEL_ARCH.GEMMA3, MODEL_ARCH.GEMMA3N, MODEL_ARCH.GPT2, MODEL_ARCH.GPTNEOX, MODEL_ARCH.MPT, MODEL_ARCH.PHI2,
             MODEL_ARCH.STARCODER, MODEL_ARCH.STARCODER2,
         ),
         GELU,
@@ -110,6 +110,7 @@ _HARMLESS: Final = frozenset(
         "mamba_ssm_dtype mtp_num_hidden_layers mtp_use_dedicated_embeddings "
         # of what is beside a text model
         "multimodal_projector_bias spatial_merge_size vision_feature_layer "
+        "altup_coef_clip layers_with_keys "
         # decided by the window, below
         "layer_types sliding_window use_sliding_window sliding_window_pattern"
     ).split()

@@ -40,8 +40,8 @@ _COMMON_RENAMES: Final = ((r"e_score_correction_bias$", "e_score_correction.bias
 _EMBEDDINGS: Final = "token_embd.weight"
 _OUTPUT: Final = "output.weight"
 _WHOLE: Final = -1  # the place of a tensor that is no part of a stack
-# A member of a stack: an expert, which gguf's map has that word for, or a head's norm.
-_MEMBER: Final = re.compile(r"(\.experts|\.norms)\.(\d+)\.")
+# A member of a stack: an expert, which gguf's map has that word for, a head's norm, or what is between AltUp's states.
+_MEMBER: Final = re.compile(r"(\.experts|\.norms|\.altup_projections|\.altup_unembed_projections)\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)

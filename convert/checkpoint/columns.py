@@ -1,4 +1,4 @@
-"""Some columns of a tensor's rows, as a view: what is stored side by side, or one and one."""
+"""Some columns of a tensor's rows, as a view: what is stored side by side, or one and one; and rows of zeros behind."""
 
 from __future__ import annotations
 
@@ -68,3 +68,21 @@ class SwappedColumns(OfOne):
         read = read_rows(self.base, files, range(first, first + len(out)))
         seen = read.reshape(len(out), self.a, self.b, -1).swapaxes(1, 2)
         np.copyto(out.reshape(seen.shape), seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Padded(OfOne):
+    """A tensor with rows of zeros behind its own."""
+
+    shape: Shape
+
+    @property
+    def nbytes(self) -> int:
+        """The base's: the zeros are read from nowhere."""
+        return self.base.nbytes
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        n_stored = max(min(self.base.shape[0] - first, len(out)), 0)
+        if n_stored:
+            self.base.read_rows(files, first, out[:n_stored])
+        out[n_stored:] = 0
