@@ -20,6 +20,7 @@ from convert.architecture.cohere import COHERE, COHERE2
 from convert.architecture.config_keys import check_keys
 from convert.architecture.deepseek_v3 import DEEPSEEK_V2, DEEPSEEK_V3
 from convert.architecture.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
+from convert.architecture.exaone import EXAONE
 from convert.architecture.exaone4 import EXAONE4
 from convert.architecture.falcon import FALCON
 from convert.architecture.family import Facts, Family
@@ -126,6 +127,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     GLM4,
     GLM4_MOE,
     GLM4_MOE_LITE,
+    EXAONE,
     EXAONE4,
     ERNIE4_5,
     ERNIE4_5_MOE,

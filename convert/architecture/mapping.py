@@ -112,9 +112,7 @@ def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor
         raise UnsupportedError(f"rope scaling `llama3` in {h.where}: llama.cpp has no factors in a {h.architecture}")
     made = [(rule.name, _made(rule, sources[rule.source], tensors)) for rule in _in_file_order(rules, sources, tensors)]
     made.sort(key=lambda item: isinstance(item[1].dtype, StoredType))  # the reference copies blocks before all else
-    n_packed = sum(not isinstance(tensor.dtype, StoredType) for _, tensor in made)
     notes = [f"left out: {count} tensors, {reason}" for reason, count in reasons.items()]
-    notes += [f"{n_packed} tensors of the file stay as they are packed"] if n_packed else []
     return Mapped((*constants, *made), tuple(notes))
 
 

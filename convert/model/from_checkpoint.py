@@ -26,8 +26,8 @@ from convert.architecture import (
     with_counts,
 )
 from convert.authorship import write_authorship
-from convert.checkpoint import open_checkpoint
-from convert.checkpoint.packed import as_floats, model_tensors
+from convert.checkpoint import StoredType, open_checkpoint
+from convert.checkpoint.packed import DECODED, as_floats, model_tensors
 from convert.checkpoint.views import leaves
 from convert.errors import PlanError
 from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
@@ -137,10 +137,22 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         tensors=mapped.tensors,
         alignment=ALIGNMENT,
         through=GGMLQuantizationType.F16,
-        notes=model.notes + mapped.notes + unused + said + vocabulary.notes + _notes(h, vocabulary),
+        notes=_packing_told(model.notes, mapped)
+        + mapped.notes
+        + unused
+        + said
+        + vocabulary.notes
+        + _notes(h, vocabulary),
         definition=NATIVE,
         left_out=_left_out(model, mapped.tensors),
     )
+
+
+def _packing_told(notes: tuple[str, ...], mapped: Mapped) -> tuple[str, ...]:
+    """Say of packed weights that the file keeps in their blocks that they stay so, and not that they are decoded."""
+    n_kept = sum(not isinstance(tensor.dtype, StoredType) for _, tensor in mapped.tensors)
+    kept = f"{n_kept} tensors of the file stay as they are packed"
+    return tuple(f"{note.partition(':')[0]}: {kept}" if n_kept and note.endswith(DECODED) else note for note in notes)
 
 
 def _left_out(model: Model, tensors: Sequence[tuple[str, Tensor]]) -> tuple[LeftOut, ...]:
