@@ -48,7 +48,6 @@ def with_predicting_layer(weights: Weights) -> Weights:
     return weights | added | {"mtp.fc.weight": torch.cat([eye, eye], dim=1)}
 
 
-# A_log: by which no exponential lies so near the middle of two float32 that torch, as it is built, rounds it wrongly.
 SCALES: Final = {"A_log": 2.0, "out_proj": 0.3, "o_proj": 0.3, "down_proj": 0.3, "mlp.gate.": 2.0}
 FEW_PAIRS: Final = {"rope_parameters": {"mrope_section": [1, 1, 0], "rope_theta": 1e4, "rope_type": "default"}}
 # Of models that see the `model_type` is another's: for theirs transformers reads every tokenizer as Qwen 3.5's, which

@@ -123,7 +123,20 @@ def _fill(row: FamilyRow, network: torch.nn.Module) -> None:
         if known.setdefault(tensor.data_ptr(), name) == name:  # the other name of a tied tensor holds the same
             mean, spread = _moments(row, name, tuple(tensor.shape))
             values = normal(f"{row.name}/{name}", tuple(tensor.shape)) * np.float32(spread) + np.float32(mean)
+            values = _surely_rounded(values) if name.endswith(".A_log") else values
             tensor.copy_(torch.from_numpy(np.asarray(values)))
+
+
+def _surely_rounded(values: Float32) -> Float32:
+    """Take for each the nearest sixteenth whose exponential is not near the middle between two float32.
+
+    There torch, as it is built, may round it wrongly.
+    """
+    sixteenths = np.arange(-32, 64) / 16
+    exact = np.exp(sixteenths) / np.spacing(np.exp(sixteenths).astype(np.float32))
+    sure = sixteenths[np.abs(exact % 1 - 0.5) > 0.1].astype(np.float32)
+    nearest: Float32 = sure[np.abs(values[:, None] - sure).argmin(axis=1)]
+    return nearest
 
 
 def _moments(row: FamilyRow, name: str, shape: tuple[int, ...]) -> tuple[float, float]:

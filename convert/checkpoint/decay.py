@@ -21,7 +21,7 @@ class Decay(OfOne):
     """Minus the exponential of every value: in float16 of float16, in float32 of all others.
 
     Correctly rounded. Torch's own, where it has Intel's library compute it, is one unit in the last place off for about
-    one value in a hundred, which ones the processor decides.
+    one value in a hundred.
     Source: conversion/qwen.py, Qwen3NextModel.modify_tensors @ 0c1e570.
     """
 
