@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from convert.cli import quantize_options
+from convert.cli.asked_options import lock_option, with_lock_note, write_lock
 from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
 from convert.cli.imatrix_commands import imatrix, importance_for
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf, with_source
 from convert.cli.options import PATH, checkpoint_options, dir_option, program_name, request_of, writing_options
+from convert.cli.recipe_commands import reproduce
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convert.plan import Plan
 
-_OURS_ALONE = {"--json": "as_json", "--allow-nonfinite": "allow_nonfinite"}
+_OURS_ALONE = {"--json": "as_json", "--allow-nonfinite": "allow_nonfinite", "--lock": "lock"}
 
 
 @click.group(cls=HintingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -31,7 +36,7 @@ def cli() -> None:
     """
 
 
-for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor):
+for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor, reproduce):
     cli.add_command(_command)
 
 
@@ -48,6 +53,7 @@ for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor):
 @dir_option
 @checkpoint_options
 @quantize_options.quantizing
+@lock_option
 @writing_options
 def all_types(
     model: Path,
@@ -76,7 +82,7 @@ def all_types(
       convert all ./llama quantized/ --types standard,iq2_m --imatrix auto --text calibration.txt
     """  # noqa: D301 - Click's mark for "do not wrap"
     from convert.conversion import plan_all  # noqa: PLC0415 - NumPy and gguf, only when needed
-    from convert.plan import OutputRequest  # noqa: PLC0415
+    from convert.plan import OutputRequest, directory_name  # noqa: PLC0415
 
     request = request_of(model, run, directory)
     wanted, asked = OutputRequest(outdir, types, name, discard_f16), quantize_options.words(run)
@@ -86,7 +92,9 @@ def all_types(
         raise click.UsageError("--text goes with --imatrix auto", ctx=click.get_current_context())
     wanted = replace(wanted, options=quantize_options.read(asked), mmproj=mmproj, mtp=mtp)
     plan = with_source(lambda: plan_all(request, wanted), directory)
-    _show_and_write(plan, **run)
+    _show_and_write(
+        plan, outdir, {"imatrix": asked["imatrix"], "name": name or directory_name(request.directory)}, **run
+    )
     if verifies and not run["dry_run"]:
         others = (mmproj is not None) + (mtp is not None)
         paths = [output.path for output in plan.outputs[: len(plan.outputs) - others]]
@@ -100,13 +108,15 @@ def all_types(
 @dir_option
 @checkpoint_options
 @quantize_options.quantizing
+@lock_option
 @writing_options
 def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: Any) -> None:
     """Convert the checkpoint MODEL to the file OUT.gguf."""
     from convert.conversion import plan_one  # noqa: PLC0415
 
     request, options = request_of(model, run, directory), quantize_options.taken_from(run)
-    _show_and_write(with_source(lambda: plan_one(request, out, type=kind, options=options), directory), **run)
+    plan = with_source(lambda: plan_one(request, out, type=kind, options=options), directory)
+    _show_and_write(plan, plan.outputs[0].path.parent, **run)
 
 
 @cli.command("quantize", short_help="An f32, f16 or bf16 GGUF file to other types.")
@@ -124,6 +134,7 @@ def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: An
 )
 @dir_option
 @quantize_options.requantizing
+@lock_option
 @writing_options
 def quantize(
     source: Path,
@@ -150,7 +161,8 @@ def quantize(
         flags = quantize_options.as_flags(asked)
         quantize_by_llama_cpp(source, outputs, imatrix=imatrix, flags=flags, directory=directory, **options)
         return
-    _show_and_write(plan_quantize(source, replace(wanted, options=quantize_options.read(asked))), **run)
+    plan = plan_quantize(source, replace(wanted, options=quantize_options.read(asked)))
+    _show_and_write(plan, outdir, {"name": name or gguf_name(source)}, **run)
 
 
 @cli.command("inspect", short_help="What a checkpoint directory or a GGUF file holds.")
@@ -195,7 +207,17 @@ def _list_architectures(*, as_json: bool) -> None:
         show_architectures(known)
 
 
-def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> None:
+def _show_and_write(
+    plan: Plan,
+    place: Path,
+    settled: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    dry_run: bool,
+    as_json: bool,
+    lock: bool,
+    **writing: Any,
+) -> None:
+    """Carry out a plan and tell of it. place: where a lock goes. settled: options that are known better by now."""
     from convert import stream  # noqa: PLC0415
     from convert.codec import kernel_level  # noqa: PLC0415
     from convert.plan.as_json import plan_as_json  # noqa: PLC0415
@@ -205,6 +227,7 @@ def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any)
 
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
+    plan = with_lock_note(plan) if lock else plan
     if dry_run:
         if as_json:
             click.echo(plan_as_json(plan))
@@ -216,7 +239,10 @@ def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any)
         kernel_level()
     with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
         report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
-    show_report(report, then=_try_out(plan))
+    if lock:
+        write_lock(plan, place, **settled)
+    context = click.get_current_context()
+    show_report(report, then=_try_out(plan) if context.parent is context.find_root() else ())
 
 
 def _try_out(plan: Plan) -> list[str]:

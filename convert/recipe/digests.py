@@ -1,0 +1,59 @@
+"""SHA-256 of whole files: several at a time, each in its order, in memory that does not grow with them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from convert.errors import CheckpointError
+from convert.process import usable_processors
+from convert.shown import shown
+from convert.stream import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+_AT_ONCE: Final = 4 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """What a file is: its length in bytes, and the SHA-256 of them all, in hexadecimal."""
+
+    nbytes: int
+    sha256: str
+
+
+def file_digests(paths: Iterable[Path], *, jobs: int | None = None) -> dict[Path, FileDigest]:
+    """Read files from end to end. jobs: threads, by default one a processor that may be used.
+
+    An interruption ends it within a few megabytes. Raises CheckpointError for a file that cannot be read.
+    """
+    wanted = tuple(dict.fromkeys(paths))
+    waiting, workers = iter(wanted), Workers()
+    found: dict[Path, FileDigest] = {}
+
+    def work() -> None:
+        for path in waiting_paths():
+            found[path] = _digest(path, workers.stop.is_set)
+
+    def waiting_paths() -> Iterable[Path]:
+        while not workers.stop.is_set() and (path := next(waiting, None)) is not None:
+            yield path
+
+    workers.run(min(jobs or usable_processors(), len(wanted)), work)
+    return {path: found[path] for path in wanted}
+
+
+def _digest(path: Path, is_over: Callable[[], bool]) -> FileDigest:
+    nbytes, sha256, buffer = 0, hashlib.sha256(), memoryview(bytearray(_AT_ONCE))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while (n_read := file.readinto(buffer)) and not is_over():
+                nbytes += n_read
+                sha256.update(buffer[:n_read])
+    except OSError as error:
+        raise CheckpointError(f"{shown(path)} cannot be read: {error.strerror}") from error
+    return FileDigest(nbytes, sha256.hexdigest())
