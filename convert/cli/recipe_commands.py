@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from convert.cli.asked_options import invoke
+from convert.cli.asked_options import command_line, invoke, schema_of
 from convert.cli.options import PATH
 
 if TYPE_CHECKING:
     from convert.recipe import Asked
+    from convert.recipe.read import Recipe
 
 
 @click.command("reproduce", short_help="Make again what a lock speaks of, and compare.")
@@ -47,8 +49,92 @@ def reproduce(lock: Path, out: Path | None, model: Path | None) -> None:
     reproduction.check()
 
 
-def run_asked(asked: Asked) -> None:
-    """Do what was asked, by the command of its name."""
+@click.group("recipe", short_help="Jobs that are written down: check, run, and a first one.")
+def recipe() -> None:
+    """Do what a file in TOML says: models, and what is made of each.
+
+    A key is called as the option of the command, without its dashes; `models` are paths, patterns or addresses; each
+    [[job]] is a command (by default `all`, or `quantize` for a GGUF file). {model} is a model's name, {path} its path.
+    Paths are as seen from the recipe. Everything wrong with it is told before anything starts: exit code 8.
+
+    \b
+      models = ["./llama", "runs/*/final"]
+      outdir = "quantized/{model}"
+      types = ["f16", "q4_k_m", "iq3_xxs"]
+      imatrix = { text = "calibration.txt", chunks = 100 }
+    """  # noqa: D301 - Click's mark for lines to keep
+
+
+@recipe.command("run", short_help="Do what a recipe says.")
+@click.argument("path", type=PATH, metavar="FILE.toml")
+def run_recipe(path: Path) -> None:
+    """Do what FILE.toml says, for one model after the other.
+
+    The outputs' convert.lock.json says how they were made, and what it says was made is not made again. A model that
+    fails does not keep the others from being made; what failed is listed at the end.
+    """
+    from convert.recipe.fleet import Failure, carry_out_batches  # noqa: PLC0415
+    from convert.terminal import look  # noqa: PLC0415
+
+    console = look.stderr()
+
+    def failed(failure: Failure) -> None:
+        look.show_error(failure.error)
+
+    found = _read(path)
+    failures = carry_out_batches(found.batches, run_asked, tell=lambda line: look.say(console, line), failed=failed)
+    if failures:
+        look.say(console, f"{len(failures)} of {len(found.batches)} models failed:")
+        for failure in failures:
+            look.say(console, f"  {failure.name}: {failure.error.message}")
+        click.get_current_context().exit(failures[0].error.exit_code)
+
+
+@recipe.command("check", short_help="The plan of a recipe; nothing is written.")
+@click.argument("path", type=PATH, metavar="FILE.toml")
+def check_recipe(path: Path) -> None:
+    """Read FILE.toml, and print the plan of everything that it would do, as --dry-run prints it."""
+    from convert.recipe.checks import missing_inputs  # noqa: PLC0415
+
+    group = _commands()
+    for batch in _read(path).batches:
+        for asked in batch.steps:
+            click.echo(f"\n{command_line(group.commands[asked.command], asked)}")
+            can_plan = any(parameter.name == "dry_run" for parameter in group.commands[asked.command].params)
+            if can_plan and not list(missing_inputs(asked, ())) and asked.options.get("imatrix") != "auto":
+                run_asked(replace(asked, options={**asked.options, "dry-run": True}))
+
+
+@recipe.command("init", short_help="A recipe to start from.")
+@click.argument("model", type=PATH)
+@click.option("-o", "--out", type=PATH, metavar="FILE.toml", help="The file to write; by default MODEL's name.")
+def init_recipe(model: Path, out: Path | None) -> None:
+    """Write a recipe for MODEL to start from: what it does, and in comments what it could do."""
+    from convert.errors import OutputError  # noqa: PLC0415
+    from convert.recipe.first import first_recipe  # noqa: PLC0415
+    from convert.recipe.models import model_name  # noqa: PLC0415
+
+    place = out or Path(f"{model_name(str(model))}.toml")
+    try:
+        with place.open("x", encoding="utf-8") as file:
+            file.write(first_recipe(str(model), place.parent))
+    except OSError as error:
+        raise OutputError(f"`{place}` cannot be written: {error.strerror}", hint="name another with -o") from error
+    click.echo(f"{place}", err=True)
+
+
+def _read(path: Path) -> Recipe:
+    from convert.recipe.read import read_recipe  # noqa: PLC0415 - NumPy and gguf, only when needed
+
+    return read_recipe(path, schema_of(_commands()))
+
+
+def _commands() -> click.Group:
     group = click.get_current_context().find_root().command
     assert isinstance(group, click.Group)  # noqa: S101 - the root is `cli`
-    invoke(group.commands[asked.command], asked)
+    return group
+
+
+def run_asked(asked: Asked) -> None:
+    """Do what was asked, by the command of its name."""
+    invoke(_commands().commands[asked.command], asked)

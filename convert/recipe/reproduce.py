@@ -61,7 +61,7 @@ def reproduce(path: Path, out: Path, make: Callable[[Asked], None], *, model: Pa
     for number, work in enumerate(works, 1):
         place = out / str(number) if len(works) > 1 else out  # what a later work replaced is made again as well
         asked = _placed(work.asked, directory, place, model)
-        changes += _changed_inputs(work, asked)
+        changes += changed_inputs(work, asked)
         make(asked)
         outputs += _compared(work, place)
     changes += [line for work in works for line in work.made_with.differences(made_with())]
@@ -76,7 +76,7 @@ def _placed(asked: Asked, directory: Path, out: Path, model: Path | None) -> Ask
     return replace(placed, options={**placed.options, **moved})
 
 
-def _changed_inputs(work: Work, asked: Asked) -> Iterator[str]:
+def changed_inputs(work: Work, asked: Asked) -> Iterator[str]:
     """Hold every input against what it was; a line for each file that is another, missing or new."""
     if missing := [str(path) for path in asked.input_paths if not path.exists()]:
         raise CheckpointError(f"inputs of the lock are missing: {shown_list(missing)}")

@@ -1,0 +1,90 @@
+"""Many models, one after the other: what is there already is passed over, what fails keeps no other from being made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convert.errors import ConvertError
+from convert.recipe.asked import relative_to
+from convert.recipe.lock import LOCK_FILE, read_lock
+from convert.recipe.made_with import made_with
+from convert.recipe.reproduce import changed_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from convert.recipe.asked import Asked
+    from convert.recipe.lock import Work
+    from convert.recipe.read import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A model that failed: its name, and why."""
+
+    name: str
+    error: ConvertError
+
+
+def carry_out_batches(
+    batches: Sequence[Batch],
+    make: Callable[[Asked], None],
+    *,
+    tell: Callable[[str], None],
+    failed: Callable[[Failure], None],
+) -> tuple[Failure, ...]:
+    """Do every step of every model; returns the models that failed, whose further steps are left out.
+
+    make: does what was asked. tell: hears what is done. failed: hears of each failure at once.
+    """
+    failures: list[Failure] = []
+    for number, batch in enumerate(batches, 1):
+        tell(f"{number} of {len(batches)}: {batch.name}" if batch.name else f"{number} of {len(batches)}")
+        try:
+            for asked in batch.steps:
+                if is_made(asked):
+                    tell(f"{asked.command}: already made, as {LOCK_FILE} says")
+                else:
+                    make(asked)
+        except ConvertError as error:
+            failures.append(Failure(batch.name, error))
+            failed(failures[-1])
+    return tuple(failures)
+
+
+def is_made(asked: Asked) -> bool:
+    """Whether the lock where the outputs go says that the same was made of the same, with the same; and it is there.
+
+    An importance matrix that is to be made of a text is no such thing: what it was made of, a lock does not say.
+    """
+    directory = _destination(asked)
+    if directory is None or not (directory / LOCK_FILE).is_file() or asked.options.get("imatrix") == "auto":
+        return False
+    wanted = _compared(asked.settled.relocated(relative_to(directory)), asked)
+    return any(
+        _compared(work.asked, asked) == wanted and _is_there(work, directory) and not any(changed_inputs(work, asked))
+        for work in read_lock(directory / LOCK_FILE).works
+    )
+
+
+def _destination(asked: Asked) -> Path | None:
+    """Say where a step's lock is; None for a step that writes none."""
+    if not asked.options.get("lock"):
+        return None
+    out = asked.options.get("out")
+    return Path(str(out)).parent if out else Path(str(asked.options["outdir"]))
+
+
+def _compared(settled: Asked, asked: Asked) -> Asked:
+    """Leave the files' name out, where it was the model's own."""
+    names = settled.options if asked.options.get("name") else {**settled.options, "name": None}
+    return replace(settled, options=names)
+
+
+def _is_there(work: Work, directory: Path) -> bool:
+    places = [(directory / output.name, output.nbytes) for output in work.outputs]
+    return work.made_with == made_with() and all(
+        path.is_file() and path.stat().st_size == nbytes for path, nbytes in places
+    )
