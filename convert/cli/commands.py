@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from convert.plan import Plan
 
-_OURS_ALONE = {"--json": "as_json", "--allow-nonfinite": "allow_nonfinite", "--lock": "lock"}
+_OURS_ALONE = ("as_json", "allow_nonfinite", "lock", "imatrix_name")
 
 
 @click.group(cls=HintingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,6 +50,7 @@ for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor, 
 @click.option("--mtp", metavar="TYPE", help="Also mtp-NAME-TYPE.gguf, of the layers for further tokens.")
 @click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
 @click.option("--text", type=PATH, metavar="FILE", help="With --imatrix auto: the text that the matrix is made from.")
+@click.option("--chunks", type=click.IntRange(min=1), metavar="N", help="With --text: windows of it, at most.")
 @dir_option
 @checkpoint_options
 @quantize_options.quantizing
@@ -65,6 +66,7 @@ def all_types(
     mtp: str | None,
     verifies: bool,
     text: Path | None,
+    chunks: int | None,
     directory: Path | None,
     **run: Any,
 ) -> None:
@@ -87,9 +89,9 @@ def all_types(
     request = request_of(model, run, directory)
     wanted, asked = OutputRequest(outdir, types, name, discard_f16), quantize_options.words(run)
     if asked["imatrix"] == "auto":
-        asked["imatrix"] = importance_for(request, wanted, text, directory=directory, **run)
-    elif text is not None:
-        raise click.UsageError("--text goes with --imatrix auto", ctx=click.get_current_context())
+        asked["imatrix"] = importance_for(request, wanted, text, n_windows=chunks, directory=directory, **run)
+    elif text is not None or chunks is not None:
+        raise click.UsageError("--text and --chunks go with --imatrix auto", ctx=click.get_current_context())
     wanted = replace(wanted, options=quantize_options.read(asked), mmproj=mmproj, mtp=mtp)
     plan = with_source(lambda: plan_all(request, wanted), directory)
     _show_and_write(
@@ -152,8 +154,10 @@ def quantize(
     wanted = OutputRequest(outdir, types, name)
     asked = quantize_options.words(run)
     if encoder == "llama.cpp":
-        if ignored := [flag for flag, name in _OURS_ALONE.items() if run[name]]:
-            raise click.UsageError(f"{ignored[0]} does not go with --with llama.cpp", ctx=click.get_current_context())
+        context = click.get_current_context()
+        given = (option for option in context.command.params if context.params[str(option.name)])
+        if ignored := [option for option in given if option.name in _OURS_ALONE]:
+            raise click.UsageError(f"{ignored[0].opts[0]} does not go with --with llama.cpp", ctx=context)
         kinds = [kind.strip().upper() for kind in types.split(",")]
         outputs = {kind: wanted.path(gguf_name(source), kind) for kind in kinds}
         options = {key: run[key] for key in ("jobs", "force", "dry_run")}

@@ -67,27 +67,32 @@ def recipe() -> None:
 
 @recipe.command("run", short_help="Do what a recipe says.")
 @click.argument("path", type=PATH, metavar="FILE.toml")
-def run_recipe(path: Path) -> None:
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Try again what failed after 5 s, 10 s, 20 s …",
+)
+def run_recipe(path: Path, retries: int) -> None:
     """Do what FILE.toml says, for one model after the other.
 
     The outputs' convert.lock.json says how they were made, and what it says was made is not made again. A model that
     fails does not keep the others from being made; what failed is listed at the end.
     """
-    from convert.recipe.fleet import Failure, carry_out_batches  # noqa: PLC0415
+    from convert.recipe.fleet import carry_out_batches  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
 
     console = look.stderr()
-
-    def failed(failure: Failure) -> None:
-        look.show_error(failure.error)
-
-    found = _read(path)
-    failures = carry_out_batches(found.batches, run_asked, tell=lambda line: look.say(console, line), failed=failed)
-    if failures:
-        look.say(console, f"{len(failures)} of {len(found.batches)} models failed:")
+    batches = _read(path).batches
+    failures = carry_out_batches(batches, run_asked, tell=lambda line: look.say(console, line), retries=retries)
+    if not failures:
+        return
+    if len(batches) > 1:
+        look.say(console, f"{len(failures)} of {len(batches)} models failed:")
         for failure in failures:
             look.say(console, f"  {failure.name}: {failure.error.message}")
-        click.get_current_context().exit(failures[0].error.exit_code)
+    raise failures[0].error
 
 
 @recipe.command("check", short_help="The plan of a recipe; nothing is written.")

@@ -49,8 +49,12 @@ class Asked:
 
     @property
     def settled(self) -> Asked:
-        """What of it decides the bytes, as JSON has it: lists for tuples, text for paths."""
-        options = {name: _plain(value) for name, value in sorted(self.options.items()) if name not in _CARRYING}
+        """What of it decides the bytes, as JSON has it: lists for tuples, text for paths.
+
+        An importance matrix is called in the files as it was given, wherever it lies the next time.
+        """
+        given = {"imatrix-name": self.options.get("imatrix"), **{k: v for k, v in self.options.items() if v}}
+        options = {name: _plain(value) for name, value in sorted(given.items()) if name not in _CARRYING}
         return replace(self, options={name: value for name, value in options.items() if value})
 
 

@@ -11,6 +11,7 @@ from convert.dequantization.shards import parse_size
 from convert.plan import parse_type, parse_types
 from convert.quant_mix.options import parse_layers, parse_override, parse_tensor_rule, parse_tensor_type
 from convert.recipe.asked import INPUT_PLACES, is_place
+from convert.verify import parse_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ _PARSERS: Final[Mapping[str, Callable[[str], object]]] = {
     "override-kv": parse_override,
     "max-memory": parse_size,
     "max-shard-size": parse_size,
+    "max-divergence": parse_limit,
 }
 _INPUTS: Final = (*INPUT_PLACES, "against", "files")
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from convert.errors import ConvertError
+from convert.errors import (
+    ConfigError,
+    ConvertError,
+    PlanError,
+    RecipeError,
+    TokenizerError,
+    UnsupportedError,
+    UsageError,
+    VerificationError,
+    WeightsError,
+)
 from convert.recipe.asked import relative_to
 from convert.recipe.lock import LOCK_FILE, read_lock
 from convert.recipe.made_with import made_with
@@ -18,6 +29,13 @@ if TYPE_CHECKING:
     from convert.recipe.asked import Asked
     from convert.recipe.lock import Work
     from convert.recipe.read import Batch
+
+
+# These come again, however often it is tried; others are the network's, a disk's or another program's.
+_LASTING: Final = (
+    ConfigError, PlanError, RecipeError, TokenizerError, UnsupportedError, UsageError, VerificationError, WeightsError,
+)  # fmt: skip
+_FIRST_WAIT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +51,40 @@ def carry_out_batches(
     make: Callable[[Asked], None],
     *,
     tell: Callable[[str], None],
-    failed: Callable[[Failure], None],
+    retries: int = 0,
 ) -> tuple[Failure, ...]:
     """Do every step of every model; returns the models that failed, whose further steps are left out.
 
-    make: does what was asked. tell: hears what is done. failed: hears of each failure at once.
+    make: does what was asked. tell: hears what is done. retries: how often a step is tried again that the network, a
+    disk or another program made fail, each time after twice as long a wait.
     """
     failures: list[Failure] = []
     for number, batch in enumerate(batches, 1):
-        tell(f"{number} of {len(batches)}: {batch.name}" if batch.name else f"{number} of {len(batches)}")
+        tell(f"{number} of {len(batches)}: {batch.name}".removesuffix(": "))
         try:
             for asked in batch.steps:
                 if is_made(asked):
-                    tell(f"{asked.command}: already made, as {LOCK_FILE} says")
+                    tell(f"{asked.command}: made already, as {LOCK_FILE} says")
                 else:
-                    make(asked)
+                    _try(asked, make, tell, [_FIRST_WAIT_S * 2**n for n in range(retries)])
         except ConvertError as error:
+            tell(f"failed: {error.message}")
             failures.append(Failure(batch.name, error))
-            failed(failures[-1])
     return tuple(failures)
+
+
+def _try(asked: Asked, make: Callable[[Asked], None], tell: Callable[[str], None], waits: Sequence[float]) -> None:
+    """Do a step; after a failure that may pass, again, as often as there are waits, in seconds."""
+    try:
+        make(asked)
+    except ConvertError as error:
+        if not waits or isinstance(error, _LASTING):
+            raise
+        tell(f"{error.message}; again in {waits[0]:.0f} s")
+        time.sleep(waits[0])
+    else:
+        return
+    _try(asked, make, tell, waits[1:])
 
 
 def is_made(asked: Asked) -> bool:

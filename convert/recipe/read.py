@@ -145,6 +145,8 @@ class _Reading:
                 self._fault(place, _unknown(key, {*keys, _COMMAND}))
             else:
                 options |= self._words(place, key, value, keys)
+        if (matrix := options.get("imatrix")) and "imatrix-name" in keys and not options["imatrix-name"]:
+            options["imatrix-name"] = "{model}-imatrix.gguf" if matrix == "auto" else matrix  # wherever the recipe lies
         return self._checked(Asked(command, _filled(options, model)), where, keys)
 
     def _words(self, where: Where, name: str, value: object, keys: Mapping[str, Key]) -> Mapping[str, object]:
@@ -175,9 +177,9 @@ class _Reading:
         placed = asked.relocated(seen_from(self.path.parent.absolute()), places)
         job = self.document[_JOBS][where[1]] if where else {}
         for name, key in keys.items():
-            if key.required and not placed.options.get(name) and name not in {**self.document, **job}:
-                is_model = name in _SOURCES and _MODELS not in self.document
-                self._fault(where, f"`{_MODELS if is_model else name}` is missing, for the command `{asked.command}`")
+            wanted = _MODELS if name in _SOURCES else name
+            if key.required and not placed.options.get(name) and not {name, wanted} & {*self.document, *job}:
+                self._fault(where, f"`{wanted}` is missing, for the command `{asked.command}`")
         for name, path in missing_inputs(placed, self.made):
             if name in job or name in self.document:
                 self._fault((*where, name) if name in job else (name,), f"`{name}`: {shown(path)} is not there")

@@ -54,8 +54,8 @@ def _adapter(value: object) -> str:
 def _pairs(name: str, value: object) -> Mapping[str, object]:
     if not isinstance(value, dict):
         return {name: value}
-    if not all(_is(each, str) for each in value.values()):
-        raise SpellingError("strings for its values")
+    if not all(_is(each, (str, int, float)) for each in value.values()):
+        raise SpellingError("strings or numbers for its values")
     return {name: [f"{key}={each}" for key, each in value.items()]}
 
 
@@ -87,6 +87,7 @@ _SPELLINGS: Final[Mapping[str, Callable[[str, Any], Mapping[str, object]]]] = {
     "prune-layers": _commas,
     "merge": _adapters,
     "tensor-type": _pairs,
+    "max-divergence": _pairs,
     "override-kv": _metadata,
     "imatrix": _importance,
 }
