@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from convert.errors import CheckpointError, UnsupportedError
 from convert.gguf_file import part_of, read_gguf
 from convert.gguf_file.mistaken import no_file
+from convert.importance import is_importance
 from convert.model import ModelRequest, open_model
 from convert.verify.against import Comparison, wanted_model
 from convert.verify.blocks import check_blocks
@@ -74,6 +75,8 @@ def _verify(path: Path, wanted: GGUFModel | None, judge: SecondWay | None, notes
         header = read_gguf(path)
     except (CheckpointError, UnsupportedError) as error:
         return VerifiedFile(path, nbytes, (problem("header", error.message),))
+    if is_importance(header):
+        return VerifiedFile(path, nbytes, (note("importance", "it is an importance matrix, and no model"),))
     with open_file(path) as file:
         findings, errors = _findings(header, file, wanted)
         is_wrong = any(finding.severity is Severity.PROBLEM for finding in findings)
@@ -94,9 +97,13 @@ def _findings(header: GGUFFile, file: OpenFile, wanted: GGUFModel | None) -> tup
     return findings + comparison.findings, comparison.errors
 
 
+def _is_model(header: GGUFFile) -> bool:
+    return part_of(header) is None and not is_importance(header)
+
+
 def _measured(files: tuple[VerifiedFile, ...], measuring: Measuring) -> tuple[VerifiedFile, ...]:
     """Run the sound ones: what is broken on paper is not given to another program."""
-    sound = [file.path for file in files if not file.problems and part_of(read_gguf(file.path)) is None]
+    sound = [file.path for file in files if not file.problems and _is_model(read_gguf(file.path))]
     results = measure_all(sound, measuring)
     return tuple(
         file
