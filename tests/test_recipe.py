@@ -282,3 +282,12 @@ def test_a_first_recipe_runs_as_it_is_and_is_never_written_over(tiny_llama: Path
     again = run("recipe", "init", tmp_path / "llama", "-o", recipe)
     assert isinstance(again.exception, ConvertError)
     assert again.exception.exit_code == 6
+
+
+def test_a_gguf_file_is_quantized_and_a_mistake_in_a_step_names_its_command(place: Path) -> None:
+    (place / "r.toml").write_text('models = ["own.gguf", "llama"]\noutdir = "o/{model}"\ntypes = "q8_0"\nchunks = 3\n')
+    result = run("recipe", "run", "r.toml")
+    assert [path.name for path in (place / "o").rglob("*.gguf")] == ["own-Q8_0.gguf"]
+    assert isinstance(result.exception, ConvertError)
+    assert result.exception.message == "`all`: --text and --chunks go with --imatrix auto"
+    assert result.exception.exit_code == 2

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from click.testing import CliRunner
@@ -17,6 +17,8 @@ from convert.errors import CheckpointError, ConvertError, RecipeError
 from convert.recipe import LOCK_FILE, Asked, lock_outputs, read_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from click.testing import Result
 
 
@@ -128,10 +130,48 @@ def test_a_snapshot_of_the_hub_is_locked_with_its_repository_and_commit(tiny_lla
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "is no lock:"), ("[]", "is no lock of version 1"), ('{"lock": 2}', "`2`"), ('{"lock": 1}', "no whole lock")],
+    [
+        ("", "is no lock:"),
+        ("[]", "is no lock of version 1"),
+        ('{"lock": 2}', "`2`"),
+        ('{"lock": 1}', "no whole lock"),
+        ('{"lock": 1, "works": [3]}', "no whole lock"),
+    ],
 )
 def test_what_is_no_lock_is_told(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).write_text(text)
     with pytest.raises(RecipeError) as caught:
         read_lock(tmp_path / LOCK_FILE)
     assert said in caught.value.message
+
+
+HOSTILE: Final[Mapping[str, Callable[[dict[str, Any]], object]]] = {
+    "its command is `run`": lambda work: work["asked"].update(command="run"),
+    "`../elsewhere`": lambda work: work["asked"]["options"].update(outdir="../elsewhere"),
+    "`/etc/x.gguf`": lambda work: work["outputs"][0].update(name="/etc/x.gguf"),
+    "with options `[]`": lambda work: work["asked"].update(options=[]),
+    "the lock lets code of the checkpoint run": (
+        lambda work: work["asked"]["options"].update({"trust-remote-code": True})
+    ),
+}
+
+
+@pytest.mark.parametrize("said", HOSTILE)
+def test_a_lock_from_elsewhere_can_ask_for_no_more_than_its_outputs(said: str, model: Path, tmp_path: Path) -> None:
+    run("all", model, tmp_path / "out", "--types", "q8_0", "--lock")
+    lock = tmp_path / "out" / LOCK_FILE
+    document = json.loads(lock.read_text())
+    HOSTILE[said](document["works"][0])
+    lock.write_text(json.dumps(document))
+    result = run("reproduce", lock, tmp_path / "again")
+    assert isinstance(result.exception, RecipeError)
+    assert said in result.exception.message
+    assert not (tmp_path / "again").exists()
+
+
+def test_what_a_lock_says_of_where_programs_are_is_not_heeded(model: Path, tmp_path: Path) -> None:
+    run("all", model, tmp_path / "out", "--types", "q8_0", "--lock")
+    lock = tmp_path / "out" / LOCK_FILE
+    lock.write_text(lock.read_text().replace('"frontend": "auto"', '"frontend": "auto", "dir": "/evil", "with": "x"'))
+    assert not {"dir", "with"} & set(read_lock(lock).works[0].asked.options)
+    assert run("reproduce", lock).exit_code == 0

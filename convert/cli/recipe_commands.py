@@ -12,6 +12,7 @@ import click
 
 from convert.cli.asked_options import command_line, invoke, schema_of
 from convert.cli.options import PATH
+from convert.errors import UsageError
 
 if TYPE_CHECKING:
     from convert.recipe import Asked
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 @click.argument("lock", type=PATH, metavar="FILE.lock.json")
 @click.argument("out", type=PATH, required=False)
 @click.option("--model", type=PATH, help="Where the model lies now, if not where the lock says.")
-def reproduce(lock: Path, out: Path | None, model: Path | None) -> None:
+@click.option("--trust-remote-code", "trusts_code", is_flag=True, help="Let code of the model run, if it did then.")
+def reproduce(lock: Path, out: Path | None, model: Path | None, trusts_code: bool) -> None:
     """Make again what FILE.lock.json says was made, and say of each file whether it is equal; else exit code 9.
 
     The files are written to OUT, and stay; without OUT to a temporary directory (TMPDIR), and go when they are
@@ -37,7 +39,7 @@ def reproduce(lock: Path, out: Path | None, model: Path | None) -> None:
 
     place = Path(tempfile.mkdtemp(prefix="convert-reproduce-")) if out is None else out
     try:
-        reproduction = make_again(lock, place, run_asked, model=model)
+        reproduction = make_again(lock, place, run_asked, model=model, trusts_code=trusts_code)
     finally:
         if out is None:
             shutil.rmtree(place, ignore_errors=True)
@@ -142,4 +144,7 @@ def _commands() -> click.Group:
 
 def run_asked(asked: Asked) -> None:
     """Do what was asked, by the command of its name."""
-    invoke(_commands().commands[asked.command], asked)
+    try:
+        invoke(_commands().commands[asked.command], asked)
+    except click.ClickException as error:
+        raise UsageError(f"`{asked.command}`: {error.format_message()}") from error

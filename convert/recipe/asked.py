@@ -22,7 +22,8 @@ OUTPUT_PLACES: Final = ("outdir", "out")
 _NO_PLACES: Final = frozenset({"auto"})
 # How the work is done, and what follows it: the same bytes come out without.
 _CARRYING: Final = frozenset({
-    "dry-run", "json", "force", "jobs", "lock", "verify", "text", "chunks", "dir", "with",
+    "dry-run", "json", "force", "jobs", "lock", "verify", "text", "chunks", "dir", "with", "push-to-hub", "private",
+    "discard-uploaded",
 })  # fmt: skip
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from convert.errors import RecipeError
 from convert.plan import FileKind, Output, Plan
-from convert.recipe.asked import Asked, relative_to
+from convert.recipe.asked import OUTPUT_PLACES, Asked, relative_to
 from convert.recipe.digests import FileDigest, file_digests
 from convert.recipe.inputs import inputs_of
 from convert.recipe.made_with import MadeWith, made_with
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from convert.recipe.inputs import Input
 
 LOCK_FILE: Final = "convert.lock.json"
+LOCKED_COMMANDS: Final = ("all", "gguf", "quantize")  # a lock from elsewhere asks for nothing else
 _VERSION: Final = 1
 
 
@@ -145,7 +147,10 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def read_lock(path: Path) -> Lock:
-    """Read a lock. Raises RecipeError for what is none, or of another version."""
+    """Read a lock, which may come from anywhere: what it asks for stays within the directory that it is made in.
+
+    Raises RecipeError for what is no lock, of another version, or asks for more.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -157,17 +162,31 @@ def read_lock(path: Path) -> Lock:
         raise RecipeError(f"{shown(path)} is no lock of version {_VERSION}: `lock` is {shown(version)}")
     try:
         return Lock(tuple(map(_work, document["works"])))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RecipeError(f"{shown(path)} is no whole lock: {type(error).__name__}, {error}") from error
 
 
 def _work(found: Mapping[str, Any]) -> Work:
+    asked = Asked(**found["asked"])
+    if asked.command not in LOCKED_COMMANDS or not isinstance(asked.options, dict):
+        raise ValueError(f"its command is {shown(asked.command)}, with options {shown(asked.options)}")
+    outputs = _files(found["outputs"])
+    written = [asked.options[name] for name in OUTPUT_PLACES if name in asked.options]
+    for name in (*(output.name for output in outputs), *written):
+        if not is_inside(name):
+            raise ValueError(f"an output would lie outside of its directory: {shown(name)}")
     return Work(
-        Asked(**found["asked"]),
+        asked.settled,
         tuple(LockedInput(**{**each, "files": _files(each["files"])}) for each in found["inputs"]),
         MadeWith(**found["made_with"]),
-        _files(found["outputs"]),
+        outputs,
     )
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path leads to a place in the directory that it is seen from."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _files(found: Sequence[Mapping[str, Any]]) -> tuple[LockedFile, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from convert.errors import CheckpointError, VerificationError
+from convert.errors import CheckpointError, RecipeError, Remedy, VerificationError
 from convert.recipe.asked import INPUT_PLACES, OUTPUT_PLACES, seen_from
 from convert.recipe.digests import file_digests
 from convert.recipe.inputs import inputs_of
@@ -48,10 +48,13 @@ class Reproduction:
             raise VerificationError(f"not equal to the lock: {shown_list(different)}", hint=hint)
 
 
-def reproduce(path: Path, out: Path, make: Callable[[Asked], None], *, model: Path | None = None) -> Reproduction:
+def reproduce(
+    path: Path, out: Path, make: Callable[[Asked], None], *, model: Path | None = None, trusts_code: bool = False
+) -> Reproduction:
     """Make again, in the directory `out`, what the lock at `path` says was made.
 
     Several works go to `out/1`, `out/2` and so on. make: does what was asked. model: where the model lies now.
+    trusts_code: Python files that come with a checkpoint may run, if they did then.
     Raises RecipeError for a lock that is none, CheckpointError for an input that is missing, and what `make` raises.
     """
     directory = path.parent if path.is_file() else path
@@ -61,6 +64,8 @@ def reproduce(path: Path, out: Path, make: Callable[[Asked], None], *, model: Pa
     for number, work in enumerate(works, 1):
         place = out / str(number) if len(works) > 1 else out  # what a later work replaced is made again as well
         asked = _placed(work.asked, directory, place, model)
+        if asked.options.get("trust-remote-code") and not trusts_code:
+            raise RecipeError("the lock lets code of the checkpoint run", remedies=(Remedy.TRUST_CODE,))
         changes += changed_inputs(work, asked)
         make(asked)
         outputs += _compared(work, place)
