@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,10 +15,10 @@ from peft_adapters import write_adapter
 
 from convert.cli import cli
 from convert.errors import CheckpointError, ConvertError, RecipeError
-from convert.recipe import LOCK_FILE, Asked, lock_outputs, read_lock
+from convert.recipe import LOCK_FILE, Asked, file_digests, lock_outputs, read_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from click.testing import Result
 
@@ -126,6 +127,22 @@ def test_a_snapshot_of_the_hub_is_locked_with_its_repository_and_commit(tiny_lla
     shutil.copytree(tiny_llama, snapshot)
     lock = lock_outputs(tmp_path, Asked("all", {"model": snapshot, "outdir": tmp_path}), [])
     assert [(each.repository, each.commit) for each in lock.works[0].inputs] == [("some/llama", commit)]
+
+
+def test_reading_files_is_shown_byte_by_byte(model: Path) -> None:
+    seen: list[tuple[str, int]] = []
+
+    @contextmanager
+    def reading(total: int) -> Iterator[Callable[[int], None]]:
+        seen.append(("total", total))
+        yield lambda nbytes: seen.append(("read", nbytes))
+
+    paths = sorted(model.iterdir())
+    digests = file_digests(paths, reading=reading, jobs=2)
+    assert {path.name: digest.sha256 for path, digest in digests.items()} == sha256s(model)
+    total = sum(path.stat().st_size for path in paths)
+    assert seen[0] == ("total", total)
+    assert sum(nbytes for what, nbytes in seen if what == "read") == total
 
 
 @pytest.mark.parametrize(

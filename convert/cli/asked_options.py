@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import shlex
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -128,6 +129,7 @@ def with_lock_note(plan: Plan) -> Plan:
 def write_lock(plan: Plan, directory: Path, **instead: Any) -> None:
     """Write the lock of a run's outputs beside them, and say so."""
     from convert.recipe import LOCK_FILE, lock_outputs  # noqa: PLC0415
+    from convert.terminal import look  # noqa: PLC0415
 
     context = click.get_current_context()
     lock_outputs(
@@ -135,5 +137,6 @@ def write_lock(plan: Plan, directory: Path, **instead: Any) -> None:
         asked_of(context, **instead),
         [output.path for output in plan.outputs],
         jobs=context.params.get("jobs"),
+        reading=partial(look.byte_progress, doing="reading"),
     )
     click.echo(f"{directory / LOCK_FILE}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,10 @@ def reproduce(lock: Path, out: Path | None, model: Path | None, trusts_code: boo
     from convert.recipe import reproduce as make_again  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.terminal import look  # noqa: PLC0415
 
+    reading = partial(look.byte_progress, doing="reading")
     place = Path(tempfile.mkdtemp(prefix="convert-reproduce-")) if out is None else out
     try:
-        reproduction = make_again(lock, place, run_asked, model=model, trusts_code=trusts_code)
+        reproduction = make_again(lock, place, run_asked, model=model, trusts_code=trusts_code, reading=reading)
     finally:
         if out is None:
             shutil.rmtree(place, ignore_errors=True)
@@ -87,7 +89,13 @@ def run_recipe(path: Path, retries: int) -> None:
 
     console = look.stderr()
     batches = _read(path).batches
-    failures = carry_out_batches(batches, run_asked, tell=lambda line: look.say(console, line), retries=retries)
+    failures = carry_out_batches(
+        batches,
+        run_asked,
+        tell=partial(look.say, console),
+        retries=retries,
+        reading=partial(look.byte_progress, doing="reading"),
+    )
     if not failures:
         return
     if len(batches) > 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +14,7 @@ from convert.shown import shown
 from convert.stream import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _AT_ONCE: Final = 4 << 20  # bytes
@@ -26,7 +28,20 @@ class FileDigest:
     sha256: str
 
 
-def file_digests(paths: Iterable[Path], *, jobs: int | None = None) -> dict[Path, FileDigest]:
+# Shows how far a reading is: given its length in bytes, and then told of those that are done with.
+Reading = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextmanager
+def unseen(total: int) -> Iterator[Callable[[int], None]]:
+    """Show nothing of a reading."""
+    del total
+    yield lambda _: None
+
+
+def file_digests(
+    paths: Iterable[Path], *, jobs: int | None = None, reading: Reading = unseen
+) -> dict[Path, FileDigest]:
     """Read files from end to end. jobs: threads, by default one a processor that may be used.
 
     An interruption ends it within a few megabytes. Raises CheckpointError for a file that cannot be read.
@@ -37,23 +52,25 @@ def file_digests(paths: Iterable[Path], *, jobs: int | None = None) -> dict[Path
 
     def work() -> None:
         for path in waiting_paths():
-            found[path] = _digest(path, workers.stop.is_set)
+            found[path] = _digest(path, workers.stop.is_set, progress)
 
     def waiting_paths() -> Iterable[Path]:
         while not workers.stop.is_set() and (path := next(waiting, None)) is not None:
             yield path
 
-    workers.run(min(jobs or usable_processors(), len(wanted)), work)
+    with reading(sum(path.stat().st_size for path in wanted if path.is_file())) as progress:
+        workers.run(min(jobs or usable_processors(), len(wanted)), work)
     return {path: found[path] for path in wanted}
 
 
-def _digest(path: Path, is_over: Callable[[], bool]) -> FileDigest:
+def _digest(path: Path, is_over: Callable[[], bool], progress: Callable[[int], None]) -> FileDigest:
     nbytes, sha256, buffer = 0, hashlib.sha256(), memoryview(bytearray(_AT_ONCE))
     try:
         with path.open("rb", buffering=0) as file:
             while (n_read := file.readinto(buffer)) and not is_over():
                 nbytes += n_read
                 sha256.update(buffer[:n_read])
+                progress(n_read)
     except OSError as error:
         raise CheckpointError(f"{shown(path)} cannot be read: {error.strerror}") from error
     return FileDigest(nbytes, sha256.hexdigest())

@@ -19,6 +19,7 @@ from convert.errors import (
     WeightsError,
 )
 from convert.recipe.asked import relative_to
+from convert.recipe.digests import Reading, unseen
 from convert.recipe.lock import LOCK_FILE, read_lock
 from convert.recipe.made_with import made_with
 from convert.recipe.reproduce import changed_inputs
@@ -52,18 +53,19 @@ def carry_out_batches(
     *,
     tell: Callable[[str], None],
     retries: int = 0,
+    reading: Reading = unseen,
 ) -> tuple[Failure, ...]:
     """Do every step of every model; returns the models that failed, whose further steps are left out.
 
-    make: does what was asked. tell: hears what is done. retries: how often a step is tried again that the network, a
-    disk or another program made fail, each time after twice as long a wait.
+    make: does what was asked. tell: hears what is done. reading: shows how far inputs are read. retries: how often a
+    step is tried again that the network, a disk or another program made fail, each time after twice as long a wait.
     """
     failures: list[Failure] = []
     for number, batch in enumerate(batches, 1):
         tell(f"{number} of {len(batches)}: {batch.name}".removesuffix(": "))
         try:
             for asked in batch.steps:
-                if is_made(asked):
+                if is_made(asked, reading=reading):
                     tell(f"{asked.command}: made already, as {LOCK_FILE} says")
                 else:
                     _try(asked, make, tell, [_FIRST_WAIT_S * 2**n for n in range(retries)])
@@ -87,7 +89,7 @@ def _try(asked: Asked, make: Callable[[Asked], None], tell: Callable[[str], None
     _try(asked, make, tell, waits[1:])
 
 
-def is_made(asked: Asked) -> bool:
+def is_made(asked: Asked, *, reading: Reading = unseen) -> bool:
     """Whether the lock where the outputs go says that the same was made of the same, with the same; and it is there.
 
     An importance matrix that is to be made of a text is no such thing: what it was made of, a lock does not say.
@@ -97,7 +99,9 @@ def is_made(asked: Asked) -> bool:
         return False
     wanted = _compared(asked.settled.relocated(relative_to(directory)), asked)
     return any(
-        _compared(work.asked, asked) == wanted and _is_there(work, directory) and not any(changed_inputs(work, asked))
+        _compared(work.asked, asked) == wanted
+        and _is_there(work, directory)
+        and not any(changed_inputs(work, asked, reading=reading))
         for work in read_lock(directory / LOCK_FILE).works
     )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from convert.errors import RecipeError
 from convert.plan import FileKind, Output, Plan
 from convert.recipe.asked import OUTPUT_PLACES, Asked, relative_to
-from convert.recipe.digests import FileDigest, file_digests
+from convert.recipe.digests import FileDigest, Reading, file_digests, unseen
 from convert.recipe.inputs import inputs_of
 from convert.recipe.made_with import MadeWith, made_with
 from convert.shown import shown
@@ -92,16 +92,18 @@ def lock_outputs(
     *,
     jobs: int | None = None,
     known: Mapping[Path, FileDigest] | None = None,
+    reading: Reading = unseen,
 ) -> Lock:
     """Write how outputs were made to `convert.lock.json` in their directory; returns the whole lock.
 
     Inputs and outputs are read once, from end to end. jobs: threads. known: digests of outputs that need no reading.
+    reading: shows how far it is.
     Raises RecipeError for a lock that is there and is none, CheckpointError or OutputError for what cannot be read or
     written.
     """
     path = directory / LOCK_FILE
     before = read_lock(path) if path.exists() else Lock(())
-    lock = before.with_work(work_of(directory, asked, outputs, jobs=jobs, known=known))
+    lock = before.with_work(work_of(directory, asked, outputs, jobs=jobs, known=known, reading=reading))
     _write(path, lock.as_json().encode())
     return lock
 
@@ -113,10 +115,12 @@ def work_of(
     *,
     jobs: int | None = None,
     known: Mapping[Path, FileDigest] | None = None,
+    reading: Reading = unseen,
 ) -> Work:
     """Say how outputs were made; see `lock_outputs`."""
     inputs, told = inputs_of(asked), relative_to(directory)
-    digests = {**file_digests(_to_read(inputs, outputs, known or {}), jobs=jobs), **(known or {})}
+    to_read = _to_read(inputs, outputs, known or {})
+    digests = {**file_digests(to_read, jobs=jobs, reading=reading), **(known or {})}
     return Work(
         asked.settled.relocated(told),
         tuple(locked_input(each, told(str(each.place)), digests) for each in inputs),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convert.errors import CheckpointError, RecipeError, Remedy, VerificationError
 from convert.recipe.asked import INPUT_PLACES, OUTPUT_PLACES, seen_from
-from convert.recipe.digests import file_digests
+from convert.recipe.digests import Reading, file_digests, unseen
 from convert.recipe.inputs import inputs_of
 from convert.recipe.lock import LOCK_FILE, LockedFile, LockedInput, Work, locked_input, read_lock
 from convert.recipe.made_with import made_with
@@ -49,12 +49,18 @@ class Reproduction:
 
 
 def reproduce(
-    path: Path, out: Path, make: Callable[[Asked], None], *, model: Path | None = None, trusts_code: bool = False
+    path: Path,
+    out: Path,
+    make: Callable[[Asked], None],
+    *,
+    model: Path | None = None,
+    trusts_code: bool = False,
+    reading: Reading = unseen,
 ) -> Reproduction:
     """Make again, in the directory `out`, what the lock at `path` says was made.
 
     Several works go to `out/1`, `out/2` and so on. make: does what was asked. model: where the model lies now.
-    trusts_code: Python files that come with a checkpoint may run, if they did then.
+    trusts_code: Python files that come with a checkpoint may run, if they did then. reading: shows how far it is.
     Raises RecipeError for a lock that is none, CheckpointError for an input that is missing, and what `make` raises.
     """
     directory = path.parent if path.is_file() else path
@@ -66,9 +72,9 @@ def reproduce(
         asked = _placed(work.asked, directory, place, model)
         if asked.options.get("trust-remote-code") and not trusts_code:
             raise RecipeError("the lock lets code of the checkpoint run", remedies=(Remedy.TRUST_CODE,))
-        changes += changed_inputs(work, asked)
+        changes += changed_inputs(work, asked, reading=reading)
         make(asked)
-        outputs += _compared(work, place)
+        outputs += _compared(work, place, reading)
     changes += [line for work in works for line in work.made_with.differences(made_with())]
     return Reproduction(tuple(dict.fromkeys(changes)), tuple(outputs))
 
@@ -81,12 +87,12 @@ def _placed(asked: Asked, directory: Path, out: Path, model: Path | None) -> Ask
     return replace(placed, options={**placed.options, **moved})
 
 
-def changed_inputs(work: Work, asked: Asked) -> Iterator[str]:
+def changed_inputs(work: Work, asked: Asked, *, reading: Reading = unseen) -> Iterator[str]:
     """Hold every input against what it was; a line for each file that is another, missing or new."""
     if missing := [str(path) for path in asked.input_paths if not path.exists()]:
         raise CheckpointError(f"inputs of the lock are missing: {shown_list(missing)}")
     found = inputs_of(asked)
-    digests = file_digests(path for each in found for path in each.paths)
+    digests = file_digests((path for each in found for path in each.paths), reading=reading)
     now = {(each.role, place): locked_input(each, place, digests) for each, place in _named_as(work.inputs, found)}
     for before in work.inputs:
         after = now.get((before.role, before.place))
@@ -111,9 +117,9 @@ def _changed_files(before: LockedInput, after: LockedInput) -> Iterator[str]:
             yield f"the {before.role}'s `{name}` {how}"
 
 
-def _compared(work: Work, out: Path) -> Iterator[MadeAgain]:
+def _compared(work: Work, out: Path, reading: Reading) -> Iterator[MadeAgain]:
     paths = {out / locked.name: locked for locked in work.outputs}
-    digests = file_digests(path for path in paths if path.is_file())
+    digests = file_digests((path for path in paths if path.is_file()), reading=reading)
     for path, locked in paths.items():
         digest = digests.get(path)
         now = None if digest is None else LockedFile(locked.name, digest.nbytes, digest.sha256)

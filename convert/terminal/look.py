@@ -116,23 +116,24 @@ def warnings_shown() -> Iterator[None]:
     """Print warnings as `warning: …` instead of Python's way."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
+        warnings.simplefilter("ignore", DeprecationWarning)  # between packages; a user can do nothing about it
         yield
     for warning in caught:
         say(stderr(), str(warning.message), label="warning:", style="bold yellow")
 
 
 @contextmanager
-def byte_progress(total: int) -> Iterator[Callable[[int], None]]:
+def byte_progress(total: int, *, doing: str = "writing") -> Iterator[Callable[[int], None]]:
     """Show a bar of bytes while the work goes on, and that they are brought to the disk; only on a terminal."""
     console = stderr()
     times = (TransferSpeedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), *times)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("writing", total=total)
+        task = progress.add_task(doing, total=total)
 
         def advance(nbytes: int) -> None:
             progress.advance(task, nbytes)
-            if progress.tasks[0].finished:
+            if progress.tasks[0].finished and doing == "writing":
                 progress.update(task, description="flushing to disk")
 
         yield advance
