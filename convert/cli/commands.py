@@ -17,6 +17,7 @@ from convert.cli.imatrix_commands import imatrix, importance_for
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf, with_source
 from convert.cli.options import PATH, checkpoint_options, dir_option, program_name, request_of, writing_options
 from convert.cli.recipe_commands import recipe, reproduce
+from convert.cli.report_commands import report
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def cli() -> None:
     """
 
 
-for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor, recipe, reproduce):
+for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, report, doctor, recipe, reproduce):
     cli.add_command(_command)
 
 
