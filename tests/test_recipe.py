@@ -238,6 +238,14 @@ def test_all_faults_are_told_together_with_their_lines(text: str, tiny_llama: Pa
     assert caught.value.exit_code == 8
 
 
+def test_an_argument_of_several_models_is_the_jobs_or_the_model_itself(tiny_llama: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "llama")
+    jobs = '[[job]]\ncommand = "report"\n[[job]]\ncommand = "report"\nmodels = "{path}"\ntypes = "q8_0"\n'
+    (tmp_path / "r.toml").write_text(f'models = "llama"\n{jobs}')
+    (batch,) = read_recipe(tmp_path / "r.toml", schema_of(cli)).batches
+    assert [asked.options["models"] for asked in batch.steps] == [[str(tmp_path / "llama")], str(tmp_path / "llama")]
+
+
 def test_what_is_no_toml_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("models = 'x'\noutdir =\n")
     with pytest.raises(RecipeError, match=r"cannot be read: Invalid value \(at line 2, column 9\)"):

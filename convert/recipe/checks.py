@@ -31,9 +31,10 @@ _PARSERS: Final[Mapping[str, Callable[[str], object]]] = {
     "override-kv": parse_override,
     "max-memory": parse_size,
     "max-shard-size": parse_size,
+    "logits-budget": parse_size,
     "max-divergence": parse_limit,
 }
-_INPUTS: Final = (*INPUT_PLACES, "against", "files")
+_INPUTS: Final = (*INPUT_PLACES, "against", "files", "models")
 
 
 def check_words(words: Mapping[str, object]) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _MODELS, _JOBS, _COMMAND = "models", "job", "command"
 _OF_CHECKPOINT, _OF_GGUF = "all", "quantize"
-_SOURCES: Final = ("model", "source")  # the argument that is the model, where a job does not say another
+_SOURCES: Final = ("model", "source", "models")  # the argument that is the model, where a job does not say another
 _LOCK: Final = "lock"
 _PLACES: Final = ("merge", "imatrix")  # paths among other words
 
@@ -134,12 +134,13 @@ class _Reading:
         if command is None:
             return None
         keys = self.schema[command]
+        common = set(keys) - {_MODELS, *job}
         given: list[tuple[Where, str, Any]] = [
-            ((key,), key, value) for key, value in self.document.items() if key in keys and key not in job
+            ((key,), key, value) for key, value in self.document.items() if key in common
         ]
         given += [((*where, key), key, value) for key, value in job.items() if key != _COMMAND]
         options = {name: key.default for name, key in keys.items()} | ({_LOCK: True} if _LOCK in keys else {})
-        options |= {source: model.place for source in _SOURCES if source in keys and model.place}
+        options |= {name: _as(keys[name], model.place) for name in _SOURCES if name in keys and model.place}
         for place, key, value in given:
             if key not in keys:
                 self._fault(place, _unknown(key, {*keys, _COMMAND}))
@@ -185,6 +186,10 @@ class _Reading:
                 self._fault((*where, name) if name in job else (name,), f"`{name}`: {shown(path)} is not there")
         self.made += [Path(str(placed.options[name])) for name in ("outdir", "out") if placed.options.get(name)]
         return placed
+
+
+def _as(key: Key, place: str) -> str | list[str]:
+    return [place] if key.many else place
 
 
 def _unknown(key: str, known: set[str]) -> str:
