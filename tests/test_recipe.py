@@ -299,3 +299,12 @@ def test_a_gguf_file_is_quantized_and_a_mistake_in_a_step_names_its_command(plac
     assert isinstance(result.exception, ConvertError)
     assert result.exception.message == "`all`: --text and --chunks go with --imatrix auto"
     assert result.exception.exit_code == 2
+
+
+def test_the_plan_of_what_reads_what_another_step_makes_is_known_then(tiny_llama: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "llama")
+    jobs = '[[job]]\ncommand = "dequantize"\noutdir = "d/{model}"\n[[job]]\nmodel = "d/{model}"\noutdir = "q"\n'
+    (tmp_path / "r.toml").write_text(f'models = "llama"\n{jobs}')
+    result = run("recipe", "check", tmp_path / "r.toml")
+    assert result.exit_code == 0
+    assert f" all --lock {tmp_path}/d/llama {tmp_path}/q\nwhat it reads is made first" in result.stdout

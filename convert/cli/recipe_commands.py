@@ -115,8 +115,11 @@ def check_recipe(path: Path) -> None:
     for batch in _read(path).batches:
         for asked in batch.steps:
             click.echo(f"\n{command_line(group.commands[asked.command], asked)}")
-            can_plan = any(parameter.name == "dry_run" for parameter in group.commands[asked.command].params)
-            if can_plan and not list(missing_inputs(asked, ())) and asked.options.get("imatrix") != "auto":
+            if not any(parameter.name == "dry_run" for parameter in group.commands[asked.command].params):
+                continue
+            if any(missing_inputs(asked, ())) or asked.options.get("imatrix") == "auto":
+                click.echo("what it reads is made first: its plan is known then")
+            else:
                 run_asked(replace(asked, options={**asked.options, "dry-run": True}))
 
 
