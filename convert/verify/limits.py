@@ -43,11 +43,13 @@ def parse_limit(text: str) -> Limit:
 def held_to(verification: Verification, limits: Sequence[Limit]) -> Verification:
     """Add a problem to each file that is beyond its type's limit, or that has one and was not measured.
 
-    Raises UsageError for a limit of a type that no file has.
+    Files that are not sound anyway are left as they are. Raises UsageError for a limit of a type that no file has.
     """
-    types = [read_gguf(file.path).metadata.get(Keys.General.FILE_TYPE) for file in verification.files]
+    if not limits:
+        return verification
+    types = [None if file.problems else _declared(file) for file in verification.files]
     for limit in limits:
-        if limit.type.declared not in types:
+        if limit.type.declared not in types and verification.is_sound:
             raise UsageError(f"no file is {limit.type.name}, for which there is a limit")
     return Verification(
         tuple(
@@ -55,6 +57,10 @@ def held_to(verification: Verification, limits: Sequence[Limit]) -> Verification
             for file, declared in zip(verification.files, types, strict=True)
         )
     )
+
+
+def _declared(file: VerifiedFile) -> object:
+    return read_gguf(file.path).metadata.get(Keys.General.FILE_TYPE)
 
 
 def _held(file: VerifiedFile, limits: Sequence[Limit]) -> VerifiedFile:
