@@ -64,6 +64,9 @@ SAID: Final = {
     "jobs": ("3", ["--jobs", "3"]),
     "allow-nonfinite": ("true", ["--allow-nonfinite"]),
     "lock": ("true", ["--lock"]),
+    "split-max-size": ('"1M"', ["--split-max-size", "1M"]),
+    "split-max-tensors": ("4", ["--split-max-tensors", "4"]),
+    "keep-split": ("true", ["--keep-split"]),
     "with": ('"convert"', ["--with", "convert"]),
 }
 WRITERS: Final = {"all": "outdir", "gguf": "out", "quantize": "outdir"}

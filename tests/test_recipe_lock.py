@@ -77,6 +77,17 @@ def test_each_command_that_writes_gguf_is_reproduced(command: str, model: Path, 
     assert all(line.startswith("equal  own") for line in result.stdout.splitlines())
 
 
+def test_parts_are_locked_one_by_one_in_and_out(model: Path, tmp_path: Path) -> None:
+    run("gguf", model, tmp_path / "own-F16.gguf", "--split-max-tensors", "8")
+    first = tmp_path / "own-F16" / "own-F16-00001-of-00003.gguf"
+    run("quantize", first, tmp_path / "out", "--types", "q8_0", "--keep-split", "--lock")
+    (work,) = read_lock(tmp_path / "out" / LOCK_FILE).works
+    assert [file.name for file in work.inputs[0].files] == [f"own-F16-0000{part}-of-00003.gguf" for part in (1, 2, 3)]
+    names = [f"own-Q8_0/own-Q8_0-0000{part}-of-00003.gguf" for part in (1, 2, 3)]
+    assert [file.name for file in work.outputs] == names
+    assert run("reproduce", tmp_path / "out").stdout.splitlines() == [f"equal  {name}" for name in names]
+
+
 def test_a_changed_input_is_named(model: Path, tmp_path: Path) -> None:
     run("all", model, tmp_path / "out", "--types", "f16,q8_0", "--lock")
     weights = bytearray((model / "model.safetensors").read_bytes())

@@ -22,6 +22,8 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     ),
     Remedy.GIVE_NAME: "give one with --name",
     Remedy.LARGER_SHARDS: "give --max-shard-size",
+    Remedy.LARGER_PARTS: "make the parts larger (--split-max-size or --split-max-tensors)",
+    Remedy.MERGE_PARTS: "`convert merge FIRST OUT.gguf` puts them together",
     Remedy.WITHOUT_THROUGH: "without --through it is dequantized to what it holds",
     Remedy.NAME_PRE_TOKENIZER: (
         "say which of llama.cpp's it is with `--pre-tokenizer NAME` (`default` is falcon's, seldom right)"
@@ -57,6 +59,12 @@ _DEQUANTIZE: Final[Mapping[Remedy, str]] = {
     Remedy.MORE_ROOM: "make room, or choose another directory",
 }
 _IMATRIX: Final[Mapping[Remedy, str]] = {**GGUF_WORDS, Remedy.OTHER_PLACE: "choose another file with -o"}
+_SPLIT: Final[Mapping[Remedy, str]] = {
+    **GGUF_WORDS,
+    Remedy.OTHER_PLACE: "choose another OUT",
+    Remedy.NAME_DIRECTORY: "choose another OUT",
+    Remedy.MORE_ROOM: "make room, or choose another disk",
+}
 RECIPE_WORDS: Final[Mapping[Remedy, str]] = {
     **GGUF_WORDS,
     Remedy.WIDER_FLOAT: 'keep the range with `types = "bf16"`',
@@ -66,6 +74,7 @@ RECIPE_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.MORE_ROOM: "choose fewer `types`, or another `outdir`",
     Remedy.GIVE_NAME: "give one as `name`",
     Remedy.LARGER_SHARDS: "give a larger `max-shard-size`",
+    Remedy.LARGER_PARTS: "make the parts larger: `split-max-size` or `split-max-tensors`",
     Remedy.WITHOUT_THROUGH: "without `through` it is dequantized to what it holds",
     Remedy.NAME_PRE_TOKENIZER: (
         "say which of llama.cpp's it is with `pre-tokenizer` (`default` is falcon's, seldom right)"
@@ -80,7 +89,13 @@ RECIPE_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.TRUST_CODE: "where you trust it, `trust-remote-code = true` lets it run, without a network",
     Remedy.MORE_MEMORY: "allow more with `max-memory`",
 }
-_OF_COMMAND: Final = {"dequantize": _DEQUANTIZE, "imatrix": _IMATRIX, "recipe": RECIPE_WORDS}
+_OF_COMMAND: Final = {
+    "dequantize": _DEQUANTIZE,
+    "imatrix": _IMATRIX,
+    "split": _SPLIT,
+    "merge": _SPLIT,
+    "recipe": RECIPE_WORDS,
+}
 ALL_WORDS: Final = (GGUF_WORDS, *_OF_COMMAND.values())
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from convert.adapter import parse_merge
-from convert.dequantization.shards import parse_size
 from convert.plan import parse_type, parse_types
+from convert.plan.split import parse_size
 from convert.quant_mix.options import parse_layers, parse_override, parse_tensor_rule, parse_tensor_type
 from convert.recipe.asked import INPUT_PLACES, is_place
 from convert.verify import parse_limit
@@ -31,10 +31,11 @@ _PARSERS: Final[Mapping[str, Callable[[str], object]]] = {
     "override-kv": parse_override,
     "max-memory": parse_size,
     "max-shard-size": parse_size,
+    "split-max-size": parse_size,
     "logits-budget": parse_size,
     "max-divergence": parse_limit,
 }
-_INPUTS: Final = (*INPUT_PLACES, "against", "files", "models")
+_INPUTS: Final = (*INPUT_PLACES, "against", "file", "files", "first", "models")
 
 
 def check_words(words: Mapping[str, object]) -> None:

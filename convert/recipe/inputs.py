@@ -10,6 +10,7 @@ from convert.adapter import parse_merge, resolve_model
 from convert.adapter.adapter_files import SAFETENSORS_FILE, TORCH_FILE
 from convert.checkpoint.index import cached_name
 from convert.checkpoint.parts import choose_parts
+from convert.gguf_file import read_parts
 from convert.recipe.asked import is_place
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _inputs(asked: Asked) -> Iterator[Input]:
 
 def _model(role: str, path: Path) -> Iterator[Input]:
     if path.suffix == ".gguf" and path.is_file():
-        yield Input(role, path, (path,))
+        yield Input(role, path, tuple(part.path for part in read_parts(path)))
         return
     resolved = resolve_model(path)
     for request in resolved.requests:  # the adapter that was given as the model
