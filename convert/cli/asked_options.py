@@ -6,6 +6,7 @@ import glob
 import shlex
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,11 +14,11 @@ import click
 from convert.cli.options import program_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from convert.plan import Plan
-    from convert.recipe import Asked
+    from convert.recipe import Asked, FileDigest
     from convert.recipe.schema import Key, Schema
 
 lock_option = click.option(
@@ -126,8 +127,10 @@ def with_lock_note(plan: Plan) -> Plan:
     return replace(plan, notes=(*plan.notes, "for the lock every input and output is read once more, for its SHA-256"))
 
 
-def write_lock(plan: Plan, directory: Path, **instead: Any) -> None:
-    """Write the lock of a run's outputs beside them, and say so."""
+def write_lock(
+    plan: Plan, directory: Path, known: Mapping[Path, FileDigest] = MappingProxyType({}), **instead: Any
+) -> None:
+    """Write the lock of a run's outputs beside them, and say so. known: digests of outputs that need no reading."""
     from convert.recipe import LOCK_FILE, lock_outputs  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
 
@@ -137,6 +140,7 @@ def write_lock(plan: Plan, directory: Path, **instead: Any) -> None:
         asked_of(context, **instead),
         [output.path for output in plan.outputs],
         jobs=context.params.get("jobs"),
+        known=known,
         reading=partial(look.byte_progress, doing="reading"),
     )
     click.echo(f"{directory / LOCK_FILE}", err=True)

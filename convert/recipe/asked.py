@@ -23,7 +23,7 @@ _NO_PLACES: Final = frozenset({"auto"})
 # How the work is done, and what follows it: the same bytes come out without.
 _CARRYING: Final = frozenset({
     "dry-run", "json", "force", "jobs", "lock", "verify", "text", "chunks", "dir", "with", "push-to-hub", "private",
-    "discard-uploaded",
+    "discard-uploaded", "base-model",
 })  # fmt: skip
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convert.errors import ConvertError
 
 _UNLIMITED: Final = 100_000
+_with_bar: Final[list[Console]] = []
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 # ECMA-48: control sequences (colours, the cursor), operating system commands (titles, links), other escapes.
 _CONTROL: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
@@ -47,8 +48,8 @@ def counted(number: int, thing: str) -> str:
 
 
 def stderr() -> Console:
-    """Return the console that people read."""
-    return _console(stderr=True)
+    """Return the console that people read; while a bar is shown, the bar's, above which lines go."""
+    return _with_bar[-1] if _with_bar else _console(stderr=True)
 
 
 def stdout() -> Console:
@@ -129,6 +130,7 @@ def byte_progress(total: int, *, doing: str = "writing") -> Iterator[Callable[[i
     times = (TransferSpeedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), *times)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        _with_bar.append(console)
         task = progress.add_task(doing, total=total)
 
         def advance(nbytes: int) -> None:
@@ -136,4 +138,7 @@ def byte_progress(total: int, *, doing: str = "writing") -> Iterator[Callable[[i
             if progress.tasks[0].finished and doing == "writing":
                 progress.update(task, description="flushing to disk")
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            _with_bar.remove(console)
