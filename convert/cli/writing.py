@@ -34,6 +34,7 @@ def show_and_write(
     from convert import stream  # noqa: PLC0415
     from convert.codec import kernel_level  # noqa: PLC0415
     from convert.plan.as_json import plan_as_json  # noqa: PLC0415
+    from convert.remote import received_nbytes  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
     from convert.terminal.plan import show_plan, show_whole_plan  # noqa: PLC0415
     from convert.terminal.report import show_report  # noqa: PLC0415
@@ -50,7 +51,7 @@ def show_and_write(
     show_plan(plan, look.stderr())
     with look.warnings_shown():
         kernel_level()
-    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
+    with look.warnings_shown(), look.byte_progress(plan.nbytes, received_nbytes) as progress:
         report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
     if lock and place is not None:
         write_lock(plan, place, **settled)

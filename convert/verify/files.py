@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.errors import CheckpointError, UnsupportedError
@@ -12,6 +13,7 @@ from convert.gguf_file import as_one, part_of, read_gguf, read_parts
 from convert.gguf_file.mistaken import no_file
 from convert.importance import is_importance
 from convert.model import ModelRequest, open_model
+from convert.remote import located
 from convert.shown import shown
 from convert.verify.against import Comparison, wanted_model
 from convert.verify.blocks import check_blocks
@@ -25,7 +27,6 @@ from convert.verify.structure import check_structure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from convert.gguf_file import GGUFFile
     from convert.model import GGUFModel
@@ -61,7 +62,7 @@ def verify_files(
 
 
 def _request(against: Path | ModelRequest) -> ModelRequest:
-    return against if isinstance(against, ModelRequest) else ModelRequest(against)
+    return against if isinstance(against, ModelRequest) else ModelRequest(Path(located(against)))
 
 
 def _without_later_parts(paths: Sequence[Path]) -> list[Path]:
