@@ -7,11 +7,13 @@ Options are called as on the command line, without the dashes before them, and t
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.adapter import MergeRequest, parse_merge
+from convert.adapter import parse_merge
+from convert.remote import located, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 INPUT_PLACES: Final = ("model", "source", "merge", "imatrix", "tensor-type-file", "text")
 OUTPUT_PLACES: Final = ("outdir", "out")
 _NO_PLACES: Final = frozenset({"auto"})
+_ADDRESS: Final = re.compile(r"\w+:/")  # a path has made one slash of two
 # How the work is done, and what follows it: the same bytes come out without.
 _CARRYING: Final = frozenset({
     "dry-run", "json", "force", "jobs", "lock", "verify", "text", "chunks", "dir", "with", "push-to-hub", "private",
@@ -49,6 +52,15 @@ class Asked:
         return tuple(map(Path, paths))
 
     @property
+    def pinned(self) -> Asked:
+        """Give the same with addresses of what is elsewhere as they are at this moment: with their commits.
+
+        Raises CheckpointError for what is not reached.
+        """
+        options = {name: _pinned(name, word) if name in INPUT_PLACES else word for name, word in self.options.items()}
+        return replace(self, options=options)
+
+    @property
     def settled(self) -> Asked:
         """What of it decides the bytes, as JSON has it: lists for tuples, text for paths.
 
@@ -61,7 +73,7 @@ class Asked:
 
 def is_place(word: object) -> bool:
     """Whether a value of an option for paths is a path on this machine."""
-    return word is not None and str(word) not in _NO_PLACES and "://" not in str(word)
+    return word is not None and str(word) not in _NO_PLACES and not _ADDRESS.match(str(word))
 
 
 def relative_to(directory: Path) -> Callable[[str], str]:
@@ -78,6 +90,18 @@ def _listed(value: Any) -> list[Any]:  # noqa: ANN401 - whatever an option holds
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def _pinned(name: str, word: Any) -> Any:  # noqa: ANN401
+    if isinstance(word, (list, tuple)):
+        return [_pinned(name, each) for each in word]
+    if word is None or str(word) in _NO_PLACES:
+        return word
+    if name == "merge":
+        request = parse_merge(str(word))
+        return merge_word(str(_pinned("", request.path)), request.weight)
+    found = located(str(word))
+    return word if found == str(word) else said(str(found))
+
+
 def _relocated(name: str, value: Any, moved: Callable[[str], str]) -> Any:  # noqa: ANN401 - whatever an option holds
     if isinstance(value, (list, tuple)):
         return [_relocated(name, each, moved) for each in value]
@@ -86,13 +110,13 @@ def _relocated(name: str, value: Any, moved: Callable[[str], str]) -> Any:  # no
     if name != "merge":
         return moved(str(value))
     request = parse_merge(str(value))
-    return merge_word(replace(request, path=Path(moved(str(request.path)))))
+    return merge_word(moved(str(request.path)), request.weight)
 
 
-def merge_word(request: MergeRequest) -> str:
+def merge_word(adapter: str, weight: float) -> str:
     """Write an adapter and its weight as `--merge` takes them."""
-    is_plain = request.weight == 1 and ":" not in str(request.path)
-    return str(request.path) if is_plain else f"{request.path}:{request.weight!r}"
+    is_plain = weight == 1 and (":" not in adapter or not is_place(adapter))
+    return adapter if is_plain else f"{adapter}:{weight!r}"
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

@@ -97,7 +97,7 @@ def is_made(asked: Asked, *, reading: Reading = unseen) -> bool:
     directory = _destination(asked)
     if directory is None or not (directory / LOCK_FILE).is_file() or asked.options.get("imatrix") == "auto":
         return False
-    wanted = _compared(asked.settled.relocated(relative_to(directory)), asked)
+    wanted = _compared(asked.pinned.settled.relocated(relative_to(directory)), asked)
     return any(
         _compared(work.asked, asked) == wanted
         and _is_there(work, directory)

@@ -12,6 +12,7 @@ from convert.checkpoint.index import cached_name
 from convert.checkpoint.parts import choose_parts
 from convert.gguf_file import read_parts
 from convert.recipe.asked import is_place
+from convert.remote import hub_name, located
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,14 +38,20 @@ class Input:
 
     @property
     def repository(self) -> str | None:
-        """`ORG/NAME`, where it is a repository in the Hub's cache."""
-        return cached_name(self.place)
+        """`ORG/NAME`, where it is a repository on the Hub, or in its cache."""
+        return hub_name(self.directory) or cached_name(self.directory)
 
     @property
     def commit(self) -> str | None:
         """Of the repository, where it is known."""
-        name = self.place.name
-        return name if self.repository and len(name) == _COMMIT_LENGTH and _HEX.issuperset(name) else None
+        names = (self.directory.parent.name, self.directory.name)  # a stand-in's, and a snapshot's
+        commits = (name for name in names if len(name) == _COMMIT_LENGTH and _HEX.issuperset(name))
+        return next(commits, None) if self.repository else None
+
+    @property
+    def directory(self) -> Path:
+        """The directory that the files are in."""
+        return self.place if self.place.is_dir() else self.place.parent
 
 
 def inputs_of(asked: Asked) -> tuple[Input, ...]:
@@ -55,13 +62,17 @@ def inputs_of(asked: Asked) -> tuple[Input, ...]:
     return tuple(_inputs(asked))
 
 
+def _path(word: object) -> Path:
+    return Path(located(str(word)))
+
+
 def _inputs(asked: Asked) -> Iterator[Input]:
     merged = tuple(parse_merge(str(word)) for word in asked.options.get("merge") or ())
     for role in _MODELS:
         if (model := asked.options.get(role)) is not None:
-            yield from _model(role, Path(model))
+            yield from _model(role, _path(model))
     for request in merged:
-        yield _adapter("merge", request.path)
+        yield _adapter("merge", _path(request.path))
     for role in ("imatrix", "tensor-type-file"):
         if is_place(place := asked.options.get(role)):
             yield Input(role, Path(str(place)), (Path(str(place)),))

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from convert.errors import RecipeError
 from convert.plan import FileKind, Output, Plan
-from convert.recipe.asked import OUTPUT_PLACES, Asked, relative_to
+from convert.recipe.asked import OUTPUT_PLACES, Asked, is_place, relative_to
 from convert.recipe.digests import FileDigest, Reading, file_digests, unseen
 from convert.recipe.inputs import inputs_of
 from convert.recipe.made_with import MadeWith, made_with
+from convert.remote import said
 from convert.shown import shown
 from convert.stream import Writing, carry_out
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from convert.recipe.inputs import Input
@@ -118,15 +119,21 @@ def work_of(
     reading: Reading = unseen,
 ) -> Work:
     """Say how outputs were made; see `lock_outputs`."""
-    inputs, told = inputs_of(asked), relative_to(directory)
+    asked, told = asked.pinned, relative_to(directory)
+    inputs = inputs_of(asked)
     to_read = _to_read(inputs, outputs, known or {})
     digests = {**file_digests(to_read, jobs=jobs, reading=reading), **(known or {})}
     return Work(
         asked.settled.relocated(told),
-        tuple(locked_input(each, told(str(each.place)), digests) for each in inputs),
+        tuple(locked_input(each, _told(each, told), digests) for each in inputs),
         made_with(),
         tuple(_file(told(str(path)), digests[path]) for path in outputs),
     )
+
+
+def _told(found: Input, told: Callable[[str], str]) -> str:
+    address = said(str(found.place))
+    return told(address) if is_place(address) else address
 
 
 def _to_read(inputs: Sequence[Input], outputs: Sequence[Path], known: Mapping[Path, FileDigest]) -> list[Path]:
@@ -136,8 +143,7 @@ def _to_read(inputs: Sequence[Input], outputs: Sequence[Path], known: Mapping[Pa
 
 def locked_input(found: Input, place: str, digests: Mapping[Path, FileDigest]) -> LockedInput:
     """Say what an input is now. place: what it is to be called."""
-    home = found.place if found.place.is_dir() else found.place.parent
-    files = tuple(_file(path.relative_to(home).as_posix(), digests[path]) for path in found.paths)
+    files = tuple(_file(path.relative_to(found.directory).as_posix(), digests[path]) for path in found.paths)
     return LockedInput(found.role, place, found.repository, found.commit, files)
 
 

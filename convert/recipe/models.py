@@ -63,16 +63,19 @@ def _is_model(path: Path) -> bool:
 
 def model_name(place: str) -> str:
     """Name a model after its path or address."""
-    if not is_place(place):
-        return _REVISION.sub("", place).rstrip("/").rpartition("/")[2]
-    return gguf_name(place) if place.endswith(".gguf") else directory_name(Path(place))
+    if place.endswith(".gguf"):
+        return gguf_name(place)
+    if is_place(place):
+        return directory_name(Path(place))
+    return _REVISION.sub("", place).rstrip("/").rpartition("/")[2]
 
 
 def _nothing(word: str, directory: Path) -> str:
     if glob.has_magic(word):
         return f"no model fits {shown(word)}"
     hint = nearest(Path(seen_from(directory.absolute())(word)))
-    return f"the model {shown(word)} is not there" + (f": {hint}" if hint else "")
+    elsewhere = f"on the Hub it is {shown(f'hf://{word}')}" if word.count("/") == 1 else None
+    return ": ".join(filter(None, (f"the model {shown(word)} is not there", hint or elsewhere)))
 
 
 def _same_names(models: list[RecipeModel]) -> Iterator[Fault]:

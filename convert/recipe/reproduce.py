@@ -90,7 +90,9 @@ def _placed(asked: Asked, directory: Path, out: Path, model: Path | None) -> Ask
 def changed_inputs(work: Work, asked: Asked, *, reading: Reading = unseen) -> Iterator[str]:
     """Hold every input against what it was; a line for each file that is another, missing or new."""
     if missing := [str(path) for path in asked.input_paths if not path.exists()]:
-        raise CheckpointError(f"inputs of the lock are missing: {shown_list(missing)}")
+        gone = [f"`hf download {each.repository} --revision {each.commit}`" for each in work.inputs if each.commit]
+        hint = f"{' and '.join(gone)} brings back what was in the Hub's cache" if gone else None
+        raise CheckpointError(f"inputs of the lock are missing: {shown_list(missing)}", hint=hint)
     found = inputs_of(asked)
     digests = file_digests((path for each in found for path in each.paths), reading=reading)
     now = {(each.role, place): locked_input(each, place, digests) for each, place in _named_as(work.inputs, found)}

@@ -11,10 +11,8 @@ All other values are spelled alike.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.adapter import MergeRequest
 from convert.recipe.asked import merge_word
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ def _adapter(value: object) -> str:
         raise SpellingError("a path, or a table of `adapter` and `weight`; or a list of these")
     if not _is(weight := value.get("weight", 1.0), (int, float)):
         raise SpellingError("a number for `weight`")
-    return merge_word(MergeRequest(Path(value["adapter"]), float(weight)))
+    return merge_word(value["adapter"], float(weight))
 
 
 def _pairs(name: str, value: object) -> Mapping[str, object]:
