@@ -76,7 +76,7 @@ def save_family_checkpoint(row: FamilyRow, folder: Path) -> None:
     row.tokenizer(folder)
     _save(row, folder)
     saved = json.loads((folder / "config.json").read_text(encoding="utf-8")) | dict(row.saved_config)
-    _write_json(folder / "config.json", {key: value for key, value in saved.items() if value is not ABSENT})
+    write_json(folder / "config.json", {key: value for key, value in saved.items() if value is not ABSENT})
     if row.change_weights is not None:
         change_weights(folder, row.change_weights)
 
@@ -224,21 +224,22 @@ def with_next_token_layer(weights: Weights) -> Weights:
 # --- Tokenizers
 
 
-def _write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
+    """Write a value as these files have it."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_sentencepiece(folder: Path) -> None:
     """Write tests/data's small sentencepiece model."""
     copy_tokenizer_model(folder)
-    _write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG)
+    write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG)
 
 
 def write_gemma_sentencepiece(folder: Path) -> None:
     """Write the same, as Gemma's tokenizer_config.json declares its own."""
     copy_tokenizer_model(folder)
     content = {key: value for key, value in TOKENIZER_CONFIG.items() if key != "legacy"}
-    _write_json(folder / "tokenizer_config.json", content | {"tokenizer_class": "GemmaTokenizer"})
+    write_json(folder / "tokenizer_config.json", content | {"tokenizer_class": "GemmaTokenizer"})
 
 
 def write_gpt2(folder: Path) -> None:
@@ -246,14 +247,14 @@ def write_gpt2(folder: Path) -> None:
     write_gpt2_tokenizer(folder)
     names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
     content = {"add_bos_token": False, "add_prefix_space": False, **names, "tokenizer_class": "GPT2Tokenizer"}
-    _write_json(folder / "tokenizer_config.json", content)
+    write_json(folder / "tokenizer_config.json", content)
 
 
 def write_gpt_neox(folder: Path) -> None:
     """Write GPT-NeoX's tokenizer.json."""
     shutil.copyfile(SHARED_TOKENIZERS / "gptneox" / "tokenizer.json", folder / "tokenizer.json")
     names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
-    _write_json(folder / "tokenizer_config.json", {**names, "tokenizer_class": "PreTrainedTokenizerFast"})
+    write_json(folder / "tokenizer_config.json", {**names, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def write_glm(folder: Path) -> None:

@@ -35,6 +35,7 @@ from convert.architecture.gpt_oss import GPT_OSS
 from convert.architecture.granite import GRANITE, GRANITE_MOE
 from convert.architecture.hunyuan import HUNYUAN_DENSE
 from convert.architecture.hyperparameters import Hyperparameters, architectures, read_hyperparameters
+from convert.architecture.internlm2 import INTERNLM2
 from convert.architecture.lfm2 import LFM2, LFM2_MOE
 from convert.architecture.llama import LLAMA
 from convert.architecture.llama4 import LLAMA4
@@ -142,6 +143,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     HUNYUAN_DENSE,
     MINICPM,
     APERTUS,
+    INTERNLM2,
 )
 
 

@@ -27,6 +27,7 @@ from convert.tokenizer.rules import (
     GLM4_MOE_TOKENIZER,
     GLM4_TOKENIZER,
     HUNYUAN_TOKENIZER,
+    INTERNLM2_TOKENIZER,
     LLAMA_TOKENIZER,
     NEMOTRON_TOKENIZER,
     PHI_TOKENIZER,
@@ -37,7 +38,7 @@ from convert.tokenizer.rules import (
     TokenizerKind,
     TokenizerRule,
 )
-from convert.tokenizer.sentencepiece_model import read_sentencepiece
+from convert.tokenizer.sentencepiece_model import has_dummy_prefix, read_sentencepiece, respelled
 from convert.tokenizer.special_tokens import read_special_tokens
 from convert.tokenizer.vocabulary import SpecialTokens, Vocabulary, vocabulary_metadata
 
@@ -53,6 +54,7 @@ __all__ = [
     "GLM4_MOE_TOKENIZER",
     "GLM4_TOKENIZER",
     "HUNYUAN_TOKENIZER",
+    "INTERNLM2_TOKENIZER",
     "LLAMA_TOKENIZER",
     "NEMOTRON_TOKENIZER",
     "PHI_TOKENIZER",
@@ -94,13 +96,15 @@ def read_vocabulary(
     kind = next((kind for kind in rule.kinds if _is_there(files, kind)), TokenizerKind.BYTE_LEVEL)
     vocabulary = _read(files, kind, rule, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
     vocabulary = replace(vocabulary, remarks=(*_remarks(files), *vocabulary.remarks))
-    vocabulary = _with_named(vocabulary, rule)
+    vocabulary = _with_named(respelled(vocabulary, unused=rule.unused, texts=dict(rule.spelled)), rule)
     late = _late(files, rule.late.get(vocab_size or 0, rule.always))
     prefix = entry(files.config or {}, "add_prefix_space", bool, file="tokenizer_config.json")
     if rule.space_prefix is SpacePrefix.AS_DECLARED:
         vocabulary = replace(vocabulary, add_space_prefix=prefix)
     elif rule.space_prefix is SpacePrefix.AS_DECLARED_AFTER:
         late = replace(late, add_space_prefix=prefix)
+    elif rule.space_prefix is SpacePrefix.AS_PIECES_SAY:
+        vocabulary = replace(vocabulary, prefix_after_tokens=has_dummy_prefix(files))
     elif rule.space_prefix is SpacePrefix.NEVER_AFTER_PIECES and kind is TokenizerKind.SENTENCEPIECE:
         late = replace(late, add_space_prefix=False)
     return replace(vocabulary, late=late)
@@ -168,6 +172,9 @@ def _with_named(vocabulary: Vocabulary, rule: TokenizerRule) -> Vocabulary:
                 f"the tokenizer lacks the token {shown(text)}, which the family's models end turns with"
             )
         added.setdefault(kind, vocabulary.tokens.index(text.encode()))
+    for kind, text in rule.preferred:
+        if text.encode() in vocabulary.tokens:
+            added[kind] = vocabulary.tokens.index(text.encode())
     return replace(vocabulary, special=replace(special, ids=tuple(added.items())))
 
 

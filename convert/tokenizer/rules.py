@@ -26,6 +26,7 @@ class SpacePrefix(Enum):
 
     AS_DECLARED = "as tokenizer_config.json declares it, before the tokens"
     AS_DECLARED_AFTER = "as tokenizer_config.json declares it, after the tokens"
+    AS_PIECES_SAY = "as tokenizer.model normalizes, after the tokens"
     NEVER_AFTER_PIECES = "false, after the tokens of a tokenizer.model"
     UNSAID = "not written"
 
@@ -53,6 +54,8 @@ class TokenizerRule:
     named: (kind, text) of special tokens that the vocabulary must have, where the files do not say the kind.
     may_lack: tokens added to a tokenizer.model that a variant of the family has no embeddings for: left out where they
     lie beyond. as_marked: tokens added to a tokenizer.model are read as the files mark them, tokenizer.json too.
+    unused, spelled: pieces that begin so are unused ones; pieces with another text in GGUF.
+    preferred: (kind, text) of special tokens that are these where the vocabulary has them, whatever the files say.
     """
 
     kinds: tuple[TokenizerKind, ...]
@@ -62,6 +65,9 @@ class TokenizerRule:
     named: tuple[tuple[str, str], ...] = ()
     always: LateTokens = LateTokens()
     as_marked: bool = False
+    unused: str | None = None
+    spelled: tuple[tuple[str, str], ...] = ()
+    preferred: tuple[tuple[str, str], ...] = ()
 
 
 # conversion/llama.py, LlamaModel.set_vocab @ 0c1e570, which knows Code Llama and Granite's small models (and with them
@@ -120,6 +126,15 @@ NEMOTRON_TOKENIZER: Final = TokenizerRule(
 )
 # conversion/minicpm.py, MiniCPMModel.set_vocab @ 0c1e570
 SENTENCEPIECE_TOKENIZER: Final = TokenizerRule((TokenizerKind.SENTENCEPIECE,))
+# conversion/internlm.py, InternLM2Model.set_vocab @ 0c1e570; C++ would take the piece of a zero byte for an empty one
+INTERNLM2_TOKENIZER: Final = TokenizerRule(
+    (TokenizerKind.SENTENCEPIECE,),
+    SpacePrefix.AS_PIECES_SAY,
+    as_marked=True,
+    unused="[UNUSED",
+    spelled=(("\x00", "🐉"),),
+    preferred=(("eos", "<|im_end|>"),),
+)
 # conversion/hunyuan.py, HunYuanModel.set_vocab @ 0c1e570; the default is transformers'
 HUNYUAN_TOKENIZER: Final = TokenizerRule(
     (TokenizerKind.BYTE_LEVEL,),

@@ -5,6 +5,7 @@ Source: conversion/base.py, TextModel._create_vocab_sentencepiece, does_token_lo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from gguf import TokenType
@@ -17,6 +18,8 @@ from convert.tokenizer.special_tokens import read_special_tokens
 from convert.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convert.tokenizer.files import TokenizerFiles
 
 MAX_ID_DIGITS: Final = 12
@@ -65,6 +68,23 @@ def read_sentencepiece(
         special=read_special_tokens(files, n_tokens=size),
         remarks=remarks,
     )
+
+
+def has_dummy_prefix(files: TokenizerFiles) -> bool:
+    """Whether `tokenizer.model` puts a space before every text."""
+    normalized: str = _load(files).Normalize("a")
+    return normalized != "a"
+
+
+def respelled(vocabulary: Vocabulary, *, unused: str | None, texts: Mapping[str, str]) -> Vocabulary:
+    """Give ordinary pieces other texts, and call those that begin with `unused` so."""
+    pieces = {text.encode(): other.encode() for text, other in texts.items()}
+    tokens = tuple(pieces.get(token, token) for token in vocabulary.tokens)
+    types = tuple(
+        TokenType.UNUSED if unused and type_ is TokenType.NORMAL and token.startswith(unused.encode()) else type_
+        for token, type_ in zip(tokens, vocabulary.token_types, strict=True)
+    )
+    return replace(vocabulary, tokens=tokens, token_types=types)
 
 
 def pad_token(number: int) -> Entry:

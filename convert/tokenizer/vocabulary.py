@@ -68,7 +68,7 @@ class Vocabulary:
 
     model: `llama` (sentencepiece-like) or `gpt2` (byte-level BPE). pre: llama.cpp's name of the pre-tokenizer.
     tokens: a token's id is its index; scores and token_types are parallel to it; a byte-level vocabulary has no scores.
-    merges: "left right", by rank; none for `llama`.
+    merges: "left right", by rank; none for `llama`. add_space_prefix: written first; prefix_after_tokens: the same, later.
     late: special tokens that the reference adds after all the rest. remarks: a line each, for the plan to show.
     """
 
@@ -79,6 +79,7 @@ class Vocabulary:
     scores: tuple[float, ...] | None = None
     merges: tuple[str, ...] = ()
     add_space_prefix: bool | None = None
+    prefix_after_tokens: bool | None = None
     special: SpecialTokens = SpecialTokens()
     late: SpecialTokens = SpecialTokens()
     remarks: tuple[str, ...] = ()
@@ -99,6 +100,7 @@ def vocabulary_metadata(vocabulary: Vocabulary) -> tuple[KeyValue, ...]:
     _put_array(entries, Keys.Tokenizer.SCORES, vocabulary.scores or (), GGUFValueType.FLOAT32)
     _put_array(entries, Keys.Tokenizer.TOKEN_TYPE, tuple(map(int, vocabulary.token_types)), GGUFValueType.INT32)
     _put_array(entries, Keys.Tokenizer.MERGES, vocabulary.merges, GGUFValueType.STRING)
+    _put(entries, Keys.Tokenizer.ADD_PREFIX, vocabulary.prefix_after_tokens)
     _put_special(entries, vocabulary.special)
     _put_special(entries, vocabulary.late)
     return tuple(entries.values())
