@@ -40,6 +40,7 @@ class FamilyRow:
     state_dict: the weights are `model.state_dict()` as `torch.save` leaves it, not what `save_pretrained` writes.
     judge_unchanged: transformers computes the row as it is without `change_weights` and `saved_config`, with which it
     does not load it.
+    judged_with_alibi: transformers' network is asked with ALiBi instead of rotary positions.
     refused_by_reference: why the reference converter makes no file of it; None where it does.
     only_ours: the same, of a row that we make a file of; its logits are its judge.
     differs: why the reference's file is wrong, and ours another; None where they are the same.
@@ -59,6 +60,7 @@ class FamilyRow:
     scales: Mapping[str, float] = field(default_factory=dict)
     state_dict: bool = False
     judge_unchanged: bool = False
+    judged_with_alibi: bool = False
     shared: bool = False
     refused_by_reference: str | None = None
     only_ours: str | None = None

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from checkpoint_configs import ABSENT
 from checkpoint_tokenizers import TOKENIZER_CONFIG, write_tokenizer_model
-from family_configs import NARROW, small
+from family_configs import small
 from family_making import FamilyRow, write_json
+from family_rows_beyond import MINICPM, UNTIED
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from family_making import Weights
 
-UNTIED: Final = {**NARROW, "tie_word_embeddings": False}
 LLAMA: Final = "LlamaForCausalLM"
 _QKV: Final = re.compile(r"(.*\.)self_attn\.([qkv])_proj\.weight")
 INTERNLM2: Final = {
@@ -29,6 +29,24 @@ INTERNLM2: Final = {
     **dict.fromkeys(("attention_bias", "head_dim", "mlp_bias", "rope_parameters", "pretraining_tp"), ABSENT),
     "rope_scaling": None,
     "rope_theta": 1000000,
+}
+BAICHUAN: Final = {
+    "architectures": ["BaichuanForCausalLM"],
+    "model_type": "baichuan",
+    **dict.fromkeys(("attention_bias", "head_dim", "mlp_bias", "num_key_value_heads", "rope_parameters"), ABSENT),
+}
+FACTORS: Final[dict[str, object]] = {
+    "attention_multiplier": 0.25,
+    "embedding_multiplier": 12.0,
+    "logits_scaling": 0.5,
+    "residual_multiplier": 1.4 / 2**0.5,
+}
+LONGROPE: Final = {
+    "long_factor": [1.0, 1.5, 2.5, 4.0, 8.0, 12.0, 20.0, 32.0],
+    "original_max_position_embeddings": 4096,
+    "rope_theta": 10000.0,
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.0, 1.125, 1.25, 1.5, 2.0, 2.25, 3.0],
 }
 _INTERNLM2S_NAMES: Final = (
     ("model.embed_tokens", "model.tok_embeddings"),
@@ -73,6 +91,21 @@ def write_internlm2(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG | {"added_tokens_decoder": added})
 
 
+def with_packed_attention(weights: Weights) -> Weights:
+    """Put a Llama's queries, keys and values one after the other, as Baichuan's."""
+    import torch
+
+    packed: Weights = {}
+    for name, each in weights.items():
+        match = _QKV.fullmatch(name)
+        if match is None:
+            packed[name] = each
+        elif match[2] == "q":
+            parts = [weights[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            packed[f"{match[1]}self_attn.W_pack.weight"] = torch.cat(parts)
+    return packed
+
+
 OWN_CODE: Final = (
     FamilyRow(
         "internlm2-chat-7b",
@@ -93,5 +126,50 @@ OWN_CODE: Final = (
         change_weights=partial(with_internlm2s_names, size=16),
         saved_config=INTERNLM2 | {"rope_scaling": {"factor": 2.0, "type": "dynamic"}},
         judge_unchanged=True,
+    ),
+    FamilyRow(
+        "MiniCPM4-8B",
+        "long contexts by factors, of a length that is the original one: the short ones alone; GQA",
+        "GraniteForCausalLM",
+        small(**FACTORS, rope_parameters=LONGROPE),
+        saved_config=MINICPM | {"scale_emb": 12, "dim_model_base": 128},
+        judge_unchanged=True,
+    ),
+    FamilyRow(
+        "MiniCPM4-beyond",
+        "beyond the original length: long factors, and a factor on the result",
+        "GraniteForCausalLM",
+        small(**FACTORS, rope_parameters=LONGROPE | {"original_max_position_embeddings": 64}),
+        saved_config=MINICPM | {"scale_emb": 12, "dim_model_base": 128},
+        judge_unchanged=True,
+        differs="it writes neither the original length nor the factor",
+    ),
+    FamilyRow(
+        "Baichuan-7B",
+        "32 layers, by which llama.cpp knows that positions turn; names as published",
+        LLAMA,
+        small(
+            **(UNTIED | {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}), num_hidden_layers=32
+        ),
+        scales={"o_proj": 0.2, "down_proj": 0.2},
+        change_weights=with_packed_attention,
+        saved_config=BAICHUAN,
+        judge_unchanged=True,
+        only_ours="RecursionError",
+    ),
+    FamilyRow(
+        "Baichuan-13B-Chat",
+        "40 layers, by which llama.cpp knows ALiBi; float16",
+        LLAMA,
+        small(
+            **(UNTIED | {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4}), num_hidden_layers=40
+        ),
+        dtype="float16",
+        scales={"o_proj": 0.1, "down_proj": 0.1},
+        change_weights=with_packed_attention,
+        saved_config=BAICHUAN | {"max_position_embeddings": ABSENT, "model_max_length": 4096},
+        judge_unchanged=True,
+        judged_with_alibi=True,
+        only_ours="RecursionError",
     ),
 )

@@ -90,7 +90,8 @@ class Judge:
             ids = like.tokens[window].astype(np.int64)
             if bos is not None:  # llama-perplexity puts it in place of each window's first token
                 ids[0] = bos
-            return _logits(network, ids)[like.first : like.n_ctx - 1]
+            placed = _alibi(network, len(ids)) if FAMILY_CHECKPOINTS[name].judged_with_alibi else {}
+            return _logits(network, ids, **placed)[like.first : like.n_ctx - 1]
 
         return write_probabilities(out, like, n_windows=len(like.tokens), logits=logits)
 
@@ -112,12 +113,29 @@ class Judge:
             return network.from_pretrained(model, dtype=torch.float32).eval()
 
 
-def _logits(network: Any, ids: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.float32]]:  # noqa: ANN401
+def _logits(
+    network: Any,  # noqa: ANN401
+    ids: np.ndarray[Any, np.dtype[np.int64]],
+    **placed: torch.Tensor,
+) -> np.ndarray[Any, np.dtype[np.float32]]:
     import torch
 
     with torch.inference_mode():
-        found: np.ndarray[Any, np.dtype[np.float32]] = network(torch.from_numpy(ids)[None]).logits[0].float().numpy()
+        found: np.ndarray[Any, np.dtype[np.float32]] = (
+            network(torch.from_numpy(ids)[None], **placed).logits[0].float().numpy()
+        )
     return found
+
+
+def _alibi(network: Any, length: int) -> dict[str, torch.Tensor]:  # noqa: ANN401
+    """Give each head's penalty for distance, and one place to all: turned by its angle, nothing is turned at all."""
+    import torch
+
+    n_heads = network.config.num_attention_heads
+    slopes = 2.0 ** (-8.0 / n_heads * torch.arange(1, n_heads + 1))
+    distances = torch.arange(length)[:, None] - torch.arange(length)
+    penalties = (-slopes[:, None, None] * distances).masked_fill(distances < 0, torch.finfo(torch.float32).min)
+    return {"attention_mask": penalties[None], "position_ids": torch.zeros(1, length, dtype=torch.long)}
 
 
 @pytest.fixture(scope="module", autouse=True)

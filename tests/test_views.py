@@ -16,6 +16,7 @@ from packed_checkpoints import bits_of, read_bits, tiny_config, write_safetensor
 from convert.checkpoint import SourceFiles, matrix_shape, open_checkpoint
 from convert.checkpoint.columns import Padded, SwappedColumns
 from convert.checkpoint.decay import Decay
+from convert.checkpoint.normalized import Normalized
 from convert.checkpoint.views import (
     AsFloat32,
     Blocks,
@@ -211,6 +212,16 @@ CASES: Final = {
             (name,),
         )
         for name in ("f16", "bf16", "f32", "vector", "stack")
+    },
+    **{
+        f"normalized {name}": Case(
+            lambda stored, name=name: Normalized(stored[name], name),  # type: ignore[misc]
+            lambda name=name: bits_of(  # type: ignore[misc]
+                VALUES[name].float() / VALUES[name].double().norm(dim=1, keepdim=True).float()
+            ),
+            (name,),
+        )
+        for name in ("f16", "bf16", "f32")
     },
     "constant": Case(lambda _: Constant("numbers", NUMBERS.tobytes()), lambda: NUMBERS.view("<u4"), ("numbers",)),
     "concatenated blocks": Case(

@@ -15,6 +15,7 @@ from gguf import MODEL_ARCH_NAMES
 
 from convert.architecture.apertus import APERTUS
 from convert.architecture.arcee import ARCEE
+from convert.architecture.baichuan import BAICHUAN
 from convert.architecture.bloom import BLOOM
 from convert.architecture.cohere import COHERE, COHERE2
 from convert.architecture.config_keys import check_keys
@@ -144,6 +145,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     MINICPM,
     APERTUS,
     INTERNLM2,
+    BAICHUAN,
 )
 
 

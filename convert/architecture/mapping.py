@@ -107,9 +107,6 @@ def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor
     sources, reasons = _gather(family, h, tensors, rules)
     rules = [rule for rule in rules if rule.source in sources or rule.required]
     _check_complete(family, rules, sources, tensors)
-    constants = [(rule.name, rule) for rule in listed if isinstance(rule, Constant)]
-    if rope_type(h) == "llama3" and not constants:
-        raise UnsupportedError(f"rope scaling `llama3` in {h.where}: llama.cpp has no factors in a {h.architecture}")
     made = [(rule.name, _made(rule, sources[rule.source], tensors)) for rule in _in_file_order(rules, sources, tensors)]
     made.sort(key=lambda item: isinstance(item[1].dtype, StoredType))  # the reference copies blocks before all else
     notes = [f"left out: {count} tensors, {reason}" for reason, count in reasons.items()]

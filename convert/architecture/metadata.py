@@ -197,6 +197,8 @@ def _gating(h: Hyperparameters) -> int | None:
 
 _GATING: Final = {"sigmoid": ExpertGatingFuncType.SIGMOID, "softmax": ExpertGatingFuncType.SOFTMAX}
 
+# Of rotary embedding, which families with factors of their own have another row for.
+ROPE_SCALING: Final = Row(rope_scaling)
 COMMON: Final = (
     computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
     u32(
@@ -211,7 +213,7 @@ COMMON: Final = (
     u32(Keys.Attention.HEAD_COUNT, "num_attention_heads", "n_head", "n_heads"),
     u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads", "n_kv_heads"),
     computed(Keys.Attention.CAUSAL, BOOL, lambda h: False if h.get("is_causal") is False else None),
-    Row(rope_scaling),
+    ROPE_SCALING,
     computed(Keys.Rope.DIMENSION_SECTIONS, GGUFValueType.ARRAY, rope_sections),
     computed(Keys.Rope.FREQ_BASE, F32, rope_base),
     computed(Keys.Rope.FREQ_BASE_SWA, F32, rope_base_of_windows),

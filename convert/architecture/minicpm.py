@@ -1,4 +1,4 @@
-"""MiniCPM 1 and 2: Llama with factors of its own. Source: conversion/minicpm.py, MiniCPMModel @ 0c1e570."""
+"""MiniCPM 1, 2 and 4: Llama with factors of its own. Source: conversion/minicpm.py, MiniCPMModel @ 0c1e570."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import decoder, gated_block
 from convert.architecture.family import Facts, Family
-from convert.architecture.metadata import COMMON, F32, computed, f32, required
+from convert.architecture.longrope import factors, scaling_or_factors
+from convert.architecture.metadata import COMMON, F32, ROPE_SCALING, Row, computed, f32, head_dim, required
+from convert.architecture.rope import LONG, rope_type
 from convert.errors import ConfigError
 from convert.tokenizer import SENTENCEPIECE_TOKENIZER
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from convert.architecture.family import Rule
     from convert.architecture.hyperparameters import Hyperparameters
+    from convert.checkpoint.views import Constant
 
 
 def _residual(h: Hyperparameters) -> float:
@@ -24,16 +30,22 @@ def _residual(h: Hyperparameters) -> float:
     return float(depth / h.size("num_hidden_layers") ** 0.5)
 
 
+def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule | Constant]:
+    if rope_type(h) in LONG:
+        yield from factors(h, head_dim(h) // 2)
+    yield from decoder(partial(gated_block, interleave=True), rope_freqs=True)(h, n_tokens)
+
+
 MINICPM: Final = Family(
     hf_names=("MiniCPMForCausalLM",),
     arch=MODEL_ARCH.MINICPM,
     metadata=(
-        *COMMON,
+        *(Row(scaling_or_factors) if row is ROPE_SCALING else row for row in COMMON),
         required(f32(Keys.LLM.EMBEDDING_SCALE, "scale_emb"), "scale_emb"),
         computed(Keys.LLM.RESIDUAL_SCALE, F32, _residual),
         computed(Keys.LLM.LOGIT_SCALE, F32, lambda h: h.size("hidden_size") / h.size("dim_model_base")),
     ),
-    tensors=decoder(partial(gated_block, interleave=True), rope_freqs=True),
+    tensors=_tensors,
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     tokenizer=SENTENCEPIECE_TOKENIZER,
 )

@@ -6,28 +6,25 @@ have factors for each rotary frequency, one list below the original length and o
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, check_heads, decoder, experts, linear, norm, tied_output
 from convert.architecture.family import N_EXPERTS, Facts, Family, Parts, Rule, n_layers
 from convert.architecture.hyperparameters import MAX_EXPERTS
+from convert.architecture.longrope import CONTEXT, factors, has_factors, original_length, scale
 from convert.architecture.metadata import BOOL, F32, GELU, U32, Row, computed, f32, head_dim, only, required, u32
 from convert.architecture.rope import rope_base, rope_beyond_defaults, rope_of
-from convert.checkpoint.views import Constant
-from convert.errors import ConfigError, UnsupportedError
+from convert.errors import UnsupportedError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER, PHI_TOKENIZER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from convert.architecture.hyperparameters import Hyperparameters
+    from convert.checkpoint.views import Constant
 
-_CONTEXT: Final = ("n_positions", "max_position_embeddings")
-_LONG: Final = ("longrope", "su", "yarn")  # the names that the factors have had in Phi-3's configs
 _MOE: Final = r"(model\.layers\.\d+)\.mlp"
 
 
@@ -36,57 +33,18 @@ def _rotary_size(h: Hyperparameters) -> int:
     return int((1.0 if part is None else part) * h.size("hidden_size")) // h.size("num_attention_heads")
 
 
-def _original_length(h: Hyperparameters) -> int:
-    return rope_of(h).original_length() or h.size(*_CONTEXT)
-
-
 def _n_kv_heads(h: Hyperparameters) -> int:
     return h.optional_size("num_key_value_heads") or h.size("num_attention_heads")
 
 
-def _factors(h: Hyperparameters) -> Iterator[Constant]:
-    """Yield the rotary factors. Raises UnsupportedError for another scaling, ConfigError for lists that do not fit."""
-    if not _has_factors(h):
-        return
-    for kind in ("long", "short"):
-        values = rope_of(h).get(f"{kind}_factor")
-        size = _rotary_size(h) // 2
-        if not (isinstance(values, list) and len(values) == size and all(type(v) in (int, float) for v in values)):
-            raise ConfigError(f"`{kind}_factor` in {h.where} is {values!r:.60}, wanted {size} numbers")
-        yield Constant(f"rope_factors_{kind}.weight", np.array(values, "<f4").tobytes())
-
-
-def _has_factors(h: Hyperparameters) -> bool:
-    kind, is_long = rope_of(h).text("rope_type"), bool(rope_of(h).get("long_factor"))
-    if kind not in ((None, "default", *_LONG) if is_long else (None, "default")):
-        raise UnsupportedError(f"rope scaling `{kind}` in {h.where}, wanted `longrope` with its factors")
-    return is_long
-
-
-def _scale(h: Hyperparameters) -> float | None:
-    """Give what sines and cosines are multiplied by. transformers, _compute_longrope_parameters."""
-    if not _has_factors(h):
-        return None
-    rope, length = rope_of(h), _original_length(h)
-    stated, ratio = rope.number("attention_factor"), rope.number("factor")
-    ratio = h.size(*_CONTEXT) / length if ratio is None else ratio
-    if stated is not None or ratio <= 1.0:
-        return 1.0 if stated is None else stated
-    return 0.1 * math.log(ratio) + 1.0 if rope.get("rope_type") == "yarn" else _root(ratio, length)
-
-
-def _root(ratio: float, length: int) -> float:
-    return math.sqrt(1 + math.log(ratio) / math.log(length))
-
-
 def _scale_of_mixture(h: Hyperparameters) -> float | None:
     """Give PhiMoE's, which its config says; the reference writes Phi-3's instead."""
-    if not _has_factors(h):
+    if not has_factors(h):
         return None
     long, short = rope_of(h).number("long_mscale"), rope_of(h).number("short_mscale")
     if long != short:
         raise UnsupportedError(f"`long_mscale` {long} and `short_mscale` {short} in {h.where}: GGUF's key holds one")
-    return _scale(h) if long is None else long
+    return scale(h) if long is None else long
 
 
 def _phi3(h: Hyperparameters, block: str) -> Iterator[Rule]:
@@ -127,7 +85,7 @@ def _with_factors(
     rules = decoder(block, bias=biases, needs_output=biases)
 
     def of_model(h: Hyperparameters, n_tokens: int) -> Iterator[Rule | Constant]:
-        yield from _factors(h)
+        yield from factors(h, _rotary_size(h) // 2)
         yield from rules(h, n_tokens)
         if biases:
             yield Rule("output.bias", (h.size("vocab_size"),))
@@ -147,8 +105,8 @@ def _metadata(*, context: Row) -> tuple[Row, ...]:
 
 
 _PHI3_METADATA: Final = (
-    u32(Keys.LLM.CONTEXT_LENGTH, *_CONTEXT),
-    *_metadata(context=computed(Keys.Rope.SCALING_ORIG_CTX_LEN, U32, _original_length)),
+    u32(Keys.LLM.CONTEXT_LENGTH, *CONTEXT),
+    *_metadata(context=computed(Keys.Rope.SCALING_ORIG_CTX_LEN, U32, original_length)),
     required(f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps"), "rms_norm_eps"),
     computed(Keys.Rope.DIMENSION_COUNT, U32, _rotary_size),
     required(computed(Keys.Rope.FREQ_BASE, F32, rope_base), "rope_theta"),
@@ -163,7 +121,7 @@ PHI2: Final = Family(
     metadata=(
         GELU,
         only(("qk_layernorm",), (False,)),
-        *_metadata(context=u32(Keys.LLM.CONTEXT_LENGTH, *_CONTEXT)),
+        *_metadata(context=u32(Keys.LLM.CONTEXT_LENGTH, *CONTEXT)),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_epsilon", "layer_norm_eps"),
         computed(Keys.Rope.DIMENSION_COUNT, U32, _rotary_size),
         computed(Keys.General.FILE_TYPE, U32, lambda _: 0),
@@ -178,7 +136,7 @@ PHI2: Final = Family(
 PHI3: Final = Family(
     hf_names=("Phi3ForCausalLM",),
     arch=MODEL_ARCH.PHI3,
-    first=(computed(Keys.Rope.SCALING_ATTN_FACTOR, F32, _scale),),
+    first=(computed(Keys.Rope.SCALING_ATTN_FACTOR, F32, scale),),
     metadata=_PHI3_METADATA,
     tensors=_with_factors(_phi3),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",)),

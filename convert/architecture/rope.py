@@ -28,7 +28,7 @@ _POSITIVE: Final = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor
 # "dynamic" scaling leaves nothing in the file: llama.cpp runs such a model at its original length.
 _TYPES: Final = ("default", "linear", "yarn", "llama3", "dynamic")
 _MOST_PAIRS: Final = 1 << 16
-_LONG: Final = ("longrope", "su")  # by factors, which only the families that have them look at
+LONG: Final = ("longrope", "su")  # by factors, which only the families that have them look at
 _YARN: Final = (
     (Keys.Rope.SCALING_YARN_EXT_FACTOR, ("extrapolation_factor",)),
     (Keys.Rope.SCALING_YARN_ATTN_FACTOR, ("attention_factor", "attn_factor")),
@@ -50,7 +50,7 @@ def rope_type(h: Hyperparameters) -> str | None:
     rope = rope_of(h)
     kind = rope.text("rope_type")
     kind = "llama3" if kind is not None and kind.lower() == "llama3" else kind  # as the reference compares it
-    if kind is not None and kind not in (*_TYPES, *_LONG):
+    if kind is not None and kind not in (*_TYPES, *LONG):
         raise UnsupportedError(f"rope scaling `{kind}` in config.json", hint=f"supported are {', '.join(_TYPES)}")
     for key in _POSITIVE:
         value = rope.number(key)
@@ -69,7 +69,7 @@ def _number(rope: Fields, key: str, default: float) -> float:
 def rope_scaling(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]:
     """Yield the entries of linear scaling and YaRN; ConfigError where no factor is said."""
     kind, rope = rope_type(h), rope_of(h)
-    if kind in _LONG:
+    if kind in LONG:
         raise UnsupportedError(f"rope scaling `{kind}` in config.json", hint=f"supported are {', '.join(_TYPES)}")
     if kind not in ("linear", "yarn"):
         return

@@ -68,7 +68,8 @@ class Vocabulary:
 
     model: `llama` (sentencepiece-like) or `gpt2` (byte-level BPE). pre: llama.cpp's name of the pre-tokenizer.
     tokens: a token's id is its index; scores and token_types are parallel to it; a byte-level vocabulary has no scores.
-    merges: "left right", by rank; none for `llama`. add_space_prefix: written first; prefix_after_tokens: the same, later.
+    merges: "left right", by rank; none for `llama`.
+    add_space_prefix: written first; prefix_after_tokens: the same, written later.
     late: special tokens that the reference adds after all the rest. remarks: a line each, for the plan to show.
     """
 
