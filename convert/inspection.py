@@ -232,7 +232,7 @@ def _decoded(checkpoint: Checkpoint, unpacked: ModelTensors) -> dict[str, str]:
 
     q_proj.weight, q_proj.weight.absmax, …      q_proj.qweight, q_proj.scales, …      experts.down_proj_blocks, …
     """
-    packed = [name for name, tensor in unpacked.tensors.items() if tensor is not checkpoint.tensors.get(name)]
+    packed = [name for name in unpacked.tensors if name in unpacked.decoded]
     modules = {name.removesuffix(".weight"): name for name in packed}
     parts = {}
     for name in checkpoint.tensors:

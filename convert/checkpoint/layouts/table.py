@@ -1,0 +1,37 @@
+"""The table of layouts: the first row whose files are there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from convert.checkpoint.layouts.layout import Found, Layout, Stated
+from convert.checkpoint.layouts.meta import META
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LAYOUTS: Final[tuple[Layout, ...]] = (META,)
+
+
+def find_layout(path: Path, stated: Stated) -> tuple[Layout, Found] | None:
+    """Recognise another program's checkpoint by the names of its files: a directory, or the file of weights in one.
+
+    None where no row fits, or where weights in transformers' own form are there too: these are then the model.
+    """
+    directory = path if path.is_dir() else path.parent
+    if not directory.is_dir() or (not path.is_dir() and not path.is_file()):
+        return None
+    names = sorted(entry.name for entry in directory.iterdir())
+    for layout in LAYOUTS:
+        weights = [name for name in names if layout.weights.fullmatch(name)]
+        is_meant = path.name in weights or (path.is_dir() and not any(map(_is_transformers, names)))
+        if weights and is_meant and layout.beside in names:
+            paths = tuple(directory / name for name in weights)
+            return layout, Found(directory, paths, directory / layout.beside, stated)
+    return None
+
+
+def _is_transformers(name: str) -> bool:
+    return (name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json"))) or (
+        name.startswith("pytorch_model") and name.endswith((".bin", ".bin.index.json"))
+    )
