@@ -42,6 +42,9 @@ class Remedy(Enum):
     WITHOUT_THROUGH = "leave out the way through a packed type"
     NAME_PRE_TOKENIZER = "say which pre-tokenizer it is"
     GIVE_BASE = "give an adapter together with its base"
+    GIVE_CONFIG = "give the model's config.json"
+    GIVE_TOKENIZER = "give the directory of the tokenizer's files"
+    GIVE_CONTEXT = "say how long a text may be"
     GIVE_COMMON_BASE = "give adapters together with the model below them all"
     ALLOW_PUBLIC = "let a repository be public"
     CONVERT_CHECKPOINT = "convert a checkpoint instead"
@@ -79,6 +82,9 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
             "say which of llama.cpp's it is by `pre_tokenizer` (`default` is falcon's, seldom right)"
         ),
         Remedy.GIVE_BASE: "give the base as the model, and `{adapter}` as `merge`",
+        Remedy.GIVE_CONFIG: "give the model's config.json by `Stated(config=…)`",
+        Remedy.GIVE_TOKENIZER: "give a directory that has the tokenizer's files by `Stated(tokenizer=…)`",
+        Remedy.GIVE_CONTEXT: "say it by `Stated(context=…)`",
         Remedy.GIVE_COMMON_BASE: "give the model that both belong to, and both adapters as `merge`",
         Remedy.ALLOW_PUBLIC: "make it private in its settings, or leave out private=True",
         Remedy.CONVERT_CHECKPOINT: "`convert.convert_all` makes GGUF files of a checkpoint",

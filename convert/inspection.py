@@ -15,7 +15,7 @@ from gguf import Keys, LlamaFileType
 
 from convert.architecture import find_family, read_hyperparameters
 from convert.architecture.metadata import head_dim
-from convert.checkpoint import Checkpoint, open_checkpoint
+from convert.checkpoint import NOTHING_STATED, Checkpoint, Stated, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
 from convert.errors import CheckpointError, ConvertError, PlanError
 from convert.gguf_file import GGUFFile, part_of, read_gguf
@@ -92,8 +92,10 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(path: str | os.PathLike[str]) -> Inspection:
+def inspect(path: str | os.PathLike[str], stated: Stated = NOTHING_STATED) -> Inspection:
     """Describe a checkpoint directory or a GGUF file; no weight is read.
+
+    stated: what a checkpoint does not say itself.
 
     Raises CheckpointError if there is neither.
     """
@@ -106,7 +108,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     if not target.exists():
         raise CheckpointError(f"{shown(target)} does not exist", hint=nearest(target))
     path = Path(os.path.abspath(target))
-    return _inspect_checkpoint(open_checkpoint(path), path)
+    return _inspect_checkpoint(open_checkpoint(path, stated), ModelRequest(path, stated=stated))
 
 
 def _is_gguf(path: Path) -> bool:
@@ -147,9 +149,9 @@ def _inspect_importance(path: Path, metadata: Mapping[str, Any]) -> Inspection:
     )
 
 
-def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
+def _inspect_checkpoint(checkpoint: Checkpoint, request: ModelRequest) -> Inspection:
     unpacked, reasons = _unpack(checkpoint)
-    model, problem = _model(path, checkpoint)
+    model, problem = _model(request, checkpoint)
     files = {} if model is None else dict(_files(model))
     memory = None if unpacked is None else _measure(checkpoint, unpacked, files)
     decoded = {} if unpacked is None else _decoded(checkpoint, unpacked)
@@ -183,10 +185,10 @@ def _unpack(checkpoint: Checkpoint) -> tuple[ModelTensors | None, tuple[str, ...
         return None, (f"parameters and memory are not known: {error.message}",)
 
 
-def _model(path: Path, checkpoint: Checkpoint) -> tuple[GGUFModel | None, str | None]:
+def _model(request: ModelRequest, checkpoint: Checkpoint) -> tuple[GGUFModel | None, str | None]:
     """Put the model into GGUF's words, or say why that cannot be done."""
     try:
-        return open_gguf_model(ModelRequest(path), checkpoint), None
+        return open_gguf_model(request, checkpoint), None
     except ConvertError as error:
         return None, error.message
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from convert.checkpoint.index import absent_tensors, compare, merge
 from convert.checkpoint.json_file import read_json
-from convert.checkpoint.layouts import Found, Layout, Stated, find_layout
+from convert.checkpoint.layouts import NOTHING_STATED, Found, Layout, Stated, find_layout
 from convert.checkpoint.parts import ChosenFiles, WeightFormat, choose_parts
 from convert.checkpoint.safetensors_file import read_safetensors
 from convert.checkpoint.source import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "NOTHING_STATED",
     "Checkpoint",
     "RowSource",
     "SourceFiles",
@@ -53,13 +54,12 @@ __all__ = [
     "read_json",
 ]
 
-_NOTHING: Final = Stated()
 
-
-def open_checkpoint(directory: Path, stated: Stated = _NOTHING) -> Checkpoint:
+def open_checkpoint(directory: Path, stated: Stated = NOTHING_STATED) -> Checkpoint:
     """Open a model directory, or the one file of weights that the path names: then its directory, with that file.
 
-    stated: what counts instead of the directory's own files. Reads headers only; a safetensors checkpoint does not import torch.
+    stated: what counts instead of the directory's own files.
+    Reads headers only; a safetensors checkpoint does not import torch.
     Raises CheckpointError for weights that are missing, broken, inconsistent or hostile; UnsupportedError for tensors
     of a kind that this version does not read.
     """

@@ -13,7 +13,16 @@ from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
 from convert.cli.imatrix_commands import imatrix, importance_for
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf, with_source
-from convert.cli.options import PATH, checkpoint_options, dir_option, program_name, request_of, writing_options
+from convert.cli.options import (
+    PATH,
+    checkpoint_options,
+    dir_option,
+    program_name,
+    request_of,
+    stated_of,
+    stating,
+    writing_options,
+)
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
@@ -158,7 +167,8 @@ def quantize(
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 @click.option("--tensors/--no-tensors", default=True, show_default=True, help="List every tensor.")
 @click.option("--architectures", is_flag=True, help="List instead every class of transformers that can be converted.")
-def inspect_path(path: Path | None, as_json: bool, tensors: bool, architectures: bool) -> None:
+@stating
+def inspect_path(path: Path | None, as_json: bool, tensors: bool, architectures: bool, **stated: Any) -> None:
     """Show architecture, parameters, memory in every precision, metadata and tensors; no weight is read.
 
     The memory table has the exact bytes of each group of tensors in f32, f16, bf16, bitsandbytes' int8, nf4 and fp4
@@ -174,7 +184,7 @@ def inspect_path(path: Path | None, as_json: bool, tensors: bool, architectures:
         return
     if path is None:
         raise click.UsageError("what to look into is missing: PATH", ctx=click.get_current_context())
-    inspection = inspect(path)
+    inspection = inspect(path, stated_of(stated))
     if as_json:
         click.echo(json.dumps(inspection.as_json(), indent=2, ensure_ascii=False))
     else:

@@ -27,6 +27,9 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
         "say which of llama.cpp's it is with `--pre-tokenizer NAME` (`default` is falcon's, seldom right)"
     ),
     Remedy.GIVE_BASE: "give the base: `convert … BASE … --merge {adapter}`",
+    Remedy.GIVE_CONFIG: "give the model's config.json with --config",
+    Remedy.GIVE_TOKENIZER: "give a directory that has the tokenizer's files with --tokenizer",
+    Remedy.GIVE_CONTEXT: "say it in tokens with --context",
     Remedy.GIVE_COMMON_BASE: "give the model that both belong to: `convert … BASE … --merge FIRST --merge SECOND`",
     Remedy.ALLOW_PUBLIC: "make it private in its settings, or upload without --private",
     Remedy.CONVERT_CHECKPOINT: "`convert all MODEL OUTDIR` makes GGUF files of a checkpoint",

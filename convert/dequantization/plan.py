@@ -33,6 +33,7 @@ from convert.errors import CheckpointError, Remedy, UsageError
 from convert.model import ModelRequest, PathLike, absolute, as_request
 from convert.plan import FileKind, Output, Plan, require_directory
 from convert.shown import shown, shown_list
+from convert.tokenizer import TokenizerFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -118,6 +119,8 @@ def _lay_out(
         for name, tensors in zip(shard_names(len(cut)), cut, strict=True)
     )
     copied, left = copied_files(checkpoint.directory, opened.merged.tokenizer or checkpoint.stated_tokenizer)
+    files = TokenizerFiles(opened.merged.tokenizer or checkpoint.tokenizer, config)
+    copied += [json_file(name, value) for name, value in files.made.items()]
     statements = _statements(checkpoint.directory, opened)
     card = model_card(checkpoint.directory, outdir.name, statements)
     index = [json_file(INDEX_NAME, index_json(shards))] if len(shards) > 1 else []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.adapter import MergeRequest, parse_merge
-from convert.checkpoint import Stated
+from convert.checkpoint import NOTHING_STATED, Stated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,7 +56,7 @@ class ModelRequest:
     adapters: tuple[MergeRequest, ...] = ()
     pre_tokenizer: str | None = None
     definition: DefinitionRequest = DefinitionRequest()
-    stated: Stated = Stated()
+    stated: Stated = NOTHING_STATED
 
     @property
     def directory(self) -> Path:
@@ -70,7 +70,7 @@ def model_request(
     merge: Merge | Iterable[Merge] = (),
     pre_tokenizer: str | None = None,
     definition: DefinitionRequest = DefinitionRequest(),
-    stated: Stated = Stated(),  # noqa: B008 - frozen
+    stated: Stated = NOTHING_STATED,
 ) -> ModelRequest:
     """Say which model is meant. merge: such as `"./adapter"` or `["A:0.7", "B"]`; only a string can carry a weight.
 

@@ -9,7 +9,7 @@ by whoever asks (`Stated`), and never guessed. Tensors stay under the names of t
 decoded: the words of packing are about these; `Checkpoint.arrange` then gives the model's, under transformers' names.
 """
 
-from convert.checkpoint.layouts.layout import Found, Laid, Layout, Stated
+from convert.checkpoint.layouts.layout import NOTHING_STATED, Found, Laid, Layout, Stated
 from convert.checkpoint.layouts.table import find_layout
 
-__all__ = ["Found", "Laid", "Layout", "Stated", "find_layout"]
+__all__ = ["NOTHING_STATED", "Found", "Laid", "Layout", "Stated", "find_layout"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from convert.errors import CheckpointError, ConfigError, Remedy
 from convert.shown import shown, shown_list
@@ -27,6 +27,9 @@ class Stated:
     config: Path | None = None
     tokenizer: Path | None = None
     context: int | None = None
+
+
+NOTHING_STATED: Final = Stated()
 
 
 @dataclass(frozen=True, slots=True)

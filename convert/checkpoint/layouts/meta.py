@@ -16,27 +16,37 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from convert.checkpoint.columns import side_by_side
 from convert.checkpoint.json_file import read_json
-from convert.checkpoint.layouts.layout import Found, Laid, Layout, Renames, in_order, not_said, numbered, renamed
+from convert.checkpoint.layouts.layout import (
+    Found,
+    Laid,
+    Layout,
+    Renames,
+    Stated,
+    in_order,
+    not_said,
+    numbered,
+    renamed,
+)
 from convert.checkpoint.source import StoredType
 from convert.checkpoint.torch_file import read_torch_file
 from convert.checkpoint.views import Rows, Swapped, concatenated
 from convert.errors import CheckpointError, ConfigError, Remedy
+from convert.fields import Fields
 from convert.shown import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from convert.checkpoint.source import Tensor, TensorSource
 
 _FILE: Final = re.compile(r"consolidated\.(\d{2,3})\.pth")
-MAX_SIZE: Final = 1 << 24
 META_NAMES: Final[Renames] = (
     (r"tok_embeddings\.weight", "model.embed_tokens.weight"),
     (r"norm\.weight", "model.norm.weight"),
@@ -55,7 +65,7 @@ _ROTARY_TABLE: Final = "rope.freqs"  # computed when a model is loaded
 
 
 @dataclass(frozen=True, slots=True)
-class _Published:
+class Published:
     """What params.json leaves out: the context length, a scaled rope's factor, whether the output is the embeddings."""
 
     context: int
@@ -64,23 +74,23 @@ class _Published:
 
 
 # (dim, n_layers, n_kv_heads, norm_eps, whether the rope is scaled) → the rest, as config.json of the same model has it.
-_PUBLISHED: Final[Mapping[tuple[int, int, int | None, float, bool], _Published]] = {
-    (4096, 32, None, 1e-6, False): _Published(2048),  # Llama 7B
-    (5120, 40, None, 1e-6, False): _Published(2048),  # 13B
-    (6656, 60, None, 1e-6, False): _Published(2048),  # 30B
-    (8192, 80, None, 1e-5, False): _Published(2048),  # 65B
-    (4096, 32, None, 1e-5, False): _Published(4096),  # Llama 2 7B
-    (5120, 40, None, 1e-5, False): _Published(4096),  # 13B
-    (8192, 80, 8, 1e-5, False): _Published(4096),  # 70B; with Llama 3's base _LLAMA_3
-    (4096, 32, 8, 1e-5, False): _Published(8192),  # Llama 3 8B
-    (4096, 32, 8, 1e-5, True): _Published(131072, 8.0),  # 3.1 8B
-    (8192, 80, 8, 1e-5, True): _Published(131072, 8.0),  # 3.1 and 3.3 70B
-    (16384, 126, 8, 1e-5, True): _Published(131072, 8.0),  # 3.1 405B
-    (2048, 16, 8, 1e-5, True): _Published(131072, 32.0, is_tied=True),  # 3.2 1B
-    (3072, 28, 8, 1e-5, True): _Published(131072, 32.0, is_tied=True),  # 3.2 3B
+_PUBLISHED: Final[Mapping[tuple[int, int, int | None, float, bool], Published]] = {
+    (4096, 32, None, 1e-6, False): Published(2048),  # Llama 7B
+    (5120, 40, None, 1e-6, False): Published(2048),  # 13B
+    (6656, 60, None, 1e-6, False): Published(2048),  # 30B
+    (8192, 80, None, 1e-5, False): Published(2048),  # 65B
+    (4096, 32, None, 1e-5, False): Published(4096),  # Llama 2 7B
+    (5120, 40, None, 1e-5, False): Published(4096),  # 13B
+    (8192, 80, 8, 1e-5, False): Published(4096),  # 70B; with Llama 3's base _LLAMA_3
+    (4096, 32, 8, 1e-5, False): Published(8192),  # Llama 3 8B
+    (4096, 32, 8, 1e-5, True): Published(131072, 8.0),  # 3.1 8B
+    (8192, 80, 8, 1e-5, True): Published(131072, 8.0),  # 3.1 and 3.3 70B
+    (16384, 126, 8, 1e-5, True): Published(131072, 8.0),  # 3.1 405B
+    (2048, 16, 8, 1e-5, True): Published(131072, 32.0, is_tied=True),  # 3.2 1B
+    (3072, 28, 8, 1e-5, True): Published(131072, 32.0, is_tied=True),  # 3.2 3B
 }
 _CODE_LLAMA_THETA, _LLAMA_3_THETA = 1_000_000.0, 500_000.0
-_CODE_LLAMA, _LLAMA_3 = _Published(16384), _Published(8192)
+_CODE_LLAMA, _LLAMA_3 = Published(16384), Published(8192)
 
 
 def open_meta(found: Found) -> Laid:
@@ -94,7 +104,7 @@ def open_meta(found: Found) -> Laid:
             )
     sources = {_stored_name(path, name, len(parts)): source for path, part in zip(found.paths, parts, strict=True)
                for name, source in part.items() if name != _ROTARY_TABLE}  # fmt: skip
-    params = _Params(read_json(found.beside), found.beside)
+    params = _read_params(found.beside)
     config, tied = _config(params, found, parts)
     return Laid(config, sources, partial(_arrange, params=params, is_tied=tied))
 
@@ -104,42 +114,36 @@ def _stored_name(path: Path, name: str, n_parts: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Params:
-    """params.json, its values checked. Raises ConfigError for one that is missing, of another type, or absurd."""
+class _Params(Fields):
+    """params.json. path: of the file. Raises ConfigError for a value that is missing, of another type, or absurd."""
 
-    values: Mapping[str, Any]
-    path: Path
+    path: Path = field(kw_only=True)
 
-    def size(self, key: str, default: int | None = None) -> int:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if type(value) is not int or not 0 < value < MAX_SIZE:
-            raise ConfigError(f"{shown(key)} in {shown(self.path)} is {shown(value)}, wanted a whole number from 1")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if type(value) not in (int, float) or not 0 < value < MAX_SIZE * MAX_SIZE:
-            raise ConfigError(f"{shown(key)} in {shown(self.path)} is {shown(value)}, wanted a number above 0")
-        return float(value)
+    @property
+    def theta(self) -> float:
+        return self.number("rope_theta") or 10000.0
 
     @property
     def head_dim(self) -> int:
         dim, n_heads = self.size("dim"), self.size("n_heads")
         if dim % n_heads or dim // n_heads % 2:
-            raise ConfigError(f"{shown(self.path)} says {n_heads} heads of a width of {dim}: not of an even number each")
+            raise ConfigError(f"{self.where} says {n_heads} heads and a width of {dim}: not an even number for each")
         return dim // n_heads
 
     @property
     def n_kv_heads(self) -> int:
-        return self.size("n_kv_heads", self.size("n_heads"))
+        return self.optional_size("n_kv_heads") or self.size("n_heads")
 
     @property
-    def inner(self) -> int:
-        """The width inside a feed-forward block; llama.cpp and Meta's `FeedForward` round it up so."""
-        multiple, dim = self.size("multiple_of", 256), self.size("dim")
-        return -(-int(self.number("ffn_dim_multiplier", 1.0) * int(8 * dim / 3)) // multiple) * multiple
+    def feed_forward(self) -> int:
+        """The width inside a feed-forward block: two thirds of 4 dim, by a factor, rounded up."""
+        multiple = self.optional_size("multiple_of") or 256
+        width = int((self.number("ffn_dim_multiplier") or 1.0) * int(8 * self.size("dim") / 3))
+        return -(-width // multiple) * multiple
+
+
+def _read_params(path: Path) -> _Params:
+    return _Params(read_json(path), shown(path), path=path)
 
 
 def _config(
@@ -149,46 +153,54 @@ def _config(
         config = read_json(found.stated.config)
         return config, config.get("tie_word_embeddings") is True
     try:
-        known = _published(params, found)
+        known = published(found.beside, found.stated)
     except ConfigError as error:
         return error, False
+    vocab_size = _n_tokens(params, parts)
     _check_shapes(params, parts)
-    return _words(params, known, vocab_size=_n_tokens(params, parts)), known.is_tied
+    return _words(params, known, vocab_size=vocab_size), known.is_tied
 
 
-def _published(params: _Params, found: Found) -> _Published:
-    """Tell what params.json leaves out: what is stated, or what is known of a model of this shape."""
-    scaled, theta = bool(params.values.get("use_scaled_rope")), params.number("rope_theta", 10000.0)
-    n_kv_heads = params.n_kv_heads if params.values.get("n_kv_heads") is not None else None
-    shape = (params.size("dim"), params.size("n_layers"), n_kv_heads, params.number("norm_eps"), scaled)
+def published(path: Path, stated: Stated) -> Published:
+    """Tell what params.json leaves out: what is stated, or what is known of a model of this shape; else ConfigError."""
+    params = _read_params(path)
+    scaled, theta = params.flag("use_scaled_rope"), params.theta
+    shape = (params.size("dim"), params.size("n_layers"), params.optional_size("n_kv_heads"), _epsilon(params), scaled)
     known = _PUBLISHED.get(shape)
     if known is not None and not scaled:
         known = {_CODE_LLAMA_THETA: _CODE_LLAMA, _LLAMA_3_THETA: _LLAMA_3}.get(theta, known)
     if known is None and scaled:
         raise not_said("by which factor its rope is scaled, and no published model has its shape", params.path,
                        Remedy.GIVE_CONFIG)  # fmt: skip
-    context = found.stated.context
+    context = stated.context
     if known is None and context is None:
         raise not_said("how long a text may be, and no published model has its shape", params.path,
                        Remedy.GIVE_CONTEXT, Remedy.GIVE_CONFIG)  # fmt: skip
-    known = known or _Published(0)
-    return known if context is None else _Published(context, known.factor, known.is_tied)
+    known = known or Published(0)
+    return known if context is None else Published(context, known.factor, known.is_tied)
 
 
-def _words(params: _Params, known: _Published, *, vocab_size: int) -> dict[str, Any]:
-    is_llama_3 = params.number("rope_theta", 10000.0) == _LLAMA_3_THETA
+def _epsilon(params: _Params) -> float:
+    epsilon = params.number("norm_eps")
+    if epsilon is None:
+        raise ConfigError(f"{params.where} lacks `norm_eps`")
+    return epsilon
+
+
+def _words(params: _Params, known: Published, *, vocab_size: int) -> dict[str, Any]:
+    is_llama_3 = params.theta == _LLAMA_3_THETA
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
         "hidden_size": params.size("dim"),
-        "intermediate_size": params.inner,
+        "intermediate_size": params.feed_forward,
         "max_position_embeddings": known.context,
         "num_attention_heads": params.size("n_heads"),
         "num_hidden_layers": params.size("n_layers"),
         "num_key_value_heads": params.n_kv_heads,
-        "rms_norm_eps": params.number("norm_eps"),
-        "rope_theta": params.number("rope_theta", 10000.0),
+        "rms_norm_eps": _epsilon(params),
+        "rope_theta": params.theta,
         "tie_word_embeddings": known.is_tied,
         "vocab_size": vocab_size,
         "bos_token_id": vocab_size - 256 if is_llama_3 else 1,
@@ -207,25 +219,29 @@ def _words(params: _Params, known: _Published, *, vocab_size: int) -> dict[str, 
 
 def _n_tokens(params: _Params, parts: list[dict[str, TensorSource]]) -> int:
     """Count the embeddings: params.json of Llama 1 and 2 says -1."""
+    dim, n = params.size("dim"), len(parts)
     shapes = [part["tok_embeddings.weight"].shape for part in parts if "tok_embeddings.weight" in part]
     if not shapes or len(shapes[0]) != 2:  # noqa: PLR2004 - rows and columns
         raise CheckpointError(f"{shown(params.path.parent)} has no matrix `tok_embeddings.weight`")
-    n_rows = shapes[0][0] if shapes[0][1] * len(parts) == params.size("dim") else shapes[0][0] * len(parts)
+    if shapes[0][1] not in (dim, dim // n):
+        wide = f"{shapes[0][1]} columns" if n == 1 else f"{shapes[0][1]} columns, one of {n} parts"
+        raise ConfigError(f"{params.where} says a width of {dim}, `tok_embeddings.weight` has {wide}")
+    n_rows = shapes[0][0] * n if shapes[0][1] == dim else shapes[0][0]
     said = params.values.get("vocab_size")
-    if type(said) is int and said > 0 and said != n_rows:
-        raise ConfigError(f"{shown(params.path)} says a vocabulary of {said}, `tok_embeddings.weight` has {n_rows}")
+    if said not in (None, -1, n_rows):
+        raise ConfigError(f"{params.where} says a vocabulary of {shown(said)}, `tok_embeddings.weight` has {n_rows}")
     return n_rows
 
 
 def _check_shapes(params: _Params, parts: list[dict[str, TensorSource]]) -> None:
     """Hold the two sizes that config.json will not have as params.json says them against the first layer's."""
     width = len(parts)
-    wanted = {"attention.wk": params.n_kv_heads * params.head_dim, "feed_forward.w1": params.inner}
+    wanted = {"attention.wk": params.n_kv_heads * params.head_dim, "feed_forward.w1": params.feed_forward}
     for name, n_rows in wanted.items():
         source = parts[0].get(f"layers.0.{name}.weight")
         if source is not None and source.shape != (n_rows // width, params.size("dim")):
             raise ConfigError(
-                f"tensor {shown(source.name)} in {shown(source.path)} has shape {source.shape}, {shown(params.path)}"
+                f"tensor {shown(source.name)} in {shown(source.path)} has shape {source.shape}, {params.where}"
                 f" says {(n_rows // width, params.size('dim'))}"
             )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.layouts.layout import Found, Layout, Stated
 from convert.checkpoint.layouts.meta import META
+from convert.checkpoint.parts import snapshot_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,10 +19,12 @@ def find_layout(path: Path, stated: Stated) -> tuple[Layout, Found] | None:
 
     None where no row fits, or where weights in transformers' own form are there too: these are then the model.
     """
-    directory = path if path.is_dir() else path.parent
-    if not directory.is_dir() or (not path.is_dir() and not path.is_file()):
+    try:
+        path = (snapshot_of(path) or path) if path.is_dir() else path
+        directory = path if path.is_dir() else path.parent
+        names = sorted(entry.name for entry in directory.iterdir()) if path.exists() else []
+    except OSError:  # is told by whoever looks for transformers' files next
         return None
-    names = sorted(entry.name for entry in directory.iterdir())
     for layout in LAYOUTS:
         weights = [name for name in names if layout.weights.fullmatch(name)]
         is_meant = path.name in weights or (path.is_dir() and not any(map(_is_transformers, names)))
