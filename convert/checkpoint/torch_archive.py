@@ -49,6 +49,8 @@ _STATE_DICT_NAMES: Final = frozenset(
         "__builtin__.set",
         "collections.Counter",
         "collections.OrderedDict",
+        "pathlib.PosixPath",  # among what a trainer notes beside a model; read as a PurePosixPath
+        "pathlib._local.PosixPath",
         "torch.Size",
         "torch.device",
         "torch.nn.parameter.Parameter",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.layouts.layout import Found, Layout, Stated
+from convert.checkpoint.layouts.litgpt import LITGPT
 from convert.checkpoint.layouts.meta import META
 from convert.checkpoint.parts import snapshot_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-LAYOUTS: Final[tuple[Layout, ...]] = (META,)
+LAYOUTS: Final[tuple[Layout, ...]] = (META, LITGPT)
 
 
 def find_layout(path: Path, stated: Stated) -> tuple[Layout, Found] | None:
