@@ -23,6 +23,7 @@ from convert.cli.options import (
     stating,
     writing_options,
 )
+from convert.cli.report_commands import report
 from convert.cli.verify_commands import run_verification, verify
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def cli() -> None:
     """
 
 
-for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor):
+for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, report, doctor):
     cli.add_command(_command)
 
 

@@ -132,7 +132,7 @@ def _read(
 
 
 def _require_files(files: TokenizerFiles) -> None:
-    if not any(map(files.has, ("tokenizer.model", "tokenizer.json", "vocab.json", "tekken.json"))):
+    if not any(map(files.has, (files.model_name, "tokenizer.json", "vocab.json", "tekken.json"))):
         raise TokenizerError(
             f"no tokenizer in {shown(files.directory)}: looked for {_LOOKED_FOR}",
             remedies=(Remedy.GIVE_TOKENIZER,),

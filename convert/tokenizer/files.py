@@ -62,6 +62,14 @@ class TokenizerFiles:
         """`config.json`."""
         return self.json("config.json") if self.known_config is None else self.known_config
 
+    @cached_property
+    def model_name(self) -> str:
+        """What `tokenizer.model` is called: Mistral's has its version behind it, `tokenizer.model.v3`."""
+        if self.has(_MODEL) or self.has("tekken.json"):
+            return _MODEL
+        versions = sorted(path.name for path in self.directory.glob(f"{_MODEL}.v*"))
+        return versions[-1] if versions else _MODEL
+
     def has(self, name: str) -> bool:
         """Whether the directory holds something of that name: a link that leads nowhere counts, and fails when read."""
         path = self.directory / name
@@ -70,7 +78,7 @@ class TokenizerFiles:
     @cached_property
     def has_pieces(self) -> bool:
         """Whether there is a `tokenizer.model` that is not Meta's tiktoken file, which has the same name."""
-        return self.has(_MODEL) and not self.has_tiktoken
+        return self.has(self.model_name) and not self.has_tiktoken
 
     @cached_property
     def has_tiktoken(self) -> bool:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Final
 from convert.checkpoint.layouts.layout import Found, Layout, Stated
 from convert.checkpoint.layouts.litgpt import LITGPT
 from convert.checkpoint.layouts.meta import META
+from convert.checkpoint.layouts.mistral import MISTRAL
 from convert.checkpoint.parts import snapshot_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-LAYOUTS: Final[tuple[Layout, ...]] = (META, LITGPT)
+LAYOUTS: Final[tuple[Layout, ...]] = (META, MISTRAL, LITGPT)
 
 
 def find_layout(path: Path, stated: Stated) -> tuple[Layout, Found] | None:
