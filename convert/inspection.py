@@ -113,7 +113,7 @@ def inspect(path: str | os.PathLike[str], stated: Stated = NOTHING_STATED) -> In
 
 def _is_gguf(path: Path) -> bool:
     with path.open("rb") as file:
-        return path.suffix == ".gguf" or file.read(4) == b"GGUF"
+        return path.suffix in (".gguf", ".llamafile") or file.read(4) == b"GGUF"
 
 
 def _inspect_gguf(file: GGUFFile) -> Inspection:

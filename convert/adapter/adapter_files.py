@@ -82,7 +82,7 @@ def is_adapter(path: Path) -> bool:
 
 
 def adapter_directory(path: Path) -> Path:
-    """Return the directory of an adapter, which may be given as a file in it, or as a directory of Ludwig's around it."""
+    """Return the directory of an adapter, which may be given as a file in it, or as Ludwig's directory around it."""
     return path.parent if path.is_file() else ludwig_weights(path) or path
 
 
@@ -109,9 +109,8 @@ def open_adapter(path: Path) -> Adapter:
     _check_types(tensors)
     _refuse_empty(directory, tensors)
     if (ludwig := read_ludwig(directory)) is not None and ludwig.packed_to is not None:
-        more_notes += (
-            f"Ludwig trained it on the base in {ludwig.packed_to}: taken through that first, it meets the same",
-        )
+        told = f"Ludwig trained it on the base in {ludwig.packed_to}: taken through that first, it meets the same"
+        more_notes = (*more_notes, told)
     return Adapter(directory, config, tensors, (*notes, *more_notes))
 
 

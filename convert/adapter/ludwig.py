@@ -26,7 +26,7 @@ _FILE: Final = "model_hyperparameters.json"
 
 @dataclass(frozen=True, slots=True)
 class LudwigModel:
-    """What Ludwig says of an adapter. packed_to: the base's type when it was trained, such as nf4-dq; None where none."""
+    """What Ludwig says of an adapter. packed_to: the base's type when it was trained, as nf4-dq; None where none."""
 
     base: str | None
     packed_to: str | None

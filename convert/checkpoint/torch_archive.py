@@ -109,7 +109,7 @@ def _check_start(start: bytes, nbytes: int, path: Path) -> None:
     raise CheckpointError(f"{shown(path)} begins with {shown(start[:4].hex(' '))}, wanted a zip saved by `torch.save`")
 
 
-class _BoundedReads(io.RawIOBase):
+class BoundedReads(io.RawIOBase):
     """A file whose single reads are bounded: `zipfile` reads as much as the file says its directory has."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -132,7 +132,7 @@ class _BoundedReads(io.RawIOBase):
 
 def _read_records(file: BinaryIO, nbytes: int, path: Path) -> dict[str, tuple[int, int]]:
     try:
-        entries = zipfile.ZipFile(_BoundedReads(file)).infolist()
+        entries = zipfile.ZipFile(BoundedReads(file)).infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error, OverflowError) as error:
         raise CheckpointError(
             f"{shown(path)} is a broken zip of {nbytes} bytes: {error}",

@@ -71,7 +71,7 @@ def gguf_name(path: PathLike) -> str:
 
     Only `.gguf` is a suffix: other dots belong to the name, as in `Llama-3.2-1B`.
     """
-    return _TYPE_SUFFIX.sub("", re.sub(r"\.gguf$", "", Path(path).name, flags=re.IGNORECASE))
+    return _TYPE_SUFFIX.sub("", re.sub(r"\.(gguf|llamafile)$", "", Path(path).name, flags=re.IGNORECASE))
 
 
 def require_directory(path: PathLike) -> None:
