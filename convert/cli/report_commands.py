@@ -87,8 +87,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _measured(models: tuple[Path, ...], **options: Any) -> Report:
-    from convert.dequantization.shards import parse_size  # noqa: PLC0415
     from convert.model import model_request  # noqa: PLC0415
+    from convert.plan import parse_size  # noqa: PLC0415
     from convert.report import Measuring, ReportRequest, measure  # noqa: PLC0415
     from convert.report.measure import PROMPT  # noqa: PLC0415
 

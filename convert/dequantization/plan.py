@@ -23,7 +23,6 @@ from convert.dequantization.shards import (
     StoredTensor,
     cut_into_shards,
     index_json,
-    parse_size,
     plan_shard,
     shard_names,
 )
@@ -31,7 +30,7 @@ from convert.dequantization.side_files import SideFile, copied_files, json_file,
 from convert.dequantization.through import Through, quantized_weights, refuse_transposed, take_through
 from convert.errors import CheckpointError, Remedy, UsageError
 from convert.model import ModelRequest, PathLike, absolute, as_request
-from convert.plan import FileKind, Output, Plan, require_directory
+from convert.plan import FileKind, Output, Plan, parse_size, require_directory
 from convert.shown import shown, shown_list
 from convert.tokenizer import TokenizerFiles
 

@@ -45,10 +45,11 @@ def user_cache() -> Cache:
     return Cache((Path(cache) if cache else Path.home() / ".cache") / "gguf-convert" / "report")
 
 
-def file_sha256(path: Path) -> str:
-    """Hash a file's bytes."""
+def file_sha256(*parts: Path) -> str:
+    """Hash a file's bytes; of one in parts, theirs one after another."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+    for path in parts:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
     return digest.hexdigest()

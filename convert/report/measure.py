@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gguf import GGML_QUANT_SIZES, Keys
 
 from convert.errors import ConvertError, UsageError
-from convert.gguf_file import read_gguf
+from convert.gguf_file import as_one, read_parts
 from convert.llama_cpp.pin import COMMIT
 from convert.llama_cpp.reporter import Reporter, Silent
 from convert.memory.running import CONTEXTS, cache_nbytes
@@ -82,7 +82,7 @@ def measure(request: ReportRequest, measuring: Measuring) -> Report:
     UsageError for files of different models or an unknown precision.
     """
     _check(request)
-    headers = {path: read_gguf(path) for path in request.files}
+    headers = {path: as_one(read_parts(path)) for path in request.files}
     work = _Work(request, measuring, headers)
     files = [work.subject(path) for path in request.files]
     with tempfile.TemporaryDirectory(prefix="convert-report-") as folder:
@@ -142,14 +142,14 @@ class _Work:
     def sha256(self, path: Path) -> str:
         if path not in self._hashes:
             self._say(f"hashing {path.name}", 0, 0)
-            self._hashes[path] = file_sha256(path)
+            self._hashes[path] = file_sha256(*(part.path for part in read_parts(path)))
         return self._hashes[path]
 
     def subject(self, path: Path) -> Subject:
         """Measure what a file can be asked alone."""
         header = self.headers[path]
         kind = _type(header)
-        subject = Subject(path.name, kind, str(path), self.sha256(path), _size(path, header))
+        subject = Subject(path.name, kind, str(path), self.sha256(path), _size(header))
         subject = self._tried(subject, "weights", self._weights, path)
         if self._measuring.programs is not None:
             subject = self._tried(subject, "speed", self._speed, path)
@@ -172,7 +172,7 @@ class _Work:
         key = ("weights", self.sha256(path), _identity(request))
         if (known := self._measuring.cache.get(*key)) is not None:
             return Weights(known["relative_rmse"], tuple(TensorCost(**each) for each in known["tensors"]))
-        found = _weights(path, self.headers[path], request)
+        found = _weights(path, request)
         self._measuring.cache.put(asdict(found), *key)
         return found
 
@@ -305,16 +305,17 @@ def _vocabulary(header: GGUFFile) -> int:
     return len(header.metadata.get(Keys.Tokenizer.LIST, ()))
 
 
-def _size(path: Path, header: GGUFFile) -> Size:
+def _size(header: GGUFFile) -> Size:
     n_weights = sum(prod(tensor.shape) for tensor in header.tensors)
-    nbytes = path.stat().st_size
+    nbytes = header.nbytes
     cache = {str(n_tokens): cache_nbytes(header.metadata, n_tokens) for n_tokens in CONTEXTS}
     return Size(nbytes, n_weights, nbytes * 8 / n_weights, cache)
 
 
-def _weights(path: Path, header: GGUFFile, request: ModelRequest) -> Weights:
-    errors = compared(path, header, wanted_model(request))
-    shapes = {tensor.name: tensor for tensor in header.tensors}
+def _weights(path: Path, request: ModelRequest) -> Weights:
+    parts = read_parts(path)
+    errors = compared(parts, wanted_model(request))
+    shapes = {tensor.name: tensor for part in parts for tensor in part.tensors}
     tensors = []
     for error in errors:
         block_size, type_size = GGML_QUANT_SIZES[shapes[error.name].type]

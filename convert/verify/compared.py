@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from convert.gguf_file import as_one
 from convert.verify.against import Comparison
 from convert.verify.reading import open_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from convert.gguf_file import GGUFFile
     from convert.model import GGUFModel
     from convert.verify.data import TensorError
 
 
-def compared(path: Path, header: GGUFFile, wanted: GGUFModel) -> tuple[TensorError, ...]:
-    """Decode every tensor that both have, in the file's order, beside the wanted values."""
-    with open_file(path) as file:
-        comparison = Comparison(header, file, wanted)
+def compared(parts: Sequence[GGUFFile], wanted: GGUFModel) -> tuple[TensorError, ...]:
+    """Decode every tensor that both have, in the order of a file or its parts, beside the wanted values."""
+    with open_file(*parts) as file:
+        comparison = Comparison(as_one(parts), file, wanted)
         comparison.compare()
     return tuple(comparison.errors)
