@@ -46,6 +46,7 @@ class Remedy(Enum):
     GIVE_BASE = "give an adapter together with its base"
     GIVE_CONFIG = "give the model's config.json"
     GIVE_TOKENIZER = "give the directory of the tokenizer's files"
+    GIVE_EPSILON = "say the norms' epsilon"
     GIVE_CONTEXT = "say how long a text may be"
     GIVE_COMMON_BASE = "give adapters together with the model below them all"
     ALLOW_PUBLIC = "let a repository be public"
@@ -88,6 +89,7 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.GIVE_BASE: "give the base as the model, and `{adapter}` as `merge`",
         Remedy.GIVE_CONFIG: "give the model's config.json by `Stated(config=…)`",
         Remedy.GIVE_TOKENIZER: "give a directory that has the tokenizer's files by `Stated(tokenizer=…)`",
+        Remedy.GIVE_EPSILON: "say it by `Stated(eps=…)`: 1e-6 in Llama 1 and OpenLLaMA, 1e-5 in Llama 2",
         Remedy.GIVE_CONTEXT: "say it by `Stated(context=…)`",
         Remedy.GIVE_COMMON_BASE: "give the model that both belong to, and both adapters as `merge`",
         Remedy.ALLOW_PUBLIC: "make it private in its settings, or leave out private=True",

@@ -22,6 +22,7 @@ from convert.cli.options import (
     splitting,
     stated_of,
     stating,
+    stating_of_old,
     writing_options,
 )
 from convert.cli.report_commands import report
@@ -146,6 +147,7 @@ def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: An
 )
 @dir_option
 @quantize_options.requantizing
+@stating_of_old
 @splitting
 @writing_options
 def quantize(
@@ -160,12 +162,12 @@ def quantize(
     """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read.
 
     Of a model in parts, IN.gguf is the first; files in parts are OUTDIR/NAME-TYPE/NAME-TYPE-00001-of-00003.gguf and so
-    on.
+    on. IN.gguf may be a llamafile, or older than GGUF, a ggmlv3 `.bin`, whose blocks --types copy keeps as they are.
     """
     from convert.conversion import plan_quantize  # noqa: PLC0415
     from convert.plan import OutputRequest, gguf_name  # noqa: PLC0415
 
-    given = [flag for flag, name in _OURS_ALONE.items() if run[name]]
+    given, stated = [flag for flag, name in _OURS_ALONE.items() if run[name]], stated_of(run)
     wanted = OutputRequest(outdir, types, name, split=split_of(run))
     asked = quantize_options.words(run)
     if encoder == "llama.cpp":
@@ -178,7 +180,8 @@ def quantize(
         flags = quantize_options.as_flags(asked)
         quantize_by_llama_cpp(source, outputs, imatrix=imatrix, flags=flags, directory=directory, **options)
         return
-    show_and_write(plan_quantize(source, replace(wanted, options=quantize_options.read(asked))), **run)
+    plan = plan_quantize(source, replace(wanted, options=quantize_options.read(asked)), stated)
+    show_and_write(plan, **run)
 
 
 @cli.command("inspect", short_help="What a checkpoint directory or a GGUF file holds.")

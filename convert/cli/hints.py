@@ -31,6 +31,7 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.GIVE_BASE: "give the base: `convert … BASE … --merge {adapter}`",
     Remedy.GIVE_CONFIG: "give the model's config.json with --config",
     Remedy.GIVE_TOKENIZER: "give a directory that has the tokenizer's files with --tokenizer",
+    Remedy.GIVE_EPSILON: "say it with --eps: 1e-6 in Llama 1 and OpenLLaMA, 1e-5 in Llama 2",
     Remedy.GIVE_CONTEXT: "say it in tokens with --context",
     Remedy.GIVE_COMMON_BASE: "give the model that both belong to: `convert … BASE … --merge FIRST --merge SECOND`",
     Remedy.ALLOW_PUBLIC: "make it private in its settings, or upload without --private",

@@ -34,6 +34,13 @@ _STATED: Final = (
         help="The longest text in tokens, where MODEL does not say.",
     ),
 )
+_OLD: Final = (
+    click.option("--gqa", type=click.IntRange(min=1), metavar="N", help="Of ggmlv3: heads that share one of keys."),
+    click.option(
+        "--eps", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Of ggmlv3: the norms' epsilon."
+    ),
+    click.option("--context", type=click.IntRange(min=1), metavar="N", help="Of ggmlv3: the longest text, in tokens."),
+)
 _PRE_TOKENIZER: Final = click.option(
     "--pre-tokenizer",
     metavar="NAME",
@@ -102,11 +109,20 @@ def stating(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def stating_of_old(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what says by name what files older than GGUF do not."""
+    for option in reversed(_OLD):
+        command = option(command)
+    return command
+
+
 def stated_of(options: dict[str, Any]) -> Stated:
-    """Take what `stating` adds out of a command's options."""
+    """Take what `stating` or `stating_of_old` adds out of a command's options."""
     from convert.checkpoint import Stated  # noqa: PLC0415 - NumPy, only when needed
 
-    return Stated(*(options.pop(name) for name in ("config", "tokenizer", "context")))
+    return Stated(
+        **{name: options.pop(name) for name in ("config", "tokenizer", "context", "gqa", "eps") if name in options}
+    )
 
 
 def request_of(model: Path, options: dict[str, Any], directory: Path | None = None) -> ModelRequest:

@@ -21,12 +21,15 @@ class Stated:
     """What a checkpoint's own files do not say, said by name.
 
     config: a config.json that counts instead of what the directory has. tokenizer: the directory of the tokenizer's
-    files. context: the longest text in tokens.
+    files. context: the longest text in tokens. gqa, eps: of a file before GGUF, how many heads share one of keys, and
+    the norms' epsilon.
     """
 
     config: Path | None = None
     tokenizer: Path | None = None
     context: int | None = None
+    gqa: int | None = None
+    eps: float | None = None
 
 
 NOTHING_STATED: Final = Stated()
