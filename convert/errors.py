@@ -51,6 +51,7 @@ class Remedy(Enum):
     GIVE_COMMON_BASE = "give adapters together with the model below them all"
     ALLOW_PUBLIC = "let a repository be public"
     CONVERT_CHECKPOINT = "convert a checkpoint instead"
+    QUANTIZE_OLD = "make a GGUF file of one that is older"
     QUANTIZE_GGUF = "quantize a GGUF file instead"
     BUILD_ELSEWHERE = "build llama.cpp in another place"
     OTHER_COMMIT = "name another commit of llama.cpp"
@@ -94,6 +95,7 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.GIVE_COMMON_BASE: "give the model that both belong to, and both adapters as `merge`",
         Remedy.ALLOW_PUBLIC: "make it private in its settings, or leave out private=True",
         Remedy.CONVERT_CHECKPOINT: "`convert.convert_all` makes GGUF files of a checkpoint",
+        Remedy.QUANTIZE_OLD: "`convert.quantize` makes a GGUF of it, its blocks as they are by types='copy'",
         Remedy.QUANTIZE_GGUF: "a float GGUF goes to `convert.quantize`",
         Remedy.BUILD_ELSEWHERE: "give another `directory`",
         Remedy.OTHER_COMMIT: "name the commit, tag or branch to build as `ref`",

@@ -36,6 +36,7 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.GIVE_COMMON_BASE: "give the model that both belong to: `convert … BASE … --merge FIRST --merge SECOND`",
     Remedy.ALLOW_PUBLIC: "make it private in its settings, or upload without --private",
     Remedy.CONVERT_CHECKPOINT: "`convert all MODEL OUTDIR` makes GGUF files of a checkpoint",
+    Remedy.QUANTIZE_OLD: "`convert quantize --types copy` makes a GGUF of it, its blocks as they are",
     Remedy.QUANTIZE_GGUF: "an F32, F16 or BF16 GGUF is quantized with `convert quantize`",
     Remedy.BUILD_ELSEWHERE: "`--dir` names another place",
     Remedy.OTHER_COMMIT: "name the commit, tag or branch to build with `--ref`",
