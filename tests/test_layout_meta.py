@@ -23,8 +23,9 @@ from convert.dequantization import DequantizeRequest, carry_out_dequantize, plan
 from convert.errors import CheckpointError, ConfigError, ConvertError, Remedy
 from convert.gguf_file import read_gguf
 from convert.inspection import inspect
-from convert.model import ModelRequest, model_request
+from convert.model import ModelRequest, model_request, open_model
 from convert.plan import OutputRequest
+from convert.verify.with_transformers import load_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,6 +115,14 @@ def test_dequantize_writes_what_transformers_loads(pair: Pair, tmp_path: Path) -
         one, other = (AutoTokenizer.from_pretrained(path) for path in (tmp_path / "plain", pair.twin))
         assert one.encode(text, add_special_tokens=False) == other.encode(text, add_special_tokens=False)
         assert one.encode("a")[0] == one.bos_token_id
+
+
+def test_transformers_reads_it_for_comparison(pair: Pair) -> None:
+    from transformers import AutoModelForCausalLM
+
+    network, twin = load_network(open_model(pair.stated)), AutoModelForCausalLM.from_pretrained(pair.twin)
+    tokens = torch.arange(20)[None]
+    assert torch.equal(network(tokens).logits, twin.float()(tokens).logits)
 
 
 def test_an_adapter_is_merged_as_into_the_converted_checkpoint(pairs: dict[str, Pair], tmp_path: Path) -> None:
