@@ -9,6 +9,7 @@ Source: ggml/src/gguf.cpp, gguf_init_from_file_impl @ 0c1e570.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from gguf import GGML_QUANT_SIZES
@@ -72,6 +73,11 @@ def _moved(file: GGUFFile, start: int) -> GGUFFile:
     """Count from the start of the file that a GGUF lies in."""
     tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in file.tensors) if start else file.tensors
     return replace(file, nbytes=start + file.nbytes, tensors=tensors, data_offset=start + file.data_offset, start=start)
+
+
+def parse_gguf(path: Path, header: bytes, nbytes: int) -> GGUFFile:
+    """Read the header of a file that is planned, or elsewhere. nbytes: of the whole file; errors as for `read_gguf`."""
+    return _read(Cursor(path, BytesIO(header), nbytes))
 
 
 def _read(cursor: Cursor) -> GGUFFile:
