@@ -22,7 +22,7 @@ MERGE: Final = click.option(
     "--merge",
     multiple=True,
     metavar="ADAPTER[:WEIGHT]",
-    help="Merge a LoRA or DoRA adapter, a directory as peft saves it; may be repeated.",
+    help="Merge a LoRA or DoRA adapter, a directory as peft saves it, or hf://USER/ADAPTER; may be repeated.",
 )
 _STATED: Final = (
     click.option("--config", type=PATH, metavar="FILE", help="A config.json that counts instead of MODEL's own."),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import GGML_QUANT_SIZES
 
+from convert.checkpoint.regular_file import file_nbytes, open_regular
 from convert.gguf_file.cursor import Cursor
 from convert.gguf_file.data import ALIGNMENT, Entry, TensorInfo, padded, tensor_nbytes
 from convert.gguf_file.header import MAGIC, Described, decode_counts, decode_tensor
@@ -57,8 +58,8 @@ def read_gguf(path: Path) -> GGUFFile:
     """
     if not path.is_file():
         raise no_file(path)
-    with path.open("rb") as file:
-        head, nbytes = file.read(HEAD_NBYTES), path.stat().st_size
+    with open_regular(path) as file:
+        head, nbytes = file.read(HEAD_NBYTES), file_nbytes(file)
         member = Member(0, nbytes)
         if not head.startswith(MAGIC):
             found = gguf_member(path, file, nbytes) if head.startswith(PROGRAMS) else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from convert.adapter import MergeRequest, parse_merge
 from convert.checkpoint import NOTHING_STATED, Stated
+from convert.remote import located
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,7 +78,8 @@ def model_request(
     Raises UsageError for a weight that is not finite.
     """
     listed = [merge] if isinstance(merge, (str, os.PathLike, MergeRequest)) else merge
-    return ModelRequest(absolute(model), tuple(map(_merge_request, listed)), pre_tokenizer, definition, stated)
+    adapters = tuple(map(_merge_request, listed))
+    return ModelRequest(absolute(located(model)), adapters, pre_tokenizer, definition, stated)
 
 
 def as_request(model: PathLike | ModelRequest) -> ModelRequest:
@@ -90,7 +92,7 @@ def _merge_request(merge: Merge) -> MergeRequest:
         request = merge
     else:
         request = parse_merge(merge) if isinstance(merge, str) else MergeRequest(Path(merge))
-    return replace(request, path=absolute(request.path))
+    return replace(request, path=absolute(located(request.path)))
 
 
 def absolute(path: PathLike) -> Path:

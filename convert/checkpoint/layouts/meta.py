@@ -33,6 +33,7 @@ from convert.checkpoint.layouts.layout import (
     numbered,
     renamed,
 )
+from convert.checkpoint.regular_file import of_each
 from convert.checkpoint.source import StoredType
 from convert.checkpoint.torch_file import read_torch_file
 from convert.checkpoint.views import Rows, Swapped, concatenated
@@ -96,7 +97,8 @@ _CODE_LLAMA, _LLAMA_3 = Published(16384), Published(8192)
 def open_meta(found: Found) -> Laid:
     """Read params.json and where the tensors lie, and check that the files are parts of one model."""
     numbered(found.paths, _FILE)
-    parts = [{source.name: source for source in read_torch_file(path).sources} for path in found.paths]
+    files = of_each(found.paths, read_torch_file)
+    parts = [{source.name: source for source in file.sources} for file in files]
     for path, part in zip(found.paths, parts, strict=True):
         if odd := sorted(part.keys() ^ parts[0].keys()):
             raise CheckpointError(

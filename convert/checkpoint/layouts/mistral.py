@@ -15,6 +15,7 @@ from convert.checkpoint.index import merge
 from convert.checkpoint.json_file import read_json
 from convert.checkpoint.layouts.layout import Found, Laid, Layout, Renames, in_order, not_said, renamed
 from convert.checkpoint.layouts.meta import META_NAMES, with_halves
+from convert.checkpoint.regular_file import of_each
 from convert.checkpoint.safetensors_file import read_safetensors
 from convert.errors import ConfigError, Remedy, UnsupportedError
 from convert.fields import Fields
@@ -39,7 +40,7 @@ _HF_FORM: Final = "get the form for transformers: `model*.safetensors` and confi
 def open_mistral(found: Found) -> Laid:
     """Read params.json and where the tensors lie."""
     params = Fields(read_json(found.beside), shown(found.beside))
-    sources = merge([read_safetensors(path) for path in found.paths])
+    sources = merge(of_each(found.paths, read_safetensors))
     other = [name for name in sources if _NOT_TEXT.match(name)]
     text = {name: source for name, source in sources.items() if name not in set(other)}
     n_heads, width = params.size("n_heads"), params.size("dim")
