@@ -1,10 +1,12 @@
-"""Views of columns: some of a tensor's, which are stored side by side or one and one; or several tensors' together."""
+"""Views of columns: some of a tensor's, or in another order; several tensors side by side; and rows of zeros behind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import lcm
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from convert.checkpoint.source import matrix_shape
 from convert.checkpoint.views import OfOne, OfSeveral, read_rows, row_unit
@@ -63,3 +65,48 @@ class SideBySide(OfSeveral):
 def side_by_side(name: str, parts: tuple[Tensor, ...]) -> SideBySide:
     """Put matrices side by side."""
     return SideBySide(name, (parts[0].shape[0], sum(part.shape[1] for part in parts)), parts)
+
+
+@dataclass(frozen=True, slots=True)
+class SwappedColumns(OfOne):
+    """Columns seen as (a, b, inner) become (b, a, inner).
+
+    a 2, b 3, inner 1:    in a0 a1 a2 b0 b1 b2    out a0 b0 a1 b1 a2 b2
+    """
+
+    a: int
+    b: int
+    inner: int
+
+    @property
+    def shape(self) -> Shape:
+        """As the base's."""
+        return self.base.shape
+
+    @property
+    def nbytes(self) -> int:
+        """As the base's."""
+        return self.base.nbytes
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        read = read_rows(self.base, files, range(first, first + len(out)))
+        seen = read.reshape(len(out), self.a, self.b, -1).swapaxes(1, 2)
+        np.copyto(out.reshape(seen.shape), seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Padded(OfOne):
+    """A tensor with rows of zeros behind its own."""
+
+    shape: Shape
+
+    @property
+    def nbytes(self) -> int:
+        """The base's: the zeros are read from nowhere."""
+        return self.base.nbytes
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        n_stored = max(min(self.base.shape[0] - first, len(out)), 0)
+        if n_stored:
+            self.base.read_rows(files, first, out[:n_stored])
+        out[n_stored:] = 0

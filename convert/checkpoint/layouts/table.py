@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from convert.checkpoint.layouts.layout import Found, Layout, Stated
-from convert.checkpoint.layouts.litgpt import LITGPT
-from convert.checkpoint.layouts.meta import META
-from convert.checkpoint.layouts.mistral import MISTRAL
 from convert.checkpoint.parts import snapshot_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-LAYOUTS: Final[tuple[Layout, ...]] = (META, MISTRAL, LITGPT)
+
+def _layouts() -> tuple[Layout, ...]:
+    from convert.checkpoint.layouts.litgpt import LITGPT  # noqa: PLC0415 - views need NumPy, transformers' form does not
+    from convert.checkpoint.layouts.meta import META  # noqa: PLC0415
+    from convert.checkpoint.layouts.mistral import MISTRAL  # noqa: PLC0415
+
+    return META, MISTRAL, LITGPT
 
 
 def find_layout(path: Path, stated: Stated) -> tuple[Layout, Found] | None:
@@ -27,10 +30,11 @@ def find_layout(path: Path, stated: Stated) -> tuple[Layout, Found] | None:
         names = sorted(entry.name for entry in directory.iterdir()) if path.exists() else []
     except OSError:  # is told by whoever looks for transformers' files next
         return None
-    for layout in LAYOUTS:
+    if any(map(_is_transformers, names if path.is_dir() else (path.name,))):
+        return None
+    for layout in _layouts():
         weights = [name for name in names if layout.weights.fullmatch(name)]
-        is_meant = path.name in weights or (path.is_dir() and not any(map(_is_transformers, names)))
-        if weights and is_meant and layout.beside in names:
+        if weights and (path.is_dir() or path.name in weights) and layout.beside in names:
             paths = tuple(directory / name for name in weights)
             return layout, Found(directory, paths, directory / layout.beside, stated)
     return None

@@ -12,7 +12,7 @@ before any output, and the rest a slice at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.packed.casts import CAST_TYPES, CastTensor, as_floats
 from convert.checkpoint.packed.quantization_config import Quantization, is_mlx, read_quantization
@@ -34,6 +34,8 @@ __all__ = [
     "model_tensors",
     "read_quantization",
 ]
+
+DECODED: Final = "tensors are decoded on the way"  # unless a family has GGUF keep the blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +81,5 @@ def _unpacked(checkpoint: Checkpoint) -> ModelTensors:
     bring_small_ones(checkpoint.tensors.values())
     tensors = row.unpack(quantization, checkpoint.tensors)
     decoded = frozenset(name for name, tensor in tensors.items() if tensor is not checkpoint.tensors.get(name))
-    said = f"packed by {row.label}: {len(decoded)} tensors are decoded on the way"
+    said = f"packed by {row.label}: {len(decoded)} {DECODED}"
     return ModelTensors(tensors, row.label, (said, *row.notes(checkpoint.tensors)), decoded, is_plain=False)
