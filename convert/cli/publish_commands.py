@@ -87,9 +87,10 @@ def card(directory: Path, model: Path | None, base_model: str | None, repo: str 
       convert card quantized/
       convert card quantized/ --model ./llama --base-model meta-llama/Llama-3.1-8B --repo me/Llama-3.1-8B-GGUF
     """  # noqa: D301 - Click's mark for "do not wrap"
+    from convert.file_system import write_text  # noqa: PLC0415
     from convert.publish.card import CARD, card_text, read_earlier  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.publish.checksums import sums_of  # noqa: PLC0415
-    from convert.publish.publication import facts_of, write_text  # noqa: PLC0415
+    from convert.publish.publication import facts_of  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
 
     earlier = read_earlier(directory / CARD, force=force)
@@ -113,10 +114,10 @@ def modelfile(directory: Path, model: Path | None) -> None:
     TEMPLATE is written where the chat template is pieces around messages; one that also writes tools is left to Ollama,
     which reads it in the file.
     """
+    from convert.file_system import write_text  # noqa: PLC0415
     from convert.publish.files import FileRole, describe_directory  # noqa: PLC0415
     from convert.publish.modelfile import modelfile as text_of  # noqa: PLC0415
     from convert.publish.modelfile import modelfile_name  # noqa: PLC0415
-    from convert.publish.publication import write_text  # noqa: PLC0415
     from convert.publish.source import read_source  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
 

@@ -76,14 +76,13 @@ def report(
 def _write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     from convert.errors import OutputError  # noqa: PLC0415
+    from convert.file_system import write_text  # noqa: PLC0415
 
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
     except OSError as error:
         raise OutputError(f"`{path}` cannot be written: {error.strerror}") from error
+    write_text(path, text)
 
 
 def _measured(models: tuple[Path, ...], **options: Any) -> Report:
