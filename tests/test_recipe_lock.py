@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from click.testing import CliRunner
+from meta_checkpoints import MetaRow, write_meta
 from peft_adapters import write_adapter
 
 from convert.cli import cli
@@ -86,6 +87,18 @@ def test_parts_are_locked_one_by_one_in_and_out(model: Path, tmp_path: Path) -> 
     names = [f"own-Q8_0/own-Q8_0-0000{part}-of-00003.gguf" for part in (1, 2, 3)]
     assert [file.name for file in work.outputs] == names
     assert run("reproduce", tmp_path / "out").stdout.splitlines() == [f"equal  {name}" for name in names]
+
+
+def test_another_programs_checkpoint_is_locked_with_all_its_parts(tmp_path: Path) -> None:
+    own = write_meta(MetaRow("meta", "2", 2), tmp_path / "meta")
+    (tmp_path / "words").mkdir()
+    (own / "tokenizer.model").rename(tmp_path / "words" / "tokenizer.model")
+    run("all", own, tmp_path / "out", "--types", "q8_0", "--tokenizer", tmp_path / "words", "--context", 64, "--lock")
+    (work,) = read_lock(tmp_path / "out" / LOCK_FILE).works
+    read = {each.role: [file.name for file in each.files] for each in work.inputs}
+    parts = ["consolidated.00.pth", "consolidated.01.pth"]
+    assert read == {"model": ["params.json", *parts], "tokenizer": ["tokenizer.model"]}
+    assert run("reproduce", tmp_path / "out").stdout == "equal  meta-Q8_0.gguf\n"
 
 
 def test_a_changed_input_is_named(model: Path, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def _renamed(work: Work, model: Path | None) -> Iterator[str]:
     before = Path(str(work.asked.options.get("model", "")))
     now = None if model is None else Path(os.path.abspath(model))
     if now is not None and before.name not in ("", "..", now.name) and now.is_dir():
-        was, link = shown(before.name), "a link of the old name to it keeps it"
-        yield f"the model was in {was}, and is in {shown(now.name)}: {link}"
+        moved = f"the model was in {shown(before.name)}, and is in {shown(now.name)}"
+        yield f"{moved}: a link of the old name to it keeps it"
 
 
 def changed_inputs(work: Work, asked: Asked, *, reading: Reading = unseen) -> Iterator[str]:
