@@ -227,7 +227,7 @@ def make_and_push(
         raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
     taking = sparing_disk if push.discard else sparing_time
     turns = taking(plan, range(len(plan.outputs)))
-    plan = with_lock_note(replace(plan, notes=(*plan.notes, *([turns.note] if turns.note else []))))
+    plan = with_lock_note(replace(plan, notes=(*plan.notes, *([turns.note] if turns.note else []))), are_uploaded=True)
     at_once = turns.nbytes if turns.deletes else None
     if dry_run:
         click.echo(plan_as_json(plan)) if as_json else show_whole_plan(plan, at_once=at_once)
@@ -252,4 +252,6 @@ def make_and_push(
     with look.warnings_shown():
         report, _ = make_and_publish(plan, prepared, making)
     look.say(err, f"published: {prepared.repository.url}")
+    if push.discard:  # nothing of it is kept here
+        report = replace(report, outputs=tuple(output for output in report.outputs if output.written))
     show_report(report, then=[*program_name().split(), "lint", f"hf://{prepared.repository.name}"])
