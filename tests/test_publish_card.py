@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 
 import convert
 from convert.cli import cli
-from convert.errors import OutputError
+from convert.errors import CheckpointError, OutputError, UsageError
 from convert.file_system import write_text
 from convert.llama_cpp.pin import COMMIT
 from convert.publish.card import CardFacts, card_text, read_earlier
@@ -272,3 +272,18 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     with pytest.raises(OutputError, match="cannot be read: Is a directory"):
         read_earlier(tmp_path / "README.md")
+
+
+@pytest.mark.parametrize("wrong", [("--model", "nowhere"), ("--repo", "a b"), ("--base-model", "a/b/c")])
+def test_a_model_that_is_not_there_or_a_name_that_is_none_writes_no_card(
+    tiny_llama: Path, tmp_path: Path, wrong: tuple[str, str]
+) -> None:
+    convert.convert_all(tiny_llama, convert.OutputRequest(tmp_path, types="q8_0"))
+    result = CliRunner().invoke(cli, ["card", str(tmp_path), *wrong])
+    assert isinstance(result.exception, (CheckpointError, UsageError))
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["report", "nowhere.gguf", "--markdown", str(tmp_path)])
+    assert isinstance(result.exception, OutputError)

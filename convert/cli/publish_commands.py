@@ -67,7 +67,8 @@ def push_of(options: dict[str, Any]) -> Push:
         return push
     from convert.hub import check_repository_name  # noqa: PLC0415 - the Hub's client, only when needed
 
-    check_repository_name(push.repository)
+    for name in filter(None, (push.repository, push.base_model)):
+        check_repository_name(name)
     return push
 
 
@@ -88,11 +89,14 @@ def card(directory: Path, model: Path | None, base_model: str | None, repo: str 
       convert card quantized/ --model ./llama --base-model meta-llama/Llama-3.1-8B --repo me/Llama-3.1-8B-GGUF
     """  # noqa: D301 - Click's mark for "do not wrap"
     from convert.file_system import write_text  # noqa: PLC0415
+    from convert.hub import check_repository_name  # noqa: PLC0415
     from convert.publish.card import CARD, card_text, read_earlier  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.publish.checksums import sums_of  # noqa: PLC0415
     from convert.publish.publication import facts_of  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
 
+    for name in filter(None, (base_model, repo)):
+        check_repository_name(name)
     earlier = read_earlier(directory / CARD, force=force)
     facts = facts_of(directory, model, base_model, repo, earlier)
     names = [name for file in facts.directory.files for name in file.names]
@@ -147,7 +151,8 @@ def publish(
     from convert.publish.publication import facts_of, prepare, publish_files  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
 
-    check_repository_name(repository)
+    for name in filter(None, (repository, base_model)):
+        check_repository_name(name)
     earlier = read_earlier(directory / CARD, force=force)
     facts = facts_of(directory, model, base_model, repository, earlier)
     prepared = prepare(facts, repository, private=private, force=force)
