@@ -18,7 +18,7 @@ from convert.architecture.metadata import head_dim
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
 from convert.errors import CheckpointError, ConvertError, PlanError
-from convert.gguf_file import GGUFFile, part_of, read_gguf
+from convert.gguf_file import GGUFFile, is_gguf, part_of, read_gguf
 from convert.importance import ImportanceStatistics, is_importance, read_importance, statistics_of
 from convert.llama_cpp.front_end import open_gguf_model
 from convert.memory import Memory, measure_memory
@@ -98,7 +98,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     Raises CheckpointError if there is neither.
     """
     target = Path(path)
-    if target.is_file() and _is_gguf(target):
+    if is_gguf(target):
         file = read_gguf(target)
         return _inspect_importance(target, file.metadata) if is_importance(file) else _inspect_gguf(file)
     if target.is_file() and target.suffix == ".dat":
@@ -107,11 +107,6 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         raise CheckpointError(f"{shown(target)} does not exist", hint=nearest(target))
     path = Path(os.path.abspath(target))
     return _inspect_checkpoint(open_checkpoint(path), path)
-
-
-def _is_gguf(path: Path) -> bool:
-    with path.open("rb") as file:
-        return path.suffix == ".gguf" or file.read(4) == b"GGUF"
 
 
 def _inspect_gguf(file: GGUFFile) -> Inspection:

@@ -75,10 +75,14 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Tensors of one number each that GGUF has in a list. pattern: of their names, with the layer's number a group."""
+    """Tensors of one number each that GGUF has in a list. pattern: of their names, with the layer's number a group.
+
+    shape: that transformers gives them.
+    """
 
     pattern: str
     key: str
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,8 @@ class Family:
     hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
     renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
     n_blocks: that GGUF counts, with those that predict several tokens. numbers: tensors that become metadata.
-    first: rows that stand before all others of the file.
+    first: rows that stand before all others of the file. not_beside: of classes with several names for one thing, a
+    tensor of GGUF's block, and the pattern of names that none has beside it.
     """
 
     hf_names: tuple[str, ...]
@@ -143,3 +148,4 @@ class Family:
     n_blocks: Callable[[Hyperparameters], int] = n_layers
     numbers: tuple[Numbers, ...] = ()
     first: tuple[Row, ...] = ()
+    not_beside: tuple[tuple[str, str], ...] = ()

@@ -15,10 +15,11 @@ from convert.architecture.blocks import decoder, gated_block
 from convert.architecture.llama import LLAMA
 from convert.architecture.metadata import F32, Row, computed, required
 from convert.architecture.rope import rope_of
+from convert.architecture.rope_back import in_scaling
 
 
 def _of_rope(key: str, name: str) -> Row:
-    return required(computed(key, F32, lambda h: rope_of(h).number(name)), name)
+    return required(computed(key, F32, lambda h: rope_of(h).number(name), in_scaling(key, name)), name)
 
 
 MINISTRAL3: Final = replace(

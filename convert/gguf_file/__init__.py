@@ -23,7 +23,7 @@ from __future__ import annotations
 from convert.gguf_file.data import ALIGNMENT, Entry, KeyValue, TensorInfo, padded, tensor_nbytes
 from convert.gguf_file.header import layout
 from convert.gguf_file.key_values import encode_key_value, encoded_entry
-from convert.gguf_file.reader import GGUFFile, read_gguf
+from convert.gguf_file.reader import GGUFFile, is_gguf, read_gguf
 from convert.gguf_file.split import part_of, require_whole
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "TensorInfo",
     "encode_key_value",
     "encoded_entry",
+    "is_gguf",
     "layout",
     "padded",
     "part_of",
