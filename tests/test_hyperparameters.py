@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from hyperparameter_configs import EXTRAS, SMALL, Config, config_variants, gemma3_nests
 
-from convert.architecture.hyperparameters import Fields, read_hyperparameters
+from convert.architecture.hyperparameters import read_hyperparameters
 from convert.architecture.transformers_defaults import FIELDS
 from convert.errors import ConfigError, ConvertError, UnsupportedError
+from convert.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

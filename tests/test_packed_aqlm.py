@@ -190,7 +190,7 @@ HOSTILE: Final[dict[str, tuple[Callable[[Tensors], None], dict[str, Any], type[E
         replaced("codes", None),
         aqlm(linear_weights_not_to_quantize="lm_head"),
         ConfigError,
-        "is 'lm_head', wanted a list of names",
+        "is 'lm_head', wanted a list of strings",
     ),
     "left-out": (
         replaced("codes", CODES),

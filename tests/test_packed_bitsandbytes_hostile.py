@@ -221,8 +221,8 @@ FOUR_BIT: Final = (
         {"load_in_4bit": True, "_load_in_8bit": True},
         ConfigError,
     ),
-    Case("config's flag is text", _state(), "`load_in_4bit` of", {"load_in_4bit": "yes"}, ConfigError),
-    Case("config's type is a number", _state(), "is `4`, wanted a name", {"bnb_4bit_quant_type": 4}, ConfigError),
+    Case("config's flag is text", _state(), "`load_in_4bit` in", {"load_in_4bit": "yes"}, ConfigError),
+    Case("config's type is a number", _state(), "is 4, wanted a string", {"bnb_4bit_quant_type": 4}, ConfigError),
     Case("config's storage is unknown", _state(), "wanted one of uint8", {"bnb_4bit_quant_storage": "x"}, ConfigError),
     Case("config says GPTQ", _state(), "declares `gptq`, but", {"quant_method": "gptq", "bits": 4}),
 )

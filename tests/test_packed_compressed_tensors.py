@@ -167,7 +167,7 @@ def test_the_section_of_a_part_of_the_model(tmp_path: Path) -> None:
     assert unpacked(directory) == expected
     part["quantization_config"]["config_groups"] = 1
     (directory / "config.json").write_text(json.dumps({**config, "text_config": part}))
-    with pytest.raises(CheckpointError, match=r"`config_groups` of `text_config\.quantization_config` in"):
+    with pytest.raises(CheckpointError, match=r"`config_groups` in `text_config\.quantization_config` in"):
         unpacked(directory)
 
 

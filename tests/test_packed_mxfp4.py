@@ -188,7 +188,7 @@ HOSTILE: Final[Mapping[str, tuple[Callable[[], Tensors], dict[str, Any], type[Co
         _change(),
         {**SECTION, "modules_to_not_convert": 7},
         ConfigError,
-        "`modules_to_not_convert` of .* is 7, wanted a list of names",
+        "`modules_to_not_convert` in .* is 7, wanted a list of strings",
     ),
     "another-method": (_change(), {"quant_method": "fp8"}, CheckpointError, "declares `fp8`, but .* is mxfp4's"),
     "no-method": (_change(), {}, CheckpointError, "declares no quantization, but .* is mxfp4's"),

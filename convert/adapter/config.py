@@ -6,24 +6,24 @@ Source: peft 0.21.2, tuners/lora/config.py (LoraConfig), utils/peft_types.py.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.json_file import read_json
 from convert.checkpoint.no_weights import adapters_inside
 from convert.errors import CheckpointError, UnsupportedError
+from convert.fields import Fields
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 CONFIG_FILE: Final = "adapter_config.json"
 MAX_RANK: Final = 1 << 16
 _MAX_CONFIG_NBYTES: Final = 4 << 20
 _MAX_PATTERNS: Final = 4096
+_DEFAULT: Final = 8  # of r and lora_alpha
 
 _MERGE_THERE: Final = "merge it with peft: `merge_and_unload()`, then `save_pretrained()`, and convert that"
 # What changes more than LoRA's factors say. Source: peft 0.21.2, tuners/lora/variants.py.
@@ -88,16 +88,15 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     path = directory / CONFIG_FILE
     if not path.is_file():
         raise _no_config(directory)
-    values = _Values(read_json(path, max_nbytes=_MAX_CONFIG_NBYTES), shown(path))
+    values = _Values(read_json(path, max_nbytes=_MAX_CONFIG_NBYTES), shown(path), error=CheckpointError)
     _refuse_others(values)
+    ranks, alphas = values.patterns("rank_pattern"), values.patterns("alpha_pattern")
     return AdapterConfig(
         where=values.where,
-        r=values.rank("r", values.raw.get("r", 8)),
-        alpha=values.number("lora_alpha", values.raw.get("lora_alpha", 8)),
-        rank_pattern={key: values.rank(f"rank_pattern.{key}", r) for key, r in values.mapping("rank_pattern").items()},
-        alpha_pattern={
-            key: values.number(f"alpha_pattern.{key}", alpha) for key, alpha in values.mapping("alpha_pattern").items()
-        },
+        r=values.rank("r") if values.has("r") else _DEFAULT,
+        alpha=values.alpha("lora_alpha") if values.has("lora_alpha") else _DEFAULT,
+        rank_pattern={key: ranks.rank(key) for key in ranks.values},
+        alpha_pattern={key: alphas.alpha(key) for key in alphas.values},
         use_rslora=values.flag("use_rslora"),
         use_dora=values.flag("use_dora"),
         lora_bias=values.flag("lora_bias"),
@@ -110,8 +109,8 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
         layers_to_transform=values.layers("layers_to_transform"),
         layers_pattern=values.names("layers_pattern"),
         token_indices=values.token_indices("trainable_token_indices"),
-        base=values.text("base_model_name_or_path"),
-        revision=values.text("revision"),
+        base=values.text("base_model_name_or_path") or None,
+        revision=values.text("revision") or None,
     )
 
 
@@ -126,13 +125,13 @@ def _no_config(directory: Path) -> CheckpointError:
 
 def _refuse_others(values: _Values) -> None:
     where = values.where
-    if "fine_tune_type" in values.raw or ("lora_parameters" in values.raw and "peft_type" not in values.raw):
+    if values.has("fine_tune_type") or (values.has("lora_parameters") and not values.has("peft_type")):
         raise UnsupportedError(
             f"{where} is of an MLX adapter, which is not read",
             hint="fuse it where it was trained: `mlx_lm.fuse --model BASE --adapter-path ADAPTER`, and convert that",
         )
     kind = values.text("peft_type")
-    if kind is None:
+    if not kind:
         raise CheckpointError(f"{where} lacks `peft_type`", hint="peft's save_pretrained() writes it")
     if kind.upper() != "LORA":
         raise UnsupportedError(f"{where} is of the kind {shown(kind)}; LoRA and DoRA are merged", hint=_MERGE_THERE)
@@ -145,13 +144,13 @@ def _refuse_others(values: _Values) -> None:
     if task == "SEQ_2_SEQ_LM":
         raise UnsupportedError(f"{where} is for the task {shown(task)}; only causal language models are converted")
     for key, name in _VARIANTS.items():
-        if values.raw.get(key):
+        if values.get(key):
             raise UnsupportedError(f"{where} has `{key}`: {name}; plain LoRA and DoRA are merged", hint=_MERGE_THERE)
     _refuse_changed_base(values)
 
 
 def _refuse_changed_base(values: _Values) -> None:
-    start = values.raw.get("init_lora_weights")
+    start = values.get("init_lora_weights")
     name = next((name for key, name in _CHANGED_BASES.items() if str(start).lower().startswith(key)), None)
     if name is not None:
         raise UnsupportedError(
@@ -162,78 +161,52 @@ def _refuse_changed_base(values: _Values) -> None:
         )
 
 
-class _Values:
-    """Typed access to the config's keys; an error names the key."""
+class _Values(Fields):
+    """The config's keys, with the types that only an adapter's have."""
 
-    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
-        self.raw = raw
-        self.where = where
+    def rank(self, key: str) -> int:
+        return self.size(key, limit=MAX_RANK + 1)
 
-    def wrong(self, key: str, value: object, wanted: str) -> CheckpointError:
-        return CheckpointError(f"`{key}` in {self.where} is {shown(value)}, wanted {wanted}")
-
-    def rank(self, key: str, value: object) -> int:
-        if type(value) is not int or not 1 <= value <= MAX_RANK:
-            raise self.wrong(key, value, f"a whole number from 1 to {MAX_RANK}")
+    def alpha(self, key: str) -> float:
+        value = self.number(key)
+        if value is None:
+            raise self.wrong((key,), "a finite number")
         return value
 
-    def number(self, key: str, value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self.wrong(key, value, "a finite number")
-        if abs(value) > 1e30:  # noqa: PLR2004 - far below what float32 holds, far above sense
-            raise self.wrong(key, value, "a number that float32 holds")
-        return value
-
-    def flag(self, key: str) -> bool:
-        value = self.raw.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise self.wrong(key, value, "true or false")
-        return bool(value)
-
-    def text(self, key: str) -> str | None:
-        value = self.raw.get(key)
-        if value is not None and not isinstance(value, str):
-            raise self.wrong(key, value, "a string")
-        return value or None
-
-    def mapping(self, key: str) -> Mapping[str, Any]:
-        value = self.raw.get(key) or {}
-        if not isinstance(value, dict):
-            raise self.wrong(key, value, "an object")
-        if len(value) > _MAX_PATTERNS:
-            raise CheckpointError(f"`{key}` in {self.where} has {len(value)} entries, at most {_MAX_PATTERNS} are read")
-        return MappingProxyType(value)
+    def patterns(self, key: str) -> _Values:
+        """Give what each pattern says of the modules that it matches."""
+        self._refuse_many(key, inner := self.mapping(key))
+        return _Values(inner, f"{shown(key)} in {self.where}", error=self.error)
 
     def names(self, key: str) -> tuple[str, ...]:
-        value = self.raw.get(key) or ()
-        value = (value,) if isinstance(value, str) else value
-        if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
-            raise self.wrong(key, value, "a list of names")
-        if len(value) > _MAX_PATTERNS:
-            raise CheckpointError(f"`{key}` in {self.where} has {len(value)} entries, at most {_MAX_PATTERNS} are read")
-        return tuple(value)
+        value = self.get(key)
+        listed = [value] if isinstance(value, str) else self.texts(key) or []
+        self._refuse_many(key, listed)
+        return tuple(listed)
 
     def pattern_or_names(self, key: str) -> str | tuple[str, ...] | None:
-        value = self.raw.get(key)
-        if value is None or isinstance(value, str):
-            return value
-        return self.names(key)
+        value = self.get(key)
+        return value if value is None or isinstance(value, str) else self.names(key)
 
     def layers(self, key: str) -> tuple[int, ...] | None:
-        value = self.raw.get(key)
+        value = self.get(key)
         listed = [value] if type(value) is int else value
         if listed is not None and not (isinstance(listed, list) and all(type(index) is int for index in listed)):
-            raise self.wrong(key, value, "a list of whole numbers")
+            raise self.wrong((key,), "a list of whole numbers")
         return tuple(listed) if listed else None
 
     def token_indices(self, key: str) -> Mapping[str, tuple[int, ...]]:
-        value = self.raw.get(key) or {}
+        value = self.get(key) or {}
         by_module = {"embed_tokens": value} if isinstance(value, list) else value
         if not isinstance(by_module, dict):
-            raise self.wrong(key, value, "a list of token ids")
+            raise self.wrong((key,), "a list of token ids")
         for indices in by_module.values():
             if not isinstance(indices, list) or not all(type(index) is int and index >= 0 for index in indices):
-                raise self.wrong(key, value, "token ids: whole numbers from 0")
+                raise self.wrong((key,), "token ids: whole numbers from 0")
             if len(set(indices)) != len(indices):
-                raise self.wrong(key, value, "each token id once")
+                raise self.wrong((key,), "each token id once")
         return {module: tuple(indices) for module, indices in by_module.items()}
+
+    def _refuse_many(self, key: str, value: Collection[object]) -> None:
+        if len(value) > _MAX_PATTERNS:
+            raise self.error(f"`{key}` in {self.where} has {len(value)} entries, at most {_MAX_PATTERNS} are read")

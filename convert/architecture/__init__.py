@@ -32,7 +32,7 @@ from convert.architecture.gpt_neox import GPT_NEOX
 from convert.architecture.gpt_oss import GPT_OSS
 from convert.architecture.granite import GRANITE, GRANITE_MOE
 from convert.architecture.hunyuan import HUNYUAN_DENSE
-from convert.architecture.hyperparameters import Fields, Hyperparameters, architectures, read_hyperparameters
+from convert.architecture.hyperparameters import Hyperparameters, architectures, read_hyperparameters
 from convert.architecture.lfm2 import LFM2, LFM2_MOE
 from convert.architecture.llama import LLAMA
 from convert.architecture.llama4 import LLAMA4
@@ -54,6 +54,7 @@ from convert.architecture.smollm3 import SMOLLM3
 from convert.architecture.stablelm import STABLELM
 from convert.architecture.starcoder2 import STARCODER2
 from convert.errors import UnsupportedError
+from convert.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

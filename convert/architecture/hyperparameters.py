@@ -6,19 +6,18 @@ Source: conversion/base.py, load_hparams, find_hparam, get_model_architecture an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from convert.architecture.transformers_config import as_transformers
 from convert.errors import ConfigError, UnsupportedError
+from convert.fields import MAX_SIZE, Fields
 
 # Far beyond every published model; keeps a hostile config from asking for unbounded work.
-MAX_SIZE: Final = 1 << 31
 MAX_LAYERS: Final = 10_000
 MAX_EXPERTS: Final = 10_000
 MAX_VOCABULARY: Final = 1 << 22
 
-_FLOAT32_END: Final = 3.4e38  # just below FLT_MAX
 _SHARDED: Final = "FSDP"  # how accelerate calls the class of a model that it has wrapped
 _ABSENT: Final = object()
 
@@ -41,98 +40,6 @@ _LOCAL_THETA: Final = (
 )
 _ROTARY_PART: Final = ("partial_rotary_factor", "rope_pct", "rope_percent")
 _LENGTH: Final = "original_max_position_embeddings"
-
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """Typed access to a JSON object; an error names the key and `where` it stands.
-
-    Of several keys the first present one counts, null included; null reads as absent.
-    asked: every key that was looked for, so that it can be told which were not.
-    Raises ConfigError for a value of another type, or an absurd one.
-    """
-
-    values: Mapping[str, Any] = field(repr=False)
-    where: str
-    asked: set[str] = field(default_factory=set, repr=False, compare=False, kw_only=True)
-
-    def get(self, *keys: str) -> Any:  # noqa: ANN401 - JSON
-        """Give the value of the first present key as it stands, None where none is (the reference's find_hparam)."""
-        self.asked.update(keys)
-        return next((self.values[key] for key in keys if key in self.values), None)
-
-    def has(self, *keys: str) -> bool:
-        """Whether one of the keys is there, null or not."""
-        self.asked.update(keys)
-        return any(key in self.values for key in keys)
-
-    def key(self, *keys: str) -> str:
-        """Give the first present key, or the first of all: the one to name in an error."""
-        return next((key for key in keys if key in self.values), keys[0])
-
-    def size(self, *keys: str, limit: int = MAX_SIZE) -> int:
-        """Give a whole number from 1 to `limit` - 1; a ConfigError where it is absent or null."""
-        value = self.optional_size(*keys, limit=limit)
-        if value is None:
-            raise ConfigError(f"{self.where} lacks `{self.key(*keys)}`")
-        return value
-
-    def optional_size(self, *keys: str, limit: int = MAX_SIZE) -> int | None:
-        """Give a whole number from 1 to `limit` - 1, None where it is absent or null."""
-        return self._whole(keys, 1, limit)
-
-    def optional_count(self, *keys: str, limit: int = MAX_SIZE) -> int | None:
-        """Give a whole number from 0 to `limit` - 1, None where it is absent or null."""
-        return self._whole(keys, 0, limit)
-
-    def _whole(self, keys: tuple[str, ...], least: int, limit: int) -> int | None:
-        value = self.get(*keys)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < limit:
-            raise self.wrong(keys, f"a whole number from {least} to {limit - 1}")
-        return value
-
-    def number(self, *keys: str) -> float | None:
-        """Give a number that float32 can hold, an int where it is written as one."""
-        value = self.get(*keys)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _FLOAT32_END:
-            raise self.wrong(keys, "a finite number")
-        return value
-
-    def flag(self, *keys: str) -> bool:
-        """Give true or false, false where it is absent or null."""
-        value = self.get(*keys)
-        if value is not None and not isinstance(value, bool):
-            raise self.wrong(keys, "true or false")
-        return bool(value)
-
-    def text(self, *keys: str) -> str | None:
-        """Give a string."""
-        value = self.get(*keys)
-        if value is not None and not isinstance(value, str):
-            raise self.wrong(keys, "a string")
-        return value
-
-    def texts(self, *keys: str) -> list[str] | None:
-        """Give a list of strings."""
-        value = self.get(*keys)
-        if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-            raise self.wrong(keys, "a list of strings")
-        return value
-
-    def mapping(self, *keys: str) -> Mapping[str, Any]:
-        """Give an object, an empty one where it is absent or null."""
-        value = self.get(*keys)
-        if value is not None and not isinstance(value, Mapping):
-            raise self.wrong(keys, "an object")
-        return value or {}
-
-    def wrong(self, keys: tuple[str, ...], wanted: str) -> ConfigError:
-        """Make the error that says what stands under the first present key, and what was wanted there."""
-        return ConfigError(f"`{self.key(*keys)}` in {self.where} is {self.get(*keys)!r:.60}, wanted {wanted}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import fused_block, norm
 from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.hyperparameters import Fields
 from convert.architecture.metadata import BLOCK_COUNT, F32, U32, Row, Value, computed, only, u32
 from convert.errors import UnsupportedError
+from convert.fields import Fields
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:

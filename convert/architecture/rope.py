@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from convert.architecture.hyperparameters import Fields, Hyperparameters, Rope
+    from convert.architecture.hyperparameters import Hyperparameters, Rope
+    from convert.fields import Fields
 
 _F32: Final = GGUFValueType.FLOAT32
 _U32: Final = GGUFValueType.UINT32

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from gguf import Keys
 
-from convert.architecture.hyperparameters import Fields
 from convert.architecture.rope import DEFAULT_BASE, YARN, llama3_rope_factors
 from convert.errors import UnsupportedError
+from convert.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -43,7 +43,7 @@ class Outline:
     nbytes: int = 0
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        raise AssertionError(self.name)
+        raise AssertionError((self.name, files, first, out))
 
 
 @dataclass(frozen=True, slots=True)

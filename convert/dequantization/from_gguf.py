@@ -21,7 +21,7 @@ from gguf import GGMLQuantizationType
 from convert.architecture import FAMILIES
 from convert.architecture.back import Restored, restored
 from convert.authorship import card_of, generation_config_of
-from convert.checkpoint import SourceFiles, StoredType, TensorSource, matrix_shape
+from convert.checkpoint import SourceFiles, StoredBlocks, StoredType, TensorSource, matrix_shape
 from convert.checkpoint.views import OfOne
 from convert.checkpoint.woven import WovenColumns, WovenRows
 from convert.codec import row_nbytes
@@ -34,7 +34,7 @@ from convert.tokenizer import read_vocabulary, vocabulary_metadata
 from convert.tokenizer.back import stated_elsewhere, tokenizer_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from convert.checkpoint import Tensor
     from convert.model import GGUFModel
@@ -102,7 +102,8 @@ def _as_floats(tensor: Tensor) -> Tensor:
     stored = _FLOATS.get(tensor_type(tensor))
     if stored is None:
         return Decoded(tensor)
-    return TensorSource(tensor.name, tensor.path, tensor.offset, stored, tensor.shape)  # type: ignore[attr-defined]
+    assert isinstance(tensor, StoredBlocks)  # noqa: S101 - of a file
+    return TensorSource(tensor.name, tensor.path, tensor.offset, stored, tensor.shape)
 
 
 def _kinds(tensor: Tensor) -> str | None:
@@ -121,7 +122,7 @@ def _leaves(tensor: Tensor) -> Iterator[Tensor]:
         yield tensor
 
 
-def _reader(model: GGUFModel) -> Any:  # noqa: ANN401 - a function
+def _reader(model: GGUFModel) -> Callable[[str], tuple[float, ...]]:
     tensors = dict(model.tensors)
 
     def numbers(name: str) -> tuple[float, ...]:
@@ -150,10 +151,10 @@ def _have_same_bytes(one: Tensor, other: Tensor) -> bool:
     step = max(_STEP_NBYTES // max(width, 1), 1)
     with closing(SourceFiles()) as files:
         for first in range(0, n_rows, step):
-            read = [np.empty((min(step, n_rows - first), width), np.uint8) for _ in range(2)]
-            for tensor, rows in zip((one, other), read, strict=True):
-                tensor.read_rows(files, first, rows)
-            if not np.array_equal(*read):
+            here, there = (np.empty((min(step, n_rows - first), width), np.uint8) for _ in range(2))
+            one.read_rows(files, first, here)
+            other.read_rows(files, first, there)
+            if not np.array_equal(here, there):
                 return False
     return True
 

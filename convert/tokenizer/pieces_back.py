@@ -1,7 +1,7 @@
 """A sentencepiece vocabulary of a GGUF file as tokenizer.model, and as the parts of a tokenizer.json.
 
-Source: sentencepiece, sentencepiece_model.proto (field numbers); transformers, convert_slow_tokenizer.py (LlamaConverter,
-generate_merges): a merge is worth what the piece it makes is.
+Source: sentencepiece, sentencepiece_model.proto (field numbers); transformers, convert_slow_tokenizer.py
+(LlamaConverter, generate_merges): a merge is worth what the piece it makes is.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from convert.checkpoint.packed.module_names import read_names
-from convert.checkpoint.packed.options import read_integer
 from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, PackedModule, unpack_modules
 from convert.checkpoint.packed.values import as_float32, as_integers, pieces, read_elements, rounded, to_bytes
@@ -101,12 +100,12 @@ def marks_aqlm(source: TensorSource) -> bool:
 
 def unpack_aqlm(quantization: Quantization, tensors: Mapping[str, TensorSource]) -> Mapping[str, Tensor]:
     """Give the weights of an AQLM checkpoint: see PackedFormat."""
-    options, where = quantization.options, quantization.where
-    declared = tuple(read_integer(options, key, where=where) for key in _KEYS)
-    left_out = read_names(options, "linear_weights_not_to_quantize", where=where)
+    fields = quantization.fields
+    declared = tuple(fields.integer(key) for key in _KEYS)
+    left_out = read_names(fields, "linear_weights_not_to_quantize")
     if not any(name.rpartition(".")[2] in SUFFIXES for name in tensors):
         raise nothing_packed(quantization, "a module's codes")
-    return unpack_modules(tensors, suffixes=SUFFIXES, decode=partial(_decode, declared, left_out, where))
+    return unpack_modules(tensors, suffixes=SUFFIXES, decode=partial(_decode, declared, left_out, fields.where))
 
 
 def _decode(declared: tuple[int | None, ...], left_out: frozenset[str], where: str, module: PackedModule) -> AqlmTensor:

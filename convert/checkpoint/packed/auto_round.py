@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.packed import awq, gptq
 from convert.checkpoint.packed.grouped import Grouping, checked
-from convert.checkpoint.packed.options import read_integer, read_name, read_section
 from convert.checkpoint.packed.packed_module import unpack_modules
 from convert.errors import ConfigError, UnsupportedError
 from convert.shown import shown
@@ -35,25 +34,25 @@ _AWQ: Final = ("auto_round:awq", "auto_round:auto_awq")
 
 def unpack_auto_round(quantization: Quantization, tensors: Mapping[str, TensorSource]) -> Mapping[str, Tensor]:
     """Give the weights of an auto-round checkpoint: see PackedFormat."""
-    options, where = quantization.options, quantization.where
-    packing = read_name(options, "packing_format", where=where) or _DEFAULT
+    fields = quantization.fields
+    packing = fields.name("packing_format") or _DEFAULT
     if packing not in (*_ZERO_POINTS, *_AWQ):
         raise UnsupportedError(
-            f"{where} says `packing_format` {shown(packing)}; decoded are {', '.join((*_ZERO_POINTS, *_AWQ))}",
+            f"{fields.where} says `packing_format` {shown(packing)}; decoded are {', '.join((*_ZERO_POINTS, *_AWQ))}",
             hint="export it again with auto-round as `auto_gptq` or `auto_awq`, or get the 16-bit checkpoint",
         )
     groupings = _groupings(quantization)
     if packing in _AWQ:
-        decode_awq = partial(awq.decode_awq, awq.AwqScheme(groupings, "gemm", where))
+        decode_awq = partial(awq.decode_awq, awq.AwqScheme(groupings, "gemm", fields.where))
         return unpack_modules(tensors, suffixes=awq.SUFFIXES, decode=decode_awq)
-    decode_gptq = partial(gptq.decode_gptq, gptq.GptqScheme(groupings, _ZERO_POINTS[packing], where))
+    decode_gptq = partial(gptq.decode_gptq, gptq.GptqScheme(groupings, _ZERO_POINTS[packing], fields.where))
     return unpack_modules(tensors, suffixes=gptq.SUFFIXES, decode=decode_gptq)
 
 
 def _groupings(quantization: Quantization) -> tuple[Grouping, ...]:
-    options, where = quantization.options, quantization.where
-    bits, group_size = (read_integer(options, key, where=where) for key in ("bits", "group_size"))
+    fields = quantization.fields
+    bits, group_size = (fields.integer(key) for key in ("bits", "group_size"))
     if bits is None or group_size is None:
-        raise ConfigError(f"{where} has no `{'bits' if bits is None else 'group_size'}`")
-    own = checked(Grouping(bits, group_size), bits=gptq.BITS, where=where)
-    return (own, *gptq.other_groupings(read_section(options, "extra_config", where=where), own, where))
+        raise ConfigError(f"{fields.where} has no `{'bits' if bits is None else 'group_size'}`")
+    own = checked(Grouping(bits, group_size), bits=gptq.BITS, where=fields.where)
+    return (own, *gptq.other_groupings(fields.inner("extra_config"), own))

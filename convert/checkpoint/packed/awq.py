@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from convert.checkpoint.packed.grouped import Grouping, checked, contradiction, dequantize_into, read_bit_stream
-from convert.checkpoint.packed.options import read_integer, read_name
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, WORD_TYPES, PackedModule, unpack_modules
 from convert.checkpoint.packed.values import as_float32, read_window
 from convert.errors import ConfigError, UnsupportedError
@@ -142,19 +141,19 @@ def read_scheme(quantization: Quantization) -> AwqScheme:
 
     Raises ConfigError for values of a wrong type or absurd ones, UnsupportedError for layouts of single kernels.
     """
-    options, where = quantization.options, quantization.where
-    bits = read_integer(options, "bits", "w_bit", where=where)
+    fields = quantization.fields
+    bits = fields.integer("bits", "w_bit")
     if bits is None:
-        raise ConfigError(f"{where} has no `bits`")
-    group_size = read_integer(options, "group_size", "q_group_size", where=where)
-    own = checked(Grouping(bits, 128 if group_size is None else group_size), bits=(_BITS,), where=where)
-    layout = read_name(options, "version", "checkpoint_format", "format", where=where) or "gemm"
-    if layout not in (*_GEMM, _GEMV) or read_name(options, "backend", where=where) == "llm-awq":
+        raise ConfigError(f"{fields.where} has no `bits`")
+    group_size = fields.integer("group_size", "q_group_size")
+    own = checked(Grouping(bits, 128 if group_size is None else group_size), bits=(_BITS,), where=fields.where)
+    layout = fields.name("version") or fields.name("checkpoint_format") or fields.name("format") or "gemm"
+    if layout not in (*_GEMM, _GEMV) or fields.name("backend") == "llm-awq":
         raise UnsupportedError(
-            f"{where} says AWQ's layout {shown(layout)}; decoded are `gemm` and `gemv` of AutoAWQ",
+            f"{fields.where} says AWQ's layout {shown(layout)}; decoded are `gemm` and `gemv` of AutoAWQ",
             hint="get the 16-bit checkpoint, or the same model in AutoAWQ's `gemm` layout",
         )
-    return AwqScheme((own,), layout, where)
+    return AwqScheme((own,), layout, fields.where)
 
 
 def decode_awq(scheme: AwqScheme, module: PackedModule) -> Tensor:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from convert.checkpoint.packed.options import read_flag, read_name
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, PackedModule
 from convert.checkpoint.packed.values import as_float32, read_small, read_window, to_bytes
 from convert.checkpoint.source import StoredType
@@ -91,13 +90,13 @@ def unpack_bitnet(quantization: Quantization, tensors: Mapping[str, TensorSource
 
 def _multiplies(quantization: Quantization) -> bool:
     """Say whether the scale multiplies; UnsupportedError for kinds whose weights are not those of a plain model."""
-    options, where = quantization.options, quantization.where
-    linear = read_name(options, "linear_class", where=where) or "bitlinear"
-    mode = read_name(options, "quantization_mode", where=where) or "offline"
-    has_norms = read_flag(options, "use_rms_norm", where=where)
+    fields = quantization.fields
+    linear = fields.name("linear_class") or "bitlinear"
+    mode = fields.name("quantization_mode") or "offline"
+    has_norms = fields.flag("use_rms_norm")
     if linear not in {"bitlinear", "autobitlinear"} or mode != "offline" or has_norms:
         raise UnsupportedError(
-            f"{where} says BitNet's {shown(linear)}, {shown(mode)}, norms of its own {has_norms}; "
+            f"{fields.where} says BitNet's {shown(linear)}, {shown(mode)}, norms of its own {has_norms}; "
             "decoded are `bitlinear` and `autobitlinear`, `offline`, without such norms",
             hint="get the 16-bit checkpoint that it was made from",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.packed.bitsandbytes_4bit import Packed4bit, is_companion_4bit, open_4bit
 from convert.checkpoint.packed.bitsandbytes_8bit import is_companion_8bit, open_8bit
@@ -28,9 +28,6 @@ _STORAGES: Final = {
     StoredType.F64: "float64",
 }
 _PACKED_TYPES: Final = frozenset({StoredType.U8, StoredType.I8})  # no model has weights of these
-_KINDS: Final[dict[type, str]] = {bool: "true or false", str: "a name"}
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,37 +66,31 @@ def unpack_bitsandbytes(quantization: Quantization, tensors: Mapping[str, Tensor
 
 
 def _read_claims(quantization: Quantization) -> _Claims:
+    fields = quantization.fields
     bits = {
         bits
         for bits in (4, 8)
-        if any(_option(quantization, key, bool) for key in (f"load_in_{bits}bit", f"_load_in_{bits}bit"))
+        if any(fields.flag(key) for key in (f"load_in_{bits}bit", f"_load_in_{bits}bit"))
         or (quantization.method or "").endswith(f"_{bits}bit")
     }
     if len(bits) > 1:
         raise ConfigError(f"{quantization.where} declares 4-bit and 8-bit weights, wanted one of them")
     return _Claims(
         bits=next(iter(bits), None),
-        quant_type=_option(quantization, "bnb_4bit_quant_type", str),
-        is_double_quantized=_option(quantization, "bnb_4bit_use_double_quant", bool),
+        quant_type=fields.text("bnb_4bit_quant_type"),
+        is_double_quantized=fields.optional_flag("bnb_4bit_use_double_quant"),
         storage=_storage(quantization),
     )
 
 
-def _option(quantization: Quantization, key: str, kind: type[T]) -> T | None:
-    value = quantization.options.get(key)
-    if value is not None and not isinstance(value, kind):
-        raise ConfigError(f"`{key}` of {quantization.where} is {shown(value)}, wanted {_KINDS[kind]}")
-    return value
-
-
 def _storage(quantization: Quantization) -> str | None:
-    name = _option(quantization, "bnb_4bit_quant_storage", str)
+    name = quantization.fields.text("bnb_4bit_quant_storage")
     if name is None:
         return None
     storage = name.removeprefix("torch.")
     if storage not in _STORAGES.values():
         known = ", ".join(_STORAGES.values())
-        raise ConfigError(f"`bnb_4bit_quant_storage` of {quantization.where} is {shown(name)}, wanted one of {known}")
+        raise ConfigError(f"`bnb_4bit_quant_storage` in {quantization.where} is {shown(name)}, wanted one of {known}")
     return storage
 
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.packed.fp8 import checked_blocks
 from convert.checkpoint.packed.module_names import read_names
-from convert.checkpoint.packed.options import read_flag, read_integer, read_name, read_section
 from convert.checkpoint.packed.scaled import BlockShape, each_row, whole
 from convert.errors import ConfigError, UnsupportedError
+from convert.fields import Fields
 from convert.shown import shown
 
 if TYPE_CHECKING:
@@ -107,29 +107,33 @@ def read_compression_config(quantization: Quantization) -> CompressionConfig:
     Raises ConfigError for values of the wrong type or absurd ones; UnsupportedError for formats that are not decoded,
     sparsity, and transforms that the model would have to apply when it runs.
     """
-    options, where = quantization.options, quantization.where
-    _refuse_sparsity(options, where)
-    _refuse_transforms(options, where)
-    overall = read_name(options, "format", where=where)
-    groups = read_section(options, "config_groups", where=where)
+    fields = quantization.fields
+    _refuse_sparsity(fields)
+    _refuse_transforms(fields)
+    overall = fields.name("format")
+    groups = fields.mapping("config_groups")
     if len(groups) > _MAX_GROUPS:
-        raise UnsupportedError(f"{where} has {len(groups)} config groups, at most {_MAX_GROUPS} are read", hint=HINT)
-    schemes = [_scheme(name, group, overall, where) for name, group in groups.items()]
+        found = f"{len(groups)} config groups, at most {_MAX_GROUPS} are read"
+        raise UnsupportedError(f"{fields.where} has {found}", hint=HINT)
+    schemes = [_scheme(name, group, overall, fields.where) for name, group in groups.items()]
     return CompressionConfig(
-        tuple(scheme for scheme in schemes if scheme is not None), read_names(options, "ignore", where=where), where
+        tuple(scheme for scheme in schemes if scheme is not None), read_names(fields, "ignore"), fields.where
     )
 
 
-def _refuse_sparsity(options: Mapping[str, Any], where: str) -> None:
-    sparse = read_name(read_section(options, "sparsity_config", where=where), "format", where=where)
+def _refuse_sparsity(fields: Fields) -> None:
+    sparse = fields.inner("sparsity_config").name("format")
     if sparse not in {None, "dense"}:
-        raise UnsupportedError(f"{where} says that weights are {shown(sparse)}: sparsity is not decoded", hint=HINT)
-
-
-def _refuse_transforms(options: Mapping[str, Any], where: str) -> None:
-    if read_section(read_section(options, "transform_config", where=where), "config_groups", where=where):
         raise UnsupportedError(
-            f"{where} has a `transform_config`: activations are rotated when the model runs, which GGUF cannot say",
+            f"{fields.where} says that weights are {shown(sparse)}: sparsity is not decoded", hint=HINT
+        )
+
+
+def _refuse_transforms(fields: Fields) -> None:
+    if fields.inner("transform_config").mapping("config_groups"):
+        raise UnsupportedError(
+            f"{fields.where} has a `transform_config`: "
+            "activations are rotated when the model runs, which GGUF cannot say",
             hint=HINT,
         )
 
@@ -141,23 +145,24 @@ def _scheme(name: str, group: object, overall: str | None, where: str) -> Scheme
         raise UnsupportedError(f"{where} names a preset by its targets only, wanted its scheme", hint=HINT)
     if not isinstance(group, Mapping):
         raise ConfigError(f"{where} is {group!r:.60}, wanted an object")
-    targets = read_names(group, "targets", where=where)
-    weights = read_section(group, "weights", where=where)
-    if not weights:
+    fields = Fields(group, where)
+    targets = read_names(fields, "targets")
+    weights = fields.inner("weights")
+    if not weights.values:
         return None
-    bits = read_integer(weights, "num_bits", where=where)
-    kind = read_name(weights, "type", where=where) or "int"
-    strategy, size = _strategy(weights, where)
-    arguments = _Arguments(8 if bits is None else bits, kind, size, weights, group)
+    bits = weights.integer("num_bits")
+    kind = weights.name("type") or "int"
+    strategy, size = _strategy(weights)
+    arguments = _Arguments(8 if bits is None else bits, kind, size, weights, fields)
     return Scheme(
         group=name,
-        layout=_layout(arguments, read_name(group, "format", where=where), overall, where),
+        layout=_layout(arguments, fields.name("format"), overall),
         bits=arguments.bits,
         kind=kind,
-        symmetric=weights.get("symmetric") is None or read_flag(weights, "symmetric", where=where),
+        symmetric=weights.get("symmetric") is None or weights.flag("symmetric"),
         strategy=strategy,
         size=size,
-        by_activation=_by_activation(weights, where),
+        by_activation=_by_activation(weights),
         targets=targets,
     )
 
@@ -169,29 +174,31 @@ class _Arguments:
     bits: int
     kind: str
     size: BlockShape | None
-    weights: Mapping[str, Any]
-    group: Mapping[str, Any]
+    weights: Fields
+    group: Fields
 
 
-def _strategy(weights: Mapping[str, Any], where: str) -> tuple[str, BlockShape | None]:
-    strategy = read_name(weights, "strategy", where=where)
-    group_size = read_integer(weights, "group_size", where=where)
+def _strategy(weights: Fields) -> tuple[str, BlockShape | None]:
+    strategy = weights.name("strategy")
+    group_size = weights.integer("group_size")
     if group_size is not None and not (group_size == -1 or 0 < group_size < _MAX_SIZE):
-        raise ConfigError(f"`group_size` of {where} is {group_size}, wanted -1 or a positive number")
+        raise ConfigError(f"`group_size` in {weights.where} is {group_size}, wanted -1 or a positive number")
     if strategy is None:
         strategy = "tensor" if group_size is None else "channel" if group_size == -1 else "group"
     if strategy not in _STRATEGIES:
-        raise UnsupportedError(f"`strategy` of {where} is {shown(strategy)}, wanted one of {_STRATEGIES}", hint=HINT)
+        raise UnsupportedError(
+            f"`strategy` in {weights.where} is {shown(strategy)}, wanted one of {_STRATEGIES}", hint=HINT
+        )
     if strategy == "block":
-        return strategy, checked_blocks(_structure(weights), key="block_structure", where=where)
+        return strategy, checked_blocks(_structure(weights), key="block_structure", where=weights.where)
     if strategy in {"group", "tensor_group"}:
         if group_size is None or group_size < 1:
-            raise ConfigError(f"`group_size` of {where} is {group_size}, wanted a positive number for groups")
+            raise ConfigError(f"`group_size` in {weights.where} is {group_size}, wanted a positive number for groups")
         return strategy, BlockShape(1, group_size)
     return strategy, None
 
 
-def _structure(weights: Mapping[str, Any]) -> object:
+def _structure(weights: Fields) -> object:
     """Return `block_structure`; older files write it as a string: `128x128`."""
     structure = weights.get("block_structure")
     if isinstance(structure, str) and len(structure) < 32:  # noqa: PLR2004 - two numbers
@@ -200,32 +207,34 @@ def _structure(weights: Mapping[str, Any]) -> object:
     return structure
 
 
-def _layout(arguments: _Arguments, own: str | None, overall: str | None, where: str) -> Layout:
+def _layout(arguments: _Arguments, own: str | None, overall: str | None) -> Layout:
     said = own if own is not None else overall
     if said in _UNSAID:
-        layout = _inferred(arguments, where)
+        layout = _inferred(arguments)
     elif said in _LAYOUTS:
         layout = _LAYOUTS[said]
     else:
-        raise UnsupportedError(f"the format of {where} is {shown(said)}, which this version does not decode", hint=HINT)
-    _check_numbers(arguments, layout, where)
+        raise UnsupportedError(
+            f"the format of {arguments.group.where} is {shown(said)}, which this version does not decode", hint=HINT
+        )
+    _check_numbers(arguments, layout)
     return layout
 
 
-def _inferred(arguments: _Arguments, where: str) -> Layout:
+def _inferred(arguments: _Arguments) -> Layout:
     """Infer the format as compressed-tensors does (compressors/format.py, infer_module_format; each can_compress)."""
     cols = arguments.size.cols if arguments.size is not None and arguments.size.rows == 1 else None
     if arguments.kind == "float" and arguments.bits == 4:  # noqa: PLR2004
         return Layout.MXFP4 if cols == 32 else Layout.NVFP4  # noqa: PLR2004
-    scale_dtype = read_name(arguments.weights, "scale_dtype", where=where)
+    scale_dtype = arguments.weights.name("scale_dtype")
     if arguments.kind == "float" and cols == 32 and scale_dtype in {"uint8", "torch.uint8"}:  # noqa: PLR2004
         return Layout.MXFP8
-    inputs = read_section(arguments.group, "input_activations", where=where)
+    inputs = arguments.group.mapping("input_activations")
     is_packed = not inputs and arguments.kind == "int" and arguments.bits <= 8  # noqa: PLR2004
     return Layout.WORDS if is_packed else Layout.BYTES
 
 
-def _check_numbers(arguments: _Arguments, layout: Layout, where: str) -> None:
+def _check_numbers(arguments: _Arguments, layout: Layout) -> None:
     """Check that the numbers are of a kind that the layout holds."""
     wanted = {
         Layout.BYTES: {("int", bits) for bits in range(1, 9)} | {("float", 8)},
@@ -236,15 +245,15 @@ def _check_numbers(arguments: _Arguments, layout: Layout, where: str) -> None:
     }
     if layout in wanted and (arguments.kind, arguments.bits) not in wanted[layout]:
         raise UnsupportedError(
-            f"the weights of {where} are {shown(arguments.kind)} of {arguments.bits} bits in {shown(layout.value)}, "
-            "which this version does not decode",
+            f"the weights of {arguments.group.where} are {shown(arguments.kind)} of {arguments.bits} bits "
+            f"in {shown(layout.value)}, which this version does not decode",
             hint=HINT,
         )
 
 
-def _by_activation(weights: Mapping[str, Any], where: str) -> bool:
+def _by_activation(weights: Fields) -> bool:
     """Tell whether columns were put into groups by their activations: `actorder` is `group`, or true in older files."""
     actorder = weights.get("actorder")
     if isinstance(actorder, bool):
         return actorder
-    return read_name(weights, "actorder", where=where) in {"group", "dynamic"}
+    return weights.name("actorder") in {"group", "dynamic"}

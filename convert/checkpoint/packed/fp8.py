@@ -15,12 +15,11 @@ reads them as here. Both multiply in float32 and round to the model's type.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.packed.activation_scales import is_activation_scale
 from convert.checkpoint.packed.float8 import FLOAT8_TYPES
 from convert.checkpoint.packed.module_names import read_names, refuse_left_out
-from convert.checkpoint.packed.options import read_name
 from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.scaled import (
     FLOAT_TYPES,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
     from convert.checkpoint.packed.quantization_config import Quantization
     from convert.checkpoint.source import Shape, Tensor, TensorSource
+    from convert.fields import Fields
 
 _DEFAULT_BLOCKS: Final = BlockShape(128, 128)  # transformers 5.23, FineGrainedFP8Config, without the key
 _MXFP8_BLOCKS: Final = BlockShape(1, 32)  # OCP Microscaling Formats v1.0
@@ -91,29 +91,29 @@ def unpack_fp8(quantization: Quantization, tensors: Mapping[str, TensorSource]) 
 
 
 def _read_declared(quantization: Quantization) -> Declared:
-    options, where = quantization.options, quantization.where
-    read_name(options, "activation_scheme", where=where)  # only concerns activations
-    stored = read_name(options, "fmt", where=where)
+    fields = quantization.fields
+    fields.name("activation_scheme")  # only concerns activations
+    stored = fields.name("fmt")
     if stored is not None and stored not in _FORMATS:
-        raise UnsupportedError(f"`fmt` of {where} is {shown(stored)}, wanted `e4m3` or `e5m2`", hint=_16_BIT)
+        raise UnsupportedError(f"`fmt` in {fields.where} is {shown(stored)}, wanted `e4m3` or `e5m2`", hint=_16_BIT)
     return Declared(
-        blocks=_read_blocks(options, quantization.method, where),
+        blocks=_read_blocks(fields, quantization.method),
         stored=FLOAT8_TYPES if stored is None else _FORMATS[stored],
-        left_out=read_names(options, "modules_to_not_convert", "ignored_layers", where=where),
+        left_out=read_names(fields, "modules_to_not_convert", "ignored_layers"),
         dtype=quantization.dtype or StoredType.BF16,
-        where=where,
+        where=fields.where,
     )
 
 
-def _read_blocks(options: Mapping[str, Any], method: str | None, where: str) -> tuple[BlockShape | str, ...]:
+def _read_blocks(fields: Fields, method: str | None) -> tuple[BlockShape | str, ...]:
     if method == "fbgemm_fp8":
         return ("row",)
-    size = options.get("weight_block_size")
+    size = fields.get("weight_block_size")
     if size is None and method == "mxfp8":
         return (_MXFP8_BLOCKS,)
     if size is None:
-        return ("tensor", "row") if "weight_block_size" in options else ("tensor", "row", _DEFAULT_BLOCKS)
-    return (checked_blocks(size, key="weight_block_size", where=where),)
+        return ("tensor", "row") if fields.has("weight_block_size") else ("tensor", "row", _DEFAULT_BLOCKS)
+    return (checked_blocks(size, key="weight_block_size", where=fields.where),)
 
 
 def checked_blocks(size: object, *, key: str, where: str) -> BlockShape:
@@ -123,7 +123,7 @@ def checked_blocks(size: object, *, key: str, where: str) -> BlockShape:
         or len(size) != 2  # noqa: PLR2004 - rows and columns
         or not all(type(n) is int and 0 < n < _MAX_BLOCK for n in size)
     ):
-        raise ConfigError(f"`{key}` of {where} is {size!r:.60}, wanted two positive integers")
+        raise ConfigError(f"`{key}` in {where} is {size!r:.60}, wanted two positive integers")
     return BlockShape(*size)
 
 

@@ -14,12 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from convert.checkpoint.packed.grouped import Grouping, checked, contradiction, dequantize_into, read_bit_stream
-from convert.checkpoint.packed.options import read_flag, read_integer, read_name, read_section
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, WORD_TYPES, PackedModule, unpack_modules
 from convert.checkpoint.packed.values import as_float32, as_integers, read_small, read_window
 from convert.checkpoint.source import StoredType
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from convert.checkpoint.source import Shape, Tensor, TensorSource
     from convert.checkpoint.source_files import SourceFiles
     from convert.codec.contract import U8Array
+    from convert.fields import Fields
 
 SUFFIXES: Final = ("qweight", "qzeros", "scales", "g_idx")
 BITS: Final = (2, 3, 4, 8)
@@ -163,57 +163,56 @@ def read_scheme(quantization: Quantization) -> GptqScheme:
 
     Raises ConfigError for values of a wrong type or absurd ones, UnsupportedError for layouts of single kernels.
     """
-    options, where = quantization.options, quantization.where
-    bits = read_integer(options, "bits", where=where)
+    fields = quantization.fields
+    bits = fields.integer("bits")
     if bits is None:
-        raise ConfigError(f"{where} has no `bits`")
-    read_flag(options, "desc_act", where=where)
-    group_size = read_integer(options, "group_size", where=where)
-    own = checked(Grouping(bits, -1 if group_size is None else group_size), bits=BITS, where=where)
-    zero_points = _zero_points(options, where)
-    dynamic = read_section(options, "dynamic", where=where)
-    return GptqScheme((own, *other_groupings(dynamic, own, where)), zero_points, where)
+        raise ConfigError(f"{fields.where} has no `bits`")
+    fields.flag("desc_act")
+    group_size = fields.integer("group_size")
+    own = checked(Grouping(bits, -1 if group_size is None else group_size), bits=BITS, where=fields.where)
+    zero_points = _zero_points(fields)
+    dynamic = fields.inner("dynamic")
+    return GptqScheme((own, *other_groupings(dynamic, own)), zero_points, fields.where)
 
 
-def other_groupings(modules: Mapping[str, Any], own: Grouping, where: str) -> tuple[Grouping, ...]:
+def other_groupings(modules: Fields, own: Grouping) -> tuple[Grouping, ...]:
     """Read what is said of single modules; which it is said of, their tensors' shapes show.
 
     The keys are patterns, `-:` before those of modules that are not packed (GPTQModel's `dynamic`): a pattern out of a
     checkpoint is not something to run.
     """
     groupings = []
-    for pattern, changes in modules.items():
-        inside = f"{shown(pattern)} in {where}"
+    for pattern in modules.values:
         if pattern.startswith("-:"):
             continue
-        if not hasattr(changes, "get"):
-            raise ConfigError(f"{inside} is {changes!r:.60}, wanted an object")
-        bits, group_size = (read_integer(changes, key, where=inside) for key in ("bits", "group_size"))
+        inside = modules.inner(pattern)
+        bits, group_size = (inside.integer(key) for key in ("bits", "group_size"))
         if bits is not None and bits >= 16:  # noqa: PLR2004 - auto-round's word for a module that is not packed
             continue
         changed = Grouping(own.bits if bits is None else bits, own.group_size if group_size is None else group_size)
-        groupings.append(checked(changed, bits=BITS, where=inside))
+        groupings.append(checked(changed, bits=BITS, where=inside.where))
     return tuple(groupings)
 
 
-def _zero_points(options: Mapping[str, Any], where: str) -> ZeroPoints:
-    layout = read_name(options, "checkpoint_format", "format", where=where) or "gptq"
-    if read_flag(options, "is_marlin_format", where=where):
+def _zero_points(fields: Fields) -> ZeroPoints:
+    layout = fields.name("checkpoint_format") or fields.name("format") or "gptq"
+    if fields.flag("is_marlin_format"):
         layout = "marlin"
-    pack_dtype = read_name(options, "pack_dtype", where=where) or "int32"
+    pack_dtype = fields.name("pack_dtype") or "int32"
     if layout not in {"gptq", "gptq_v2"} or pack_dtype != "int32":
+        says = f"{fields.where} says layout {shown(layout)} of {shown(pack_dtype)}"
         raise UnsupportedError(
-            f"{where} says layout {shown(layout)} of {shown(pack_dtype)}; decoded are `gptq` and `gptq_v2` of `int32`",
+            f"{says}; decoded are `gptq` and `gptq_v2` of `int32`",
             hint="save it again with GPTQModel in the `gptq` format, or get the 16-bit checkpoint",
         )
     if layout == "gptq_v2":
         return ZeroPoints.PLAIN
-    return ZeroPoints.WORDS_LESS_ONE if _is_from_gptqmodel(options, where) else ZeroPoints.LESS_ONE
+    return ZeroPoints.WORDS_LESS_ONE if _is_from_gptqmodel(fields) else ZeroPoints.LESS_ONE
 
 
-def _is_from_gptqmodel(options: Mapping[str, Any], where: str) -> bool:
+def _is_from_gptqmodel(fields: Fields) -> bool:
     """Say whether GPTQModel wrote it: `meta.quantizer` is "name:version", or a list of those."""
-    quantizers = read_section(options, "meta", where=where).get("quantizer")
+    quantizers = fields.inner("meta").get("quantizer")
     names = quantizers if isinstance(quantizers, list) else [quantizers]
     return any(isinstance(name, str) and name.lower().startswith("gptqmodel") for name in names)
 

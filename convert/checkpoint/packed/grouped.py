@@ -49,9 +49,9 @@ def checked(grouping: Grouping, *, bits: tuple[int, ...], where: str) -> Groupin
     """Return a grouping of one of these numbers of bits; ConfigError for others, and for an absurd group size."""
     if grouping.bits not in bits:
         wanted = ", ".join(map(str, bits))
-        raise ConfigError(f"`bits` of {where} is {grouping.bits}, wanted one of {wanted}")
+        raise ConfigError(f"`bits` in {where} is {grouping.bits}, wanted one of {wanted}")
     if grouping.group_size < 1 and grouping.group_size != -1:
-        raise ConfigError(f"`group_size` of {where} is {grouping.group_size}, wanted -1 or a positive number")
+        raise ConfigError(f"`group_size` in {where} is {grouping.group_size}, wanted -1 or a positive number")
     return grouping
 
 

@@ -15,11 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from convert.checkpoint.packed.options import read_integer, read_section
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, PackedModule, unpack_modules
 from convert.checkpoint.packed.values import (
     as_float32,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from convert.checkpoint.source import Shape, Tensor, TensorSource
     from convert.checkpoint.source_files import SourceFiles
     from convert.codec.contract import F32Array, U8Array
+    from convert.fields import Fields
 
 # hqq 0.2.8, core/quantize.py, HQQLinear.state_dict_keys, without the bias
 SUFFIXES: Final = (
@@ -171,17 +171,16 @@ def marks_hqq(source: TensorSource) -> bool:
 
 def unpack_hqq(quantization: Quantization, tensors: Mapping[str, TensorSource]) -> Mapping[str, Tensor]:
     """Give the weights of an HQQ checkpoint: see PackedFormat."""
-    section = read_section(quantization.options, "quant_config", where=quantization.where)
-    declared = _declared(section, quantization.where)
+    declared = _declared(quantization.fields.inner("quant_config"))
     return unpack_modules(tensors, suffixes=SUFFIXES, decode=partial(_decode, declared, quantization.where))
 
 
-def _declared(section: Mapping[str, Any], where: str) -> tuple[tuple[int | None, ...], ...]:
+def _declared(section: Fields) -> tuple[tuple[int | None, ...], ...]:
     """Return bits, group size and axis that the config has for all layers, or for layers by name; None: not said."""
-    if "weight_quant_params" not in section:
-        return tuple(found for name in section for found in _declared(read_section(section, name, where=where), where))
-    params = read_section(section, "weight_quant_params", where=where)
-    return (tuple(read_integer(params, key, where=where) for key in ("nbits", "group_size", "axis")),)
+    if not section.has("weight_quant_params"):
+        return tuple(found for name in section.values for found in _declared(section.inner(name)))
+    params = section.inner("weight_quant_params")
+    return (tuple(params.integer(key) for key in ("nbits", "group_size", "axis")),)
 
 
 def _decode(declared: tuple[tuple[int | None, ...], ...], where: str, module: PackedModule) -> HqqTensor:

@@ -16,9 +16,8 @@ of them, and the tensors say which.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -26,7 +25,6 @@ from convert.checkpoint.packed.activation_scales import is_activation_scale
 from convert.checkpoint.packed.float8 import FLOAT8_TYPES
 from convert.checkpoint.packed.fp8 import blocks_of, check_weight
 from convert.checkpoint.packed.module_names import read_names, refuse_left_out
-from convert.checkpoint.packed.options import read_integer, read_name
 from convert.checkpoint.packed.packed_format import nothing_packed
 from convert.checkpoint.packed.scaled import BlockShape, ByteCodes, NibbleCodes, ScaledTensor, factor_grid
 from convert.checkpoint.packed.values import read_small
@@ -35,8 +33,11 @@ from convert.errors import CheckpointError, UnsupportedError
 from convert.shown import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convert.checkpoint.packed.quantization_config import Quantization
     from convert.checkpoint.source import Tensor, TensorSource
+    from convert.fields import Fields
 
 _FLOAT8: Final[Mapping[str, tuple[BlockShape | str, ...]]] = {
     "fp8": ("tensor",),
@@ -85,24 +86,24 @@ def unpack_modelopt(quantization: Quantization, tensors: Mapping[str, TensorSour
     return {name: decoders.get(name, source) for name, source in kept.items()}
 
 
-def _section(quantization: Quantization) -> Mapping[str, Any]:
+def _section(quantization: Quantization) -> Fields:
     """Return what says the algorithm; in hf_quant_config.json it is a level down."""
-    inner = quantization.options.get("quantization")
-    return inner if isinstance(inner, Mapping) else quantization.options
+    fields = quantization.fields
+    return fields.inner("quantization") if fields.has("quantization") else fields
 
 
 def _read_options(quantization: Quantization) -> tuple[str, frozenset[str]]:
-    section, where = _section(quantization), quantization.where
-    algorithm = read_name(section, "quant_algo", where=where) or _MIXED
+    section = _section(quantization)
+    algorithm = section.name("quant_algo") or _MIXED
     if algorithm not in _KNOWN:
         raise UnsupportedError(
-            f"`quant_algo` of {where} is {shown(algorithm)}, which this version does not decode",
+            f"`quant_algo` in {section.where} is {shown(algorithm)}, which this version does not decode",
             hint=f"{_16_BIT}; decoded are {', '.join(_KNOWN)}",
         )
-    group_size = read_integer(section, "group_size", where=where)
+    group_size = section.integer("group_size")
     if algorithm in _NVFP4 and group_size not in {None, 0, _NVFP4_GROUP}:
-        raise UnsupportedError(f"`group_size` of {where} is {group_size}, wanted {_NVFP4_GROUP}", hint=_16_BIT)
-    return algorithm, read_names(section, "exclude_modules", "ignore", where=where)
+        raise UnsupportedError(f"`group_size` in {section.where} is {group_size}, wanted {_NVFP4_GROUP}", hint=_16_BIT)
+    return algorithm, read_names(section, "exclude_modules", "ignore")
 
 
 def _check_none_left(tensors: Mapping[str, TensorSource], decoders: Mapping[str, Tensor], taken: set[str]) -> None:
@@ -119,7 +120,7 @@ def _check_none_left(tensors: Mapping[str, TensorSource], decoders: Mapping[str,
 def _packs_cache_only(quantization: Quantization) -> bool:
     """Say whether `quant_algo` is there and null: weights stay as they are where only the key-value cache is packed."""
     section = _section(quantization)
-    return "quant_algo" in section and section["quant_algo"] is None
+    return section.has("quant_algo") and section.get("quant_algo") is None
 
 
 def _decoder(

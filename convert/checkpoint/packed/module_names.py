@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from convert.errors import CheckpointError, ConfigError
+from convert.errors import CheckpointError
 from convert.shown import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
+
+    from convert.fields import Fields
 
 
-def read_names(options: Mapping[str, Any], *keys: str, where: str) -> frozenset[str]:
-    """Return all names that these keys list; none for a key that is not there, or null.
-
-    Raises ConfigError if a value is not a list of strings.
-    """
-    names: set[str] = set()
-    for key in keys:
-        value = options.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise ConfigError(f"`{key}` of {where} is {value!r:.60}, wanted a list of names")
-        names.update(value)
-    return frozenset(names)
+def read_names(fields: Fields, *keys: str) -> frozenset[str]:
+    """Return all names that these keys list; none for a key that is not there, or null."""
+    return frozenset(name for key in keys for name in fields.texts(key) or ())
 
 
 def refuse_left_out(left_out: Collection[str], module: str, packed: str, where: str) -> None:

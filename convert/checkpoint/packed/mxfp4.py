@@ -134,7 +134,7 @@ def unpack_mxfp4(quantization: Quantization, tensors: Mapping[str, TensorSource]
     Raises CheckpointError for blocks or scales that are alone, of another type, or of shapes that do not agree.
     """
     dtype = quantization.dtype or StoredType.BF16
-    left_out = read_names(quantization.options, "modules_to_not_convert", where=quantization.where)
+    left_out = read_names(quantization.fields, "modules_to_not_convert")
     out: dict[str, Tensor] = {}
     for name, source in tensors.items():
         base = name.removesuffix(_BLOCKS).removesuffix(_SCALES)

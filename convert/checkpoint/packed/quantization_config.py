@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from convert.checkpoint.json_file import read_json
 from convert.checkpoint.source import TORCH_FLOATS, StoredType
 from convert.errors import ConfigError
+from convert.fields import Fields
 from convert.shown import shown
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class Quantization:
     dtype: StoredType | None
     where: str
 
+    @property
+    def fields(self) -> Fields:
+        """The options, each of the type it should have."""
+        return Fields(self.options, self.where)
+
 
 def read_quantization(checkpoint: Checkpoint) -> Quantization:
     """Read what `config.json`, or the file of an older producer beside it, says.
@@ -81,7 +87,7 @@ def _quantization(section: object, dtype: StoredType | None, where: str, default
     options = {**defaults, **section}
     method = options.get("quant_method") or _unnamed_method(options)
     if method is not None and not isinstance(method, str):
-        raise ConfigError(f"`quant_method` of {where} is {method!r:.60}, wanted a name")
+        raise ConfigError(f"`quant_method` in {where} is {method!r:.60}, wanted a name")
     return Quantization(method.lower() if method else None, MappingProxyType(options), dtype, where)
 
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from convert.checkpoint.packed.float8 import FLOAT8_TYPES
-from convert.checkpoint.packed.options import read_section
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES
 from convert.checkpoint.packed.scaled import BlockShape, ByteCodes, FactorGrid, ScaledTensor, factor_grid
 from convert.checkpoint.packed.torchao_metadata import PackedWeight, is_sizes, read_packed_weights
@@ -165,7 +164,7 @@ def _check_declared(quantization: Quantization, weights: Iterable[PackedWeight])
     """Compare what the config says with the classes; where several configs are for modules by name, with all theirs."""
     where = quantization.where
     said = quantization.options.get("quant_type")
-    section = {} if isinstance(said, str) else read_section(quantization.options, "quant_type", where=where)
+    section = {} if isinstance(said, str) else quantization.fields.mapping("quant_type")
     configs, group_sizes = _declared(section)
     kinds = {kind for config in configs for kind in _KINDS_OF_CONFIG[config]}
     for weight in weights:
