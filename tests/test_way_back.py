@@ -1,0 +1,152 @@
+"""The way back: a GGUF file as the directory it was made of, and the same file made of that directory again.
+
+Of every class of transformers that a family serves one row of `family_checkpoints.py`. The judge of names, shapes and
+config is transformers itself, which loads the directory and computes what it does of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from family_checkpoints import FAMILY_CHECKPOINTS, write_family_checkpoint
+
+import convert
+from convert.architecture import FAMILIES
+from convert.errors import UnsupportedError
+from convert.gguf_file import read_gguf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+ROWS: Final = {row.name: row for row in FAMILY_CHECKPOINTS.values() if row.refused_by_reference is None}
+_AS_SAVED: Final = {name: row for name, row in ROWS.items() if not row.state_dict}
+# A class's last row: the narrow ones, and those in float16 and float32, are among them.
+ONE_EACH: Final = [*{row.architecture: name for name, row in _AS_SAVED.items()}.values()]
+MORE: Final = (
+    *("gemma-2-9b-float16", "gemma-3-270m-float16", "gemma-3-every-second", "gemma-3-4b-linear-rope"),
+    *("Qwen2.5-yarn", "Qwen2-MoE-tied", "Qwen3-Embedding-0.6B", "DeepSeek-V3", "Phi-3.5-mini-instruct", "falcon-7b"),
+    *("GLM-4.5-Air", "GLM-4.7-Flash", "Llama-4-Scout", "Hunyuan-4B", "MiniCPM-2B-sft-bf16", "mpt-7b", "codegemma-7b"),
+)
+JUDGED: Final = [name for name in dict.fromkeys((*ONE_EACH, *MORE)) if name != "gpt-oss-20b"]
+# What does not give the same file again, and how that is told.
+NOT_THE_SAME: Final[dict[str, str]] = {}
+# Classes that come as code with their checkpoints, which transformers does not have.
+NOT_OF_TRANSFORMERS: Final = ("MiniCPM-2B-sft-bf16", "MiniCPM-narrow")
+
+
+def _rows(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.shared] * ROWS[name].shared) for name in names]
+
+
+def _hash(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a row's directory; written once a row."""
+    root = tmp_path_factory.mktemp("models")
+    return lambda name: root / name if (root / name).is_dir() else write_family_checkpoint(name, root)
+
+
+@pytest.fixture(scope="module")
+def back(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the directory that a row's f16 file goes back to, with that file beside it; made once a row."""
+    root = tmp_path_factory.mktemp("back")
+
+    def directory(name: str) -> Path:
+        if not (root / name).exists():
+            convert.convert_one(checkpoint(name), root / f"{name}.gguf", type="f16")
+            convert.dequantize(root / f"{name}.gguf", root / name)
+        return root / name
+
+    return directory
+
+
+@pytest.mark.parametrize("name", _rows(JUDGED))
+def test_a_file_that_went_back_gives_the_same_file_again(
+    name: str, back: Callable[[str], Path], tmp_path: Path
+) -> None:
+    directory = back(name)
+    plan = convert.plan_dequantize(directory.with_name(f"{name}.gguf"), tmp_path / name)
+    again = tmp_path / "again.gguf"
+    convert.convert_one(directory, again, type="f16")
+    assert (plan.notes, _hash(again)) == ((), _hash(directory.with_name(f"{name}.gguf")))
+
+
+@pytest.mark.parametrize("name", _rows([name for name in JUDGED if name not in NOT_OF_TRANSFORMERS]))
+def test_transformers_computes_of_the_directory_what_it_does_of_the_checkpoint(
+    name: str, checkpoint: Callable[[str], Path], back: Callable[[str], Path]
+) -> None:
+    import torch
+
+    ours, loading = _load(back(name))
+    assert not any(loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), loading
+    theirs, _ = _load(checkpoint(name))
+    with torch.inference_mode():
+        for parameter in theirs.parameters():
+            parameter.copy_(parameter.half().float())
+        got, wanted = (network(torch.arange(3, 40)[None]).logits for network in (ours, theirs))
+    assert (got - wanted).abs().max() < 1e-2 * wanted.std()
+
+
+def _load(directory: Path) -> tuple[Any, dict[str, Any]]:
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network, loading = transformers.AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, output_loading_info=True
+        )
+    return network.eval(), loading
+
+
+def test_every_class_of_every_family_has_names_to_go_back_to() -> None:
+    from convert.architecture.stored_names import STORED_NAMES
+
+    assert [family.hf_names for family in FAMILIES if not STORED_NAMES.keys() & set(family.hf_names)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("Qwen2.5-0.5B", "bf16"), ("gemma-2-2b-it", "bf16"), ("gemma-3-4b-linear-rope", "f32")]
+)
+def test_a_file_in_the_checkpoints_own_type_gives_the_same_file_again(
+    name: str, dtype: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    convert.convert_one(checkpoint(name), tmp_path / "first.gguf", type=dtype)
+    convert.dequantize(tmp_path / "first.gguf", convert.DequantizeRequest(tmp_path / name, dtype=dtype))
+    convert.convert_one(tmp_path / name, tmp_path / "again.gguf", type=dtype)
+    assert _hash(tmp_path / "again.gguf") == _hash(tmp_path / "first.gguf")
+    import safetensors.torch
+
+    kinds = {
+        str(tensor.dtype) for tensor in safetensors.torch.load_file(tmp_path / name / "model.safetensors").values()
+    }
+    assert kinds == {{"bf16": "torch.bfloat16", "f32": "torch.float32"}[dtype]}
+
+
+def test_an_architecture_that_no_family_has_does_not_go_back(tiny_llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    convert.convert_one(tiny_llama, file, type="f16")
+    file.write_bytes(file.read_bytes().replace(b"llama", b"lamma"))
+    with pytest.raises(UnsupportedError, match="architecture `lamma` does not go back"):
+        convert.dequantize(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_file_says_and_the_directory_cannot_is_told(tiny_llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    convert.convert_one(tiny_llama, file, type="f16")
+    assert read_gguf(file).metadata["llama.rope.freq_base"] == 10000.0
+    file.write_bytes(file.read_bytes().replace(b"llama.rope.freq_base", b"llama.rope.freq_basf"))
+    notes = convert.plan_dequantize(file, tmp_path / "out").notes
+    assert [note for note in notes if note.startswith("lost: `llama.rope.freq_basf`")]
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
