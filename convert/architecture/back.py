@@ -15,6 +15,7 @@ from convert.architecture.given import Given
 from convert.architecture.hyperparameters import read_hyperparameters
 from convert.architecture.stored_names import STORED_NAMES
 from convert.architecture.tensors_back import stored_tensors
+from convert.architecture.transformers_defaults import FIELDS
 from convert.errors import ConvertError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def restored(
             refused.append(error)
     if found:
         least = min(len(restored.lost) for restored in found)
-        return [restored for restored in found if len(restored.lost) == least]
+        fitting = [restored for restored in found if len(restored.lost) == least]
+        return sorted(fitting, key=_n_foreign)
     if refused:
         raise refused[0]
     known = sorted({MODEL_ARCH_NAMES[family.arch] for family in families})
@@ -67,6 +69,12 @@ def restored(
         f"a GGUF file of the architecture `{arch}` does not go back to a directory",
         hint=f"those that do are {', '.join(known)}",
     )
+
+
+def _n_foreign(restored: Restored) -> int:
+    """Count the keys of a config that its class does not have: another class is meant, which reads them."""
+    known = FIELDS.get(restored.config["model_type"], FIELDS["llama"])
+    return sum(key not in known for key in restored.config)
 
 
 def _classes(families: Sequence[Family], arch: str) -> Iterator[tuple[Family, str]]:

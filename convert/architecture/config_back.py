@@ -15,6 +15,7 @@ from gguf import GGUFValueType, Keys
 from convert.architecture.config_keys import check_keys, keys_meant
 from convert.architecture.hyperparameters import read_hyperparameters
 from convert.architecture.metadata import Row, first_metadata_of, metadata_of
+from convert.architecture.transformers_defaults import FIELDS
 from convert.errors import ConvertError
 from convert.shown import shown
 
@@ -68,6 +69,8 @@ def differences(family: Family, config: Mapping[str, Any], given: Given) -> Iter
     except ConvertError as error:
         yield error.message
         return
+    if not h.is_accepted and given.model_type in FIELDS:
+        yield "transformers does not take the config"
     stated = {key: value for key, value in given.values.items() if key.startswith(f"{given.arch}.")}
     stated.pop(Keys.LLM.POOLING_TYPE.format(arch=given.arch), None)  # which stands beside the config
     lists = {numbers.key.format(arch=given.arch) for numbers in family.numbers}
@@ -105,7 +108,7 @@ def _basics(family: Family, class_name: str, given: Given, *, tied: bool) -> dic
 
 def _last_rows(family: Family) -> list[Row]:
     """Give the rows that count, a key's last, before rows without a key."""
-    rows = (*family.first, *family.metadata)
+    rows = (*family.metadata, *family.first)
     last = {row.key: row for row in rows if row.key is not None}
     return [row for row in rows if row.key is None or last[row.key] is row]
 

@@ -18,8 +18,8 @@ from convert.architecture.rope import rope_of
 from convert.architecture.rope_back import in_scaling
 
 
-def _of_rope(key: str, name: str) -> Row:
-    return required(computed(key, F32, lambda h: rope_of(h).number(name), in_scaling(key, name)), name)
+def _of_rope(key: str, name: str, *, also: tuple[str, ...] = ()) -> Row:
+    return required(computed(key, F32, lambda h: rope_of(h).number(name), in_scaling(key, name, also=also)), name)
 
 
 MINISTRAL3: Final = replace(
@@ -28,7 +28,7 @@ MINISTRAL3: Final = replace(
     arch=MODEL_ARCH.MISTRAL3,
     metadata=(
         *LLAMA.metadata,
-        _of_rope(Keys.Rope.SCALING_YARN_LOG_MUL, "mscale_all_dim"),
+        _of_rope(Keys.Rope.SCALING_YARN_LOG_MUL, "mscale_all_dim", also=("mscale",)),
         _of_rope(Keys.Attention.TEMPERATURE_SCALE, "llama_4_scaling_beta"),
     ),
     tensors=decoder(partial(gated_block, interleave=True), rope_freqs=True),

@@ -7,6 +7,7 @@ have factors for each rotary frequency, one list below the original length and o
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -210,7 +211,7 @@ PHI3: Final = Family(
 PHI_MOE: Final = Family(
     hf_names=("PhiMoEForCausalLM", "PhimoeForCausalLM"),
     arch=MODEL_ARCH.PHIMOE,
-    first=(computed(Keys.Rope.SCALING_ATTN_FACTOR, F32, _scale_of_mixture, _FACTORS_OF_MIXTURE),),
+    first=(replace(computed(Keys.Rope.SCALING_ATTN_FACTOR, F32, _scale_of_mixture, _FACTORS_OF_MIXTURE), sure=True),),
     metadata=(
         *_PHI3_METADATA,
         u32(Keys.LLM.EXPERT_USED_COUNT, "num_experts_per_tok", "num_experts_per_token", limit=MAX_EXPERTS),

@@ -30,7 +30,7 @@ def rope_of_file(given: Given) -> Mapping[str, Any]:
     base = given.get(Keys.Rope.FREQ_BASE)
     theta = "rotary_emb_base" if given.model_type == "gpt_neox" else "rope_theta"
     found: dict[str, Any] = {theta: DEFAULT_BASE if base is None else base}
-    if (local := given.get(Keys.Rope.FREQ_BASE_SWA)) is not None:
+    if given.model_type == "gemma3_text" and (local := given.get(Keys.Rope.FREQ_BASE_SWA)) is not None:
         found["rope_local_base_freq"] = local
     scaling = _by_factors(given, found[theta]) or _stated(given)
     if scaling is not None or given.model_type in _SCALED_BY_DEFAULT:

@@ -27,6 +27,7 @@ from convert.checkpoint.woven import WovenColumns, WovenRows
 from convert.codec import row_nbytes
 from convert.dequantization.side_files import SideFile, json_file
 from convert.errors import ConvertError
+from convert.gguf_file import encode_key_value
 from convert.model import Decoded, float_values, read_gguf_model, tensor_type
 from convert.model.pooling import pooling_files
 from convert.shown import shown, shown_list
@@ -74,7 +75,7 @@ def open_gguf(path: Path) -> FromGGUF:
     model = read_gguf_model(path)
     tensors = {name: _as_floats(tensor) for name, tensor in model.tensors}
     fitting = restored(FAMILIES, model.arch, model.values, tensors, _reader(model), tied=_is_tied(model))
-    tried = ((found, *_tokenizer(model.values, found)) for found in fitting)
+    tried = ((found, *_tokenizer(model, found)) for found in fitting)
     found, files, beside, notes = min(tried, key=lambda item: len(item[-1]))
     config = {**found.config, **beside.pop("config.json", {})}
     generation = {**generation_config_of(model.values, config), **beside.pop("generation_config.json", {})}
@@ -159,20 +160,18 @@ def _have_same_bytes(one: Tensor, other: Tensor) -> bool:
     return True
 
 
-def _tokenizer(
-    values: Mapping[str, Any], found: Restored
-) -> tuple[list[SideFile], dict[str, dict[str, Any]], tuple[str, ...]]:
+def _tokenizer(model: GGUFModel, found: Restored) -> tuple[list[SideFile], dict[str, dict[str, Any]], tuple[str, ...]]:
     """Make the tokenizer's files, with tokenizer.json if what is read of them then is the same; and notes.
 
     Gives also what belongs into other files.
     """
-    rule, tried = found.family.tokenizer, []
+    rule, values, tried = found.family.tokenizer, model.values, []
     beside = stated_elsewhere(values, rule)
     config = {**found.config, **beside.get("config.json", {})}
     for with_json in (True, False):
         try:
             files = tokenizer_files(values, rule, with_json=with_json)
-            lost = tuple(_lost_tokens(values, replace(found, config=config), files))
+            lost = tuple(_lost_tokens(model, replace(found, config=config), files))
         except ConvertError as error:
             return [], beside, (f"no tokenizer: {error.message}; take its files from the original model",)
         tried.append((files, lost))
@@ -182,7 +181,7 @@ def _tokenizer(
     return [SideFile(name, data) for name, data in files.items()], beside, tuple(_lost(lost))
 
 
-def _lost_tokens(values: Mapping[str, Any], found: Restored, files: Mapping[str, bytes]) -> Iterator[str]:
+def _lost_tokens(model: GGUFModel, found: Restored, files: Mapping[str, bytes]) -> Iterator[str]:
     """Read the files as a checkpoint's are read, and name what the GGUF file would then say otherwise."""
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
@@ -193,21 +192,12 @@ def _lost_tokens(values: Mapping[str, Any], found: Restored, files: Mapping[str,
             rule=found.family.tokenizer,
             model_config=found.config,
         )
-    made = {entry.key: _as_read(entry.value) for entry in vocabulary_metadata(vocabulary)}
-    stated = {key: _as_read(value) for key, value in values.items() if key.startswith("tokenizer.")}
+    made = {entry.key: encode_key_value(entry) for entry in vocabulary_metadata(vocabulary)}
+    stated = {entry.key: raw for entry, raw in model.metadata if entry.key.startswith("tokenizer.")}
     differing = [key for key in {**stated, **made} if made.get(key) != stated.get(key)]
     for key in differing:
-        yield f"`{key}`: the file has {shown(stated.get(key))}, the files made of it give {shown(made.get(key))}"
+        gives = "something else" if key in made else "nothing"
+        yield f"`{key}`: the file has {shown(model.values.get(key))}, the files made of it give {gives}"
     own = {row.key for row in found.family.metadata}
     if not differing and [key for key in made if key not in own] != [key for key in stated if key not in own]:
         yield f"the order of the tokenizer's keys: {shown_list([*stated], most=3)}"
-
-
-def _as_read(value: object) -> object:
-    if isinstance(value, tuple):
-        return tuple(_as_read(item) for item in value)
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, float):
-        return float(np.float32(value))
-    return value.encode() if isinstance(value, str) else value

@@ -104,7 +104,8 @@ def tokenizer_files(values: Mapping[str, Any], rule: TokenizerRule, *, with_json
     if with_json or "tokenizer.model" not in files:
         added = [{"id": number, **_added(tokens, number)} for number in tokens.added()]
         around = _post_processor(config, roles, adds)
-        files["tokenizer.json"] = _json({"version": "1.0", "added_tokens": added, **declared, "post_processor": around})
+        whole = {"version": "1.0", "added_tokens": added, **declared, "post_processor": around}
+        files["tokenizer.json"] = json.dumps(whole, ensure_ascii=False).encode("utf-8", "surrogatepass")
     files["tokenizer_config.json"] = _json(config)
     return files
 
