@@ -9,12 +9,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from convert.conversion import convert_all, convert_one, plan_all, plan_one, plan_quantize, quantize
+    from convert.conversion import (
+        convert_all,
+        convert_one,
+        merge,
+        plan_all,
+        plan_merge,
+        plan_one,
+        plan_quantize,
+        plan_split,
+        quantize,
+        split,
+    )
     from convert.dequantization import DequantizeRequest, dequantize, plan_dequantize
     from convert.errors import ConvertError
     from convert.inspection import inspect
     from convert.model import DefinitionRequest, FrontEnd, ModelRequest, model_request
-    from convert.plan import OutputRequest
+    from convert.plan import OutputRequest, SplitRequest
     from convert.quant_mix import quantize_options
     from convert.stream import Writing, carry_out
 
@@ -25,19 +36,24 @@ __all__ = [
     "FrontEnd",
     "ModelRequest",
     "OutputRequest",
+    "SplitRequest",
     "Writing",
     "carry_out",
     "convert_all",
     "convert_one",
     "dequantize",
     "inspect",
+    "merge",
     "model_request",
     "plan_all",
     "plan_dequantize",
+    "plan_merge",
     "plan_one",
     "plan_quantize",
+    "plan_split",
     "quantize",
     "quantize_options",
+    "split",
 ]
 
 _ROOMS: Final = {
@@ -47,19 +63,24 @@ _ROOMS: Final = {
     "DequantizeRequest": "dequantization",
     "ModelRequest": "model",
     "OutputRequest": "plan",
+    "SplitRequest": "plan",
     "Writing": "stream",
     "carry_out": "stream",
     "convert_all": "conversion",
     "convert_one": "conversion",
     "dequantize": "dequantization",
     "inspect": "inspection",
+    "merge": "conversion",
     "model_request": "model",
     "plan_all": "conversion",
     "plan_dequantize": "dequantization",
+    "plan_merge": "conversion",
     "plan_one": "conversion",
     "plan_quantize": "conversion",
+    "plan_split": "conversion",
     "quantize": "conversion",
     "quantize_options": "quant_mix",
+    "split": "conversion",
 }
 
 

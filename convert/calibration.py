@@ -20,7 +20,7 @@ from gguf import Keys
 
 from convert.conversion import convert_one
 from convert.errors import CheckpointError, OutputError, Remedy, ToolchainError, UsageError
-from convert.gguf_file import encoded_entry, layout, read_gguf
+from convert.gguf_file import encoded_entry, layout, read_gguf, read_parts
 from convert.importance import is_importance
 from convert.llama_cpp.environment import environment
 from convert.llama_cpp.reporter import Reporter, Silent
@@ -164,7 +164,7 @@ class _Work:
         self._model = model
         self._folder = folder
         self._reporter = reporter
-        metadata = read_gguf(model).metadata
+        metadata = read_parts(model)[0].metadata
         known = metadata.get(Keys.LLM.CONTEXT_LENGTH.format(arch=metadata.get(Keys.General.ARCHITECTURE)), _CONTEXT)
         self._n_ctx = min(_CONTEXT, int(known))
 

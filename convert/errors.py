@@ -39,6 +39,8 @@ class Remedy(Enum):
     NAME_DIRECTORY = "name a directory; what the files in it are called is another matter"
     GIVE_NAME = "say how the files are to be called"
     LARGER_SHARDS = "larger files of weights"
+    LARGER_PARTS = "larger parts of a GGUF file"
+    MERGE_PARTS = "put the parts of a GGUF file together"
     WITHOUT_THROUGH = "leave out the way through a packed type"
     NAME_PRE_TOKENIZER = "say which pre-tokenizer it is"
     GIVE_BASE = "give an adapter together with its base"
@@ -74,6 +76,8 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.NAME_DIRECTORY: "name a directory: files are called NAME-TYPE.gguf; `convert_one` writes to any path",
         Remedy.GIVE_NAME: "give one as `name`",
         Remedy.LARGER_SHARDS: "give a larger `max_shard_size`",
+        Remedy.LARGER_PARTS: "make the parts larger (`max_size` or `max_tensors`)",
+        Remedy.MERGE_PARTS: "`convert.conversion.merge` puts them together",
         Remedy.WITHOUT_THROUGH: "without `through` it is dequantized to what it holds",
         Remedy.NAME_PRE_TOKENIZER: (
             "say which of llama.cpp's it is by `pre_tokenizer` (`default` is falcon's, seldom right)"

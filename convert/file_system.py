@@ -1,10 +1,12 @@
-"""What not every file system can do: locks, and flushing on demand. What it cannot do is gone without; errors stay."""
+"""What not every system can do: locks, flushing on demand, many open files. What is lacking is gone without or told."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import resource
 import warnings
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 # Lustre without `-o flock` says ENOSYS, NFS without its lock daemon ENOLCK, FUSE and CIFS either or EOPNOTSUPP.
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+_OTHER_FILES: Final = 64  # what else is open: sources, libraries, the terminal
 _NO_FLUSH: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
@@ -30,6 +33,19 @@ def lock(fd: int, path: Path, *, wait: bool = False) -> bool:
             raise
         said = f"the file system of `{path.parent}` has no locks: let no second run write to it meanwhile"
         warnings.warn(said, stacklevel=2)
+    return True
+
+
+def allow_open_files(count: int) -> bool:
+    """Raise this process's own limit so that it may open so many files more; False if the system's is lower."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return True
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        return False
+    with contextlib.suppress(OSError, ValueError):  # macOS has a limit that is said nowhere
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return True
 
 

@@ -18,7 +18,7 @@ from convert.architecture.metadata import head_dim
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
 from convert.errors import CheckpointError, ConvertError, PlanError
-from convert.gguf_file import GGUFFile, is_gguf, part_of, read_gguf
+from convert.gguf_file import GGUFFile, as_one, is_gguf, read_gguf, read_parts
 from convert.importance import ImportanceStatistics, is_importance, read_importance, statistics_of
 from convert.llama_cpp.front_end import open_gguf_model
 from convert.memory import Memory, measure_memory
@@ -28,7 +28,7 @@ from convert.quant_mix import FILE_TYPES
 from convert.shown import nearest, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _SHOWN_ITEMS = 8
 _FLOAT32 = 4
@@ -93,14 +93,14 @@ class Inspection:
 
 
 def inspect(path: str | os.PathLike[str]) -> Inspection:
-    """Describe a checkpoint directory or a GGUF file; no weight is read.
+    """Describe a checkpoint directory or a GGUF file, also a split one, by its first part; no weight is read.
 
     Raises CheckpointError if there is neither.
     """
     target = Path(path)
     if is_gguf(target):
         file = read_gguf(target)
-        return _inspect_importance(target, file.metadata) if is_importance(file) else _inspect_gguf(file)
+        return _inspect_importance(target, file.metadata) if is_importance(file) else _inspect_gguf(read_parts(target))
     if target.is_file() and target.suffix == ".dat":
         return _inspect_importance(target, {})
     if not target.exists():
@@ -109,7 +109,8 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     return _inspect_checkpoint(open_checkpoint(path), path)
 
 
-def _inspect_gguf(file: GGUFFile) -> Inspection:
+def _inspect_gguf(parts: Sequence[GGUFFile]) -> Inspection:
+    file = as_one(parts)
     tensors = tuple(InspectedTensor(info.name, info.shape, info.type.name, info.nbytes) for info in file.tensors)
     return Inspection(
         path=str(file.path),
@@ -120,7 +121,7 @@ def _inspect_gguf(file: GGUFFile) -> Inspection:
         outputs={},
         metadata={key: _shown(key, value) for key, value in file.metadata.items()},
         tensors=tensors,
-        notes=() if (part := part_of(file)) is None else (str(part),),
+        notes=(f"in {len(parts)} parts, {file.nbytes} bytes together",) if len(parts) > 1 else (),
     )
 
 

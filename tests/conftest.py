@@ -8,6 +8,7 @@ Two needs are markers, put by hand or by using the fixture that needs it, and no
 
 from __future__ import annotations
 
+import shutil
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,8 @@ def _missing_needs(config: pytest.Config) -> dict[str, str]:
         missing["shared"] = f"`{SHARED_FIXTURES}` is not there"
     if config.getoption("--no-llama-cpp"):
         missing["llama_cpp"] = "--no-llama-cpp was given"
+    if shutil.which("chromium") is None:
+        missing["browser"] = "`chromium` is not there"
     return missing
 
 

@@ -14,8 +14,8 @@ import pytest
 from dequantize_checkpoints import run
 
 import convert
-from convert.dequantization.shards import parse_size
 from convert.errors import UsageError
+from convert.plan import parse_size
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_dtype_may_be_spelled_as_in_a_config(packed: Path, tmp_path: Path) -> 
     [
         ({"dtype": "f8"}, "unknown dtype `f8`"),
         ({"max_shard_size": "5 parsecs"}, "`5 parsecs` is not a size"),
-        ({"max_shard_size": "0GB"}, "the shards' size is 0 bytes"),
+        ({"max_shard_size": "0GB"}, "the size is 0 bytes"),
         ({"max_shard_size": "nanGB"}, "`nanGB` is not a size"),
         ({"max_shard_size": "1B"}, "is not a size"),
     ],

@@ -61,11 +61,12 @@ def test_a_type_that_such_a_file_cannot_have_is_refused_before_any_work(vision: 
 
 
 def test_the_json_plan_has_it_too(vision: Path, tmp_path: Path) -> None:
-    result = run("all", vision, tmp_path / "out", "--types", "f16", "--mmproj", "f16", "--dry-run", "--json")
+    split = ("--split-max-tensors", "1000")  # which the other file is not asked to be
+    result = run("all", vision, tmp_path / "out", "--types", "f16", "--mmproj", "f16", *split, "--dry-run", "--json")
     document = json.loads(result.stdout)
     assert document["definition"] == f"llama.cpp {COMMIT}"
     assert document["left_out"] == []
-    assert len(document["outputs"]) == 2
+    assert [output["parts"] for output in document["outputs"]] == [1, None]
 
 
 def test_without_a_source_tree_the_command_to_fetch_it_is_named(vision: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is passed where a GGUF file is wanted, and parts of split models: every reader tells what it is."""
+"""What is passed where a GGUF file is wanted: every reader tells what it is."""
 
 from __future__ import annotations
 
@@ -8,22 +8,17 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from damage import notes, problems, with_metadata
 from gguf import GGUFWriter
 from safetensors.numpy import save
 
 import convert
 from convert.cli import cli
 from convert.errors import ConvertError, UnsupportedError
-from convert.gguf_file import part_of, read_gguf
-
-if TYPE_CHECKING:
-    from reference import Reference
+from convert.gguf_file import read_gguf
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
 MISTAKEN: dict[str, tuple[bytes, str, str]] = {
@@ -121,48 +116,3 @@ def test_a_type_that_nothing_is_made_of_is_not_called_quantized(tmp_path: Path) 
     with pytest.raises(UnsupportedError, match=r"is F64, from which nothing is made") as caught:
         convert.quantize(tmp_path / "m.gguf", tmp_path / "out")
     assert "twice" not in (caught.value.hint or "")
-
-
-# --- Parts
-
-
-@pytest.fixture(scope="module")
-def parts(reference: Reference, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Return a model in the parts that llama-gguf-split makes of it."""
-    folder = tmp_path_factory.mktemp("split")
-    convert.convert_one(tiny_llama, folder / "whole.gguf")
-    split = reference.quantize.with_name("llama-gguf-split")
-    whole, named = str(folder / "whole.gguf"), str(folder / "tiny")
-    command = [str(split), "--split", "--split-max-tensors", "8", whole, named]
-    subprocess.run(command, check=True, capture_output=True)
-    return sorted(folder.glob("tiny-*.gguf"))
-
-
-def test_a_part_is_told_by_every_reader(parts: list[Path], tmp_path: Path) -> None:
-    assert len(parts) > 2
-    for number, path in enumerate(parts, 1):
-        said = f"part {number} of {len(parts)} of a split model"
-        error = _error("quantize FILE OUT", path, tmp_path / "out")
-        assert f"`{path}` is {said}" in error.message
-        assert f"--merge `{parts[0]}` WHOLE.gguf" in (error.hint or "")
-        assert convert.inspect(path).notes == (said,)
-        assert problems(path) == []
-        assert f"split: it is {said}" in notes(path)[0]
-        assert problems(path, against=parts[0].with_name("whole.gguf")) == []
-
-
-def test_a_later_part_is_not_run_but_the_first_is(parts: list[Path], tmp_path: Path) -> None:
-    error = _error("run FILE -p x", parts[1], tmp_path)
-    assert error.hint == f"name `{parts[0]}`"
-    result = CliRunner().invoke(cli, ["run", str(parts[0]), "-p", "x", "-n", "1", "--", "--no-repack"])
-    assert result.exit_code == 0, result.exception
-
-
-def test_keys_of_a_split_in_a_whole_file_are_no_matter(parts: list[Path], tmp_path: Path) -> None:
-    whole = parts[0].with_name("whole.gguf")
-    n_tensors = len(read_gguf(whole).tensors)
-    stale = with_metadata(whole, tmp_path / "m.gguf", split__count=3, split__tensors__count=n_tensors, split__no=0)
-    assert part_of(read_gguf(stale)) is None
-    assert problems(stale) == []
-    report = convert.quantize(stale, convert.OutputRequest(tmp_path, types="q8_0"))
-    assert not [key for key in read_gguf(report.outputs[0].path).metadata if key.startswith("split.")]

@@ -117,3 +117,22 @@ def test_killed_at_any_moment_no_final_name_holds_a_partial_file(large_model: Pa
         }
     assert run("all", large_model, out, "--types", "f16,q4_0").returncode == 0
     assert hashes(out) == complete
+
+
+def test_killed_at_any_moment_a_first_part_has_all_others_beside_it(large_model: Path, tmp_path: Path) -> None:
+    words = ("--types", "f16,q4_0", "--split-max-tensors", "3")
+    assert run("all", large_model, tmp_path / "whole", *words).returncode == 0
+    complete = {folder.name: hashes(folder) for folder in (tmp_path / "whole").iterdir()}
+    for number, delay in enumerate(np.linspace(0.3, 0.8, 6)):
+        process = subprocess.Popen(
+            command("all", large_model, tmp_path / f"{number}", *words),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        for first in (tmp_path / f"{number}").glob("*/[!.]*-00001-of-*.gguf"):
+            assert complete[first.parent.name].items() <= hashes(first.parent).items()
+    assert run("all", large_model, tmp_path / "0", *words).returncode == 0
+    assert {folder.name: hashes(folder) for folder in (tmp_path / "0").iterdir()} == complete

@@ -76,7 +76,7 @@ def test_rows_in_another_order_are_found_in_the_last_block(tmp_path: Path) -> No
     rows = np.frombuffer(raw, np.uint8).reshape(3, 2, 8, -1).swapaxes(1, 2).tobytes()
     damaged = patched(tmp_path / "f16.gguf", tmp_path / "damaged.gguf", info.offset, rows)
     judge = open_second_way(open_model(ModelRequest(model)))
-    with open_file(damaged) as file:
+    with open_file(read_gguf(damaged)) as file:
         (said,) = judge.check(read_gguf(damaged), file)
     assert said.message.startswith("tensor `blk.1.attn_k.weight`, as transformers reads GGUF, is off")
 

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROWS: Final = {row.name: row for row in FAMILY_CHECKPOINTS.values() if row.refused_by_reference is None}
-_PLAIN: Final = [row for row in ROWS.values() if not (row.state_dict or row.saved_config or row.change_weights)]
+_MOST_TOKENS: Final = 100_000
+_PLAIN: Final = [
+    row
+    for row in ROWS.values()
+    if not (row.state_dict or row.saved_config or row.change_weights) and row.config["vocab_size"] < _MOST_TOKENS
+]
 # A class's last row: the narrow ones, and those in float16 and float32, are among them.
 ONE_EACH: Final = [*{row.architecture: row.name for row in _PLAIN}.values()]
 MORE: Final = (
@@ -32,6 +37,7 @@ MORE: Final = (
     *("Qwen3-Embedding-0.6B", "DeepSeek-V3", "Phi-3.5-mini-instruct", "falcon-7b", "GLM-4.5-Air", "GLM-4.7-Flash"),
     *("Llama-4-Scout", "Hunyuan-4B", "mpt-7b", "codegemma-7b"),
 )
+COMPUTED_MORE: Final = ("gemma-3-every-second", "DeepSeek-V3", "Phi-3.5-mini-instruct", "GLM-4.5-Air", "falcon-7b")
 JUDGED: Final = [*dict.fromkeys((*ONE_EACH, *MORE))]
 # Classes that come as code with their checkpoints, which transformers does not have.
 NOT_OF_TRANSFORMERS: Final = ("MiniCPM-2B-sft-bf16", "MiniCPM-narrow")
@@ -69,14 +75,12 @@ def back(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("name", _rows((*JUDGED, *NOT_OF_TRANSFORMERS)))
-def test_a_file_that_went_back_gives_the_same_file_again(
-    name: str, back: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_file_that_went_back_is_made_again(name: str, back: Callable[[str], Path], tmp_path: Path) -> None:
     convert.convert_one(back(name), tmp_path / "again.gguf", type="f16")
     assert _hash(tmp_path / "again.gguf") == _hash(back(name).with_name(f"{name}.gguf"))
 
 
-@pytest.mark.parametrize("name", _rows(JUDGED))
+@pytest.mark.parametrize("name", _rows((*ONE_EACH, *COMPUTED_MORE)))
 def test_transformers_computes_of_the_directory_what_it_does_of_the_checkpoint(
     name: str, checkpoint: Callable[[str], Path], back: Callable[[str], Path]
 ) -> None:
@@ -84,7 +88,8 @@ def test_transformers_computes_of_the_directory_what_it_does_of_the_checkpoint(
 
     ours, loading = _load(back(name))
     theirs, as_before = _load(checkpoint(name))
-    assert loading == as_before  # layers that predict several tokens are not expected
+    assert loading["unexpected_keys"] <= as_before["unexpected_keys"]  # layers that predict several tokens
+    assert not loading["mismatched_keys"]
     assert not loading["missing_keys"]
     with torch.inference_mode():
         for parameter in theirs.parameters():

@@ -22,7 +22,7 @@ __all__ = ["cli", "main"]
 
 _INTERRUPTED = 130
 _NOTHING_LEFT = "; no partial file is left"
-_LEFT = dict.fromkeys(("all", "gguf", "quantize"), _NOTHING_LEFT) | {
+_LEFT = dict.fromkeys(("all", "gguf", "quantize", "split", "merge"), _NOTHING_LEFT) | {
     "dequantize": f"{_NOTHING_LEFT}; the same command goes on with the shards that are there",
     "build-llamacpp": "; the same command goes on from here",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,13 +13,27 @@ from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
 from convert.cli.imatrix_commands import imatrix, importance_for
 from convert.cli.llama_cpp_commands import build_llamacpp, doctor, quantize_by_llama_cpp, run_gguf, with_source
-from convert.cli.options import PATH, checkpoint_options, dir_option, program_name, request_of, writing_options
+from convert.cli.options import (
+    PATH,
+    checkpoint_options,
+    dir_option,
+    request_of,
+    split_of,
+    splitting,
+    writing_options,
+)
+from convert.cli.report_commands import report
+from convert.cli.split_commands import merge, split
 from convert.cli.verify_commands import run_verification, verify
+from convert.cli.writing import show_and_write
 
-if TYPE_CHECKING:
-    from convert.plan import Plan
-
-_OURS_ALONE = {"--json": "as_json", "--allow-nonfinite": "allow_nonfinite"}
+_OURS_ALONE = {
+    "--json": "as_json",
+    "--allow-nonfinite": "allow_nonfinite",
+    "--keep-split": "keep_split",
+    "--split-max-size": "split_max_size",
+    "--split-max-tensors": "split_max_tensors",
+}
 
 
 @click.group(cls=HintingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -31,7 +45,7 @@ def cli() -> None:
     """
 
 
-for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor):
+for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, report, split, merge, doctor):
     cli.add_command(_command)
 
 
@@ -48,6 +62,7 @@ for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, doctor):
 @dir_option
 @checkpoint_options
 @quantize_options.quantizing
+@splitting
 @writing_options
 def all_types(
     model: Path,
@@ -66,7 +81,8 @@ def all_types(
 
     MODEL is a directory with config.json, weights (safetensors or PyTorch files) and tokenizer; or an adapter's
     directory, when its base is on this machine. An architecture that has no definition of ours is converted by
-    llama.cpp's own, which `convert build-llamacpp --source-only` fetches.
+    llama.cpp's own, which `convert build-llamacpp --source-only` fetches. Files in parts are
+    OUTDIR/NAME-TYPE/NAME-TYPE-00001-of-00003.gguf and so on.
 
     \b
       convert all ./my-finetuned-llama quantized/
@@ -79,17 +95,18 @@ def all_types(
     from convert.plan import OutputRequest  # noqa: PLC0415
 
     request = request_of(model, run, directory)
-    wanted, asked = OutputRequest(outdir, types, name, discard_f16), quantize_options.words(run)
+    wanted = OutputRequest(outdir, types, name, discard_f16, split=split_of(run))
+    asked = quantize_options.words(run)
     if asked["imatrix"] == "auto":
         asked["imatrix"] = importance_for(request, wanted, text, directory=directory, **run)
     elif text is not None:
         raise click.UsageError("--text goes with --imatrix auto", ctx=click.get_current_context())
     wanted = replace(wanted, options=quantize_options.read(asked), mmproj=mmproj, mtp=mtp)
     plan = with_source(lambda: plan_all(request, wanted), directory)
-    _show_and_write(plan, **run)
+    show_and_write(plan, **run)
     if verifies and not run["dry_run"]:
         others = (mmproj is not None) + (mtp is not None)
-        paths = [output.path for output in plan.outputs[: len(plan.outputs) - others]]
+        paths = [files[0].path for files in plan.models[: len(plan.models) - others]]
         run_verification(paths, against=request, directory=directory)
 
 
@@ -100,13 +117,16 @@ def all_types(
 @dir_option
 @checkpoint_options
 @quantize_options.quantizing
+@splitting
 @writing_options
 def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: Any) -> None:
-    """Convert the checkpoint MODEL to the file OUT.gguf."""
+    """Convert the checkpoint MODEL to the file OUT.gguf; in parts, to OUT/OUT-00001-of-00003.gguf and so on."""
     from convert.conversion import plan_one  # noqa: PLC0415
 
-    request, options = request_of(model, run, directory), quantize_options.taken_from(run)
-    _show_and_write(with_source(lambda: plan_one(request, out, type=kind, options=options), directory), **run)
+    request, split = request_of(model, run, directory), split_of(run)
+    options = quantize_options.taken_from(run)
+    plan = with_source(lambda: plan_one(request, out, type=kind, options=options, split=split), directory)
+    show_and_write(plan, **run)
 
 
 @cli.command("quantize", short_help="An f32, f16 or bf16 GGUF file to other types.")
@@ -124,6 +144,7 @@ def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: An
 )
 @dir_option
 @quantize_options.requantizing
+@splitting
 @writing_options
 def quantize(
     source: Path,
@@ -134,23 +155,28 @@ def quantize(
     directory: Path | None,
     **run: Any,
 ) -> None:
-    """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read."""
+    """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read.
+
+    Of a model in parts, IN.gguf is the first; files in parts are OUTDIR/NAME-TYPE/NAME-TYPE-00001-of-00003.gguf and so
+    on.
+    """
     from convert.conversion import plan_quantize  # noqa: PLC0415
     from convert.plan import OutputRequest, gguf_name  # noqa: PLC0415
 
-    wanted = OutputRequest(outdir, types, name)
+    given = [flag for flag, name in _OURS_ALONE.items() if run[name]]
+    wanted = OutputRequest(outdir, types, name, split=split_of(run))
     asked = quantize_options.words(run)
     if encoder == "llama.cpp":
-        if ignored := [flag for flag, name in _OURS_ALONE.items() if run[name]]:
-            raise click.UsageError(f"{ignored[0]} does not go with --with llama.cpp", ctx=click.get_current_context())
+        if given:
+            raise click.UsageError(f"{given[0]} does not go with --with llama.cpp", ctx=click.get_current_context())
         kinds = [kind.strip().upper() for kind in types.split(",")]
         outputs = {kind: wanted.path(gguf_name(source), kind) for kind in kinds}
         options = {key: run[key] for key in ("jobs", "force", "dry_run")}
-        imatrix = Path(given) if (given := asked.pop("imatrix")) else None
+        imatrix = Path(matrix) if (matrix := asked.pop("imatrix")) else None
         flags = quantize_options.as_flags(asked)
         quantize_by_llama_cpp(source, outputs, imatrix=imatrix, flags=flags, directory=directory, **options)
         return
-    _show_and_write(plan_quantize(source, replace(wanted, options=quantize_options.read(asked))), **run)
+    show_and_write(plan_quantize(source, replace(wanted, options=quantize_options.read(asked))), **run)
 
 
 @cli.command("inspect", short_help="What a checkpoint directory or a GGUF file holds.")
@@ -193,33 +219,3 @@ def _list_architectures(*, as_json: bool) -> None:
         click.echo(json.dumps([asdict(each) for each in known], indent=2))
     else:
         show_architectures(known)
-
-
-def _show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> None:
-    from convert import stream  # noqa: PLC0415
-    from convert.codec import kernel_level  # noqa: PLC0415
-    from convert.plan.as_json import plan_as_json  # noqa: PLC0415
-    from convert.terminal import look  # noqa: PLC0415
-    from convert.terminal.plan import show_plan, show_whole_plan  # noqa: PLC0415
-    from convert.terminal.report import show_report  # noqa: PLC0415
-
-    if as_json and not dry_run:
-        raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
-    if dry_run:
-        if as_json:
-            click.echo(plan_as_json(plan))
-        else:
-            show_whole_plan(plan)
-        return
-    show_plan(plan, look.stderr())
-    with look.warnings_shown():
-        kernel_level()
-    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
-        report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
-    show_report(report, then=_try_out(plan))
-
-
-def _try_out(plan: Plan) -> list[str]:
-    """Give the command line that tries the smallest of the files."""
-    smallest = min(plan.outputs, key=lambda output: output.nbytes)
-    return [*program_name().split(), "run", str(smallest.path), "-p", "Once upon a time", "-n", "50"]

@@ -22,6 +22,8 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     ),
     Remedy.GIVE_NAME: "give one with --name",
     Remedy.LARGER_SHARDS: "give --max-shard-size",
+    Remedy.LARGER_PARTS: "make the parts larger (--split-max-size or --split-max-tensors)",
+    Remedy.MERGE_PARTS: "`convert merge FIRST OUT.gguf` puts them together",
     Remedy.WITHOUT_THROUGH: "without --through it is dequantized to what it holds",
     Remedy.NAME_PRE_TOKENIZER: (
         "say which of llama.cpp's it is with `--pre-tokenizer NAME` (`default` is falcon's, seldom right)"
@@ -57,7 +59,13 @@ _DEQUANTIZE: Final[Mapping[Remedy, str]] = {
     Remedy.MORE_ROOM: "make room, or choose another directory",
 }
 _IMATRIX: Final[Mapping[Remedy, str]] = {**GGUF_WORDS, Remedy.OTHER_PLACE: "choose another file with -o"}
-_OF_COMMAND: Final = {"dequantize": _DEQUANTIZE, "imatrix": _IMATRIX}
+_SPLIT: Final[Mapping[Remedy, str]] = {
+    **GGUF_WORDS,
+    Remedy.OTHER_PLACE: "choose another OUT",
+    Remedy.NAME_DIRECTORY: "choose another OUT",
+    Remedy.MORE_ROOM: "make room, or choose another disk",
+}
+_OF_COMMAND: Final = {"dequantize": _DEQUANTIZE, "imatrix": _IMATRIX, "split": _SPLIT, "merge": _SPLIT}
 ALL_WORDS: Final = (GGUF_WORDS, *_OF_COMMAND.values())
 
 

@@ -106,12 +106,12 @@ def run_gguf(
       convert run quantized/my-finetuned-llama-Q4_0.gguf -p "Once upon a time" -n 100
       convert run quantized/my-finetuned-llama-Q4_0.gguf --server
     """  # noqa: D301 - Click's mark for lines to keep
-    from convert.gguf_file import read_gguf, require_whole  # noqa: PLC0415
+    from convert.gguf_file import read_parts  # noqa: PLC0415
     from convert.llama_cpp.run_model import completion_command, run_attached, server_command  # noqa: PLC0415
 
     if not server and sampling["prompt"] is None:
         raise click.UsageError("what to continue is missing: -p TEXT", ctx=click.get_current_context())
-    require_whole(read_gguf(gguf), first_is_enough=True)  # what is wrong is better said here than in llama.cpp's lines
+    read_parts(gguf)  # what is wrong is better said here than in llama.cpp's lines
     if server:
         program = find_or_build("server", directory)
         click.echo(f"serving on http://127.0.0.1:{port}, to this machine alone; Ctrl-C ends it", err=True)

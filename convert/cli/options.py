@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convert.model import ModelRequest
+    from convert.plan import SplitRequest
 
 # What cannot be read or written is told by whoever tries, in words that fit.
 PATH: Final = click.Path(path_type=Path, readable=False)
@@ -42,6 +43,14 @@ _DEFINITION: Final = (
     click.option(
         "--trust-remote-code", is_flag=True, help="Of llama.cpp's: let Python code of MODEL run, without a network."
     ),
+)
+_SPLITTING: Final = (
+    click.option(
+        "--split-max-size",
+        metavar="SIZE",
+        help="Files in parts, whose tensors take at most so much, as 40G or 500M.",
+    ),
+    click.option("--split-max-tensors", type=int, metavar="N", help="Files in parts of at most so many tensors."),
 )
 _WRITING: Final = (
     click.option("--force", is_flag=True, help="Replace files that exist and differ from the plan."),
@@ -77,8 +86,8 @@ def checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def request_of(model: Path, options: dict[str, Any], directory: Path | None = None) -> ModelRequest:
     """Take what `checkpoint_options` adds out of a command's options, as a request for MODEL."""
-    from convert.dequantization.shards import parse_size  # noqa: PLC0415
     from convert.model import DefinitionRequest, FrontEnd, model_request  # noqa: PLC0415 - NumPy and gguf
+    from convert.plan import parse_size  # noqa: PLC0415
 
     limit = options.pop("max_memory")
     definition = DefinitionRequest(
@@ -94,10 +103,32 @@ def request_of(model: Path, options: dict[str, Any], directory: Path | None = No
 
 
 def writing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what every command that writes has."""
+    """Add what every command that makes something of weights has."""
     for option in reversed(_WRITING):
         command = option(command)
     return command
+
+
+def writing_files(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every command has that writes what is there already."""
+    for option in reversed((*_WRITING[:2], *_WRITING[3:])):
+        command = option(command)
+    return command
+
+
+def splitting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every command that makes GGUF files has."""
+    for option in reversed(_SPLITTING):
+        command = option(command)
+    return command
+
+
+def split_of(options: dict[str, Any]) -> SplitRequest | None:
+    """Take what `splitting` adds out of a command's options."""
+    from convert.plan import SplitRequest  # noqa: PLC0415 - NumPy and gguf, only when needed
+
+    size, n_tensors = options.pop("split_max_size"), options.pop("split_max_tensors")
+    return None if size is None and n_tensors is None else SplitRequest(size, n_tensors)
 
 
 dir_option = click.option(

@@ -38,9 +38,11 @@ _OPTIONS: Final = (
 _REQUANTIZE: Final = click.option(
     "--allow-requantize", is_flag=True, help="Quantize tensors again that are quantized already; they lose twice."
 )
+_KEEP_SPLIT: Final = click.option("--keep-split", is_flag=True, help="Files in parts, cut where IN.gguf is.")
 _NAMES: Final = (
     "imatrix", "include_weights", "exclude_weights", "pure", "leave_output_tensor", "output_tensor_type",
     "token_embedding_type", "tensor_type", "tensor_type_file", "prune_layers", "override_kv", "allow_requantize",
+    "keep_split",
 )  # fmt: skip
 
 
@@ -52,8 +54,8 @@ def quantizing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def requantizing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add those, and the one for sources that are quantized already."""
-    return quantizing(_REQUANTIZE(command))
+    """Add those, and the ones for sources that are quantized or in parts already."""
+    return quantizing(_REQUANTIZE(_KEEP_SPLIT(command)))
 
 
 def taken_from(run: dict[str, Any]) -> QuantizeOptions:

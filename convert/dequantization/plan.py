@@ -25,7 +25,6 @@ from convert.dequantization.shards import (
     StoredTensor,
     cut_into_shards,
     index_json,
-    parse_size,
     plan_shard,
     shard_names,
 )
@@ -34,7 +33,7 @@ from convert.dequantization.through import Through, quantized_weights, refuse_tr
 from convert.errors import CheckpointError, Remedy, UsageError
 from convert.gguf_file import is_gguf
 from convert.model import ModelRequest, PathLike, absolute, as_request
-from convert.plan import FileKind, Output, Plan, require_directory
+from convert.plan import FileKind, Output, Plan, parse_size, require_directory
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:

@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 MAX_SHARDS: Final = 99_999  # five digits
-_UNITS: Final = {
-    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
-}  # fmt: skip
 # Bytes that go through as they are; only their number matters.
 _CARRIED: Final = {
     1: GGMLQuantizationType.I8,
@@ -68,22 +64,6 @@ class Shard:
     name: str
     tensors: tuple[StoredTensor, ...]
     plan: Plan
-
-
-def parse_size(text: str | int) -> int:
-    """Read a size such as `5GB` or `500MB` (powers of 1000) or `5GiB` (of 1024) in bytes, as transformers does."""
-    if isinstance(text, int):
-        nbytes = text
-    else:
-        spelled = text.strip().upper()
-        unit = next((unit for unit in _UNITS if spelled.endswith(unit)), "")
-        try:
-            nbytes = int(float(spelled.removesuffix(unit)) * _UNITS.get(unit, 1))
-        except (ValueError, OverflowError):
-            raise UsageError(f"`{text}` is not a size", hint="write it as 5GB or 500MB") from None
-    if nbytes < 1:
-        raise UsageError(f"the shards' size is {nbytes} bytes, wanted at least 1")
-    return nbytes
 
 
 def cut_into_shards(tensors: Sequence[StoredTensor], max_nbytes: int) -> list[list[StoredTensor]]:

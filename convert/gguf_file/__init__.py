@@ -10,7 +10,7 @@ key_values  a metadata entry to bytes and back
 header      counts and tensor infos to bytes and back; lays out a file before any weight is read
 cursor      the position in an untrusted header
 reader      reads a header and checks it as a whole
-split       which part of a split model a file is
+split       models in parts: which one a file is, and all of them together
 mistaken    what is passed where a GGUF file is wanted
 
 Numbers are little endian; a string is its length in bytes (uint64), then UTF-8. Shapes are in NumPy
@@ -24,14 +24,18 @@ from convert.gguf_file.data import ALIGNMENT, Entry, KeyValue, TensorInfo, padde
 from convert.gguf_file.header import layout
 from convert.gguf_file.key_values import encode_key_value, encoded_entry
 from convert.gguf_file.reader import GGUFFile, is_gguf, read_gguf
-from convert.gguf_file.split import part_of, require_whole
+from convert.gguf_file.split import SPLIT_COUNT, SPLIT_KEYS, Part, as_one, part_of, read_parts
 
 __all__ = [
     "ALIGNMENT",
+    "SPLIT_COUNT",
+    "SPLIT_KEYS",
     "Entry",
     "GGUFFile",
     "KeyValue",
+    "Part",
     "TensorInfo",
+    "as_one",
     "encode_key_value",
     "encoded_entry",
     "is_gguf",
@@ -39,6 +43,6 @@ __all__ = [
     "padded",
     "part_of",
     "read_gguf",
-    "require_whole",
+    "read_parts",
     "tensor_nbytes",
 ]

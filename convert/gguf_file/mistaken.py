@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEAD_NBYTES: Final = 1024
+_LATER_PART: Final = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$")
 _AGAIN: Final = "download it again: `hf download`, or a link with `/resolve/` in it"
 _OLD: Final = "it is older than GGUF (2023): get a GGUF of the model, or convert its checkpoint"
 
@@ -73,7 +75,7 @@ def no_file(path: Path) -> ConvertError:
     if not path.is_dir():
         return CheckpointError(f"{shown(path)} is a pipe or a device, wanted a GGUF file")
     what = f"{shown(path)} is a directory, wanted a GGUF file"
-    if inside := sorted(entry.name for entry in path.glob("*.gguf")):
+    if inside := sorted(entry.name for entry in path.glob("*.gguf") if not _LATER_PART.search(entry.name)):
         return CheckpointError(what, hint=f"name one in it: {shown_list(inside)}")
     if (path / "config.json").exists():
         return CheckpointError(f"{what}: it holds a checkpoint", remedies=(Remedy.CONVERT_CHECKPOINT,))

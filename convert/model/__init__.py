@@ -7,7 +7,7 @@
     request           which model is meant: a path, adapters to merge, a tokenizer's splitting
     from_checkpoint   a directory, decoded, merged and mapped by its family
     pooling           what an embedding model does with its last states
-    from_gguf         a file as it is
+    from_gguf         a file as it is, whole or in parts
     decoded           its quantized tensors as floats, for quantizing them again
     left_out          what of a checkpoint is in none of the tensors, and why
 
@@ -16,7 +16,7 @@ No weight is read here.
 
 from convert.model.decoded import Decoded
 from convert.model.from_checkpoint import Model, gguf_model, open_model
-from convert.model.from_gguf import read_gguf_model
+from convert.model.from_gguf import gguf_model_of, read_gguf_model, stored_model
 from convert.model.gguf_model import GGUFModel, float_values, tensor_type
 from convert.model.left_out import LeftOut, left_out
 from convert.model.request import (
@@ -44,9 +44,11 @@ __all__ = [
     "as_request",
     "float_values",
     "gguf_model",
+    "gguf_model_of",
     "left_out",
     "model_request",
     "open_model",
     "read_gguf_model",
+    "stored_model",
     "tensor_type",
 ]

@@ -46,6 +46,7 @@ class GGUFModel:
     left_out: tensors of the checkpoint that are in none of these.
     converted: for each type of file that a converter writes itself, by its name, the types of its tensors, by theirs;
     empty where our own rules say them. file_type: what those files declare, where it is not their own type.
+    part_of: for the tensors of a GGUF file, by their names in it, which of its parts each lies in, from 0 on.
     """
 
     source: Path
@@ -59,6 +60,7 @@ class GGUFModel:
     left_out: tuple[LeftOut, ...] = ()
     converted: Mapping[str, Mapping[str, GGMLQuantizationType]] = field(default_factory=dict)
     file_type: int | None = None
+    part_of: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, Any]:

@@ -9,7 +9,9 @@ A plan is frozen data that pickles. `stream` carries it out and decides nothing;
     pruned   a model without some of its layers
     checks   whether an importance matrix fits, and what it lacks
     layout   from that to offsets, headers and tasks: `plan`
-    joined   the plans of a model's parts as one
+    split    how files are cut into parts
+    stored   a GGUF file cut into parts, and parts put together
+    joined   the plans of a model's text and of what is beside it as one
 """
 
 from convert.plan.data import FileKind, FileLayout, Output, Plan, Target, Task
@@ -24,6 +26,8 @@ from convert.plan.request import (
     require_directory,
     require_file,
 )
+from convert.plan.split import SplitRequest, parse_size
+from convert.plan.stored import plan_in_parts, plan_merged
 
 __all__ = [
     "FileKind",
@@ -31,15 +35,19 @@ __all__ = [
     "Output",
     "OutputRequest",
     "Plan",
+    "SplitRequest",
     "Target",
     "Task",
     "directory_name",
     "gguf_name",
     "joined",
     "lay_out",
+    "parse_size",
     "parse_type",
     "parse_types",
     "plan",
+    "plan_in_parts",
+    "plan_merged",
     "require_directory",
     "require_file",
 ]

@@ -16,6 +16,8 @@ def plan_as_json(plan: Plan) -> str:
             "path": str(output.path),
             "type": output.label,
             "nbytes": output.nbytes,
+            "part": None if output.part is None else output.part.number,
+            "parts": None if output.part is None else output.part.count,
             "tensors": [
                 {
                     "name": tensor.name,

@@ -12,12 +12,13 @@ from convert.model import tensor_type
 from convert.quant_mix import ModelFacts, QuantizeOptions, Role, may_be_quantized, needs_importance, role_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from convert.checkpoint import Tensor
+    from convert.gguf_file import TensorInfo
     from convert.importance import ImportanceEntry
     from convert.model import GGUFModel
-    from convert.plan.data import Output, Task
+    from convert.plan.data import Task
     from convert.quant_mix import FileType
 
 _SHOWN: Final = 3
@@ -28,7 +29,9 @@ def n_importance_values(tensor: Tensor) -> int:
     return tensor.shape[-1] * (tensor.shape[-3] if len(tensor.shape) > 2 else 1)  # noqa: PLR2004
 
 
-def check_importance(model: GGUFModel, outputs: Mapping[FileType, Output], options: QuantizeOptions) -> None:
+def check_importance(
+    model: GGUFModel, outputs: Mapping[FileType, Sequence[TensorInfo]], options: QuantizeOptions
+) -> None:
     """Check that entries have the model's names and sizes, and that no tensor lacks importance that it needs.
 
     Raises PlanError that names what is wrong.
@@ -50,10 +53,10 @@ def check_importance(model: GGUFModel, outputs: Mapping[FileType, Output], optio
     _check_needed(model, outputs, options)
 
 
-def _check_needed(model: GGUFModel, outputs: Mapping[FileType, Output], options: QuantizeOptions) -> None:
+def _check_needed(model: GGUFModel, outputs: Mapping[FileType, Sequence[TensorInfo]], options: QuantizeOptions) -> None:
     lacking: dict[str, list[str]] = defaultdict(list)
-    for wanted, output in outputs.items():
-        for name in _lacking(model, wanted, output, options):
+    for wanted, tensors in outputs.items():
+        for name in _lacking(model, wanted, tensors, options):
             lacking[wanted.name.lower()].append(name)
     if not lacking:
         return
@@ -64,7 +67,9 @@ def _check_needed(model: GGUFModel, outputs: Mapping[FileType, Output], options:
     )
 
 
-def _lacking(model: GGUFModel, wanted: FileType, output: Output, options: QuantizeOptions) -> Iterator[str]:
+def _lacking(
+    model: GGUFModel, wanted: FileType, tensors: Sequence[TensorInfo], options: QuantizeOptions
+) -> Iterator[str]:
     """Yield the tensors that need importance and have none.
 
     Parity: without any, those too that the source has in their type already; with some, only those that are made.
@@ -74,7 +79,7 @@ def _lacking(model: GGUFModel, wanted: FileType, output: Output, options: Quanti
     entries = {} if options.importance is None else options.importance.entries
     facts = ModelFacts.of(model.values, options.overridden)
     stored = {name: tensor_type(tensor) for name, tensor in model.tensors}
-    for info in output.tensors:
+    for info in tensors:
         is_made = info.type is not stored[info.name] or not options.has_importance
         may_be = may_be_quantized(info.name, info.shape, facts, options)
         needs = may_be and needs_importance(info.name, info.type, wanted)

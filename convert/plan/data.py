@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
     from convert.checkpoint import Tensor
-    from convert.gguf_file import TensorInfo
+    from convert.gguf_file import Part, TensorInfo
     from convert.importance import ImportanceEntry
     from convert.model import LeftOut
 
@@ -65,6 +66,7 @@ class Output:
     """One file to be: its header is complete, its tensors have their place, its length is known.
 
     label: what people call it, such as `Q4_0`. reasons: for each tensor whose type is not the one asked for, why.
+    part: which of a model that is split; None for a whole one.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class Output:
     kind: FileKind = FileKind.GGUF
     label: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
+    part: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +101,9 @@ class Plan:
     def nbytes(self) -> int:
         """The length of all outputs together: what the disk must have room for."""
         return sum(output.nbytes for output in self.outputs)
+
+    @property
+    def models(self) -> tuple[tuple[Output, ...], ...]:
+        """The outputs, those together that are one model: the parts of a split one, in order; or one file."""
+        starts = [index for index, output in enumerate(self.outputs) if output.part is None or output.part.number == 1]
+        return tuple(self.outputs[start:end] for start, end in pairwise([*starts, len(self.outputs)]))

@@ -12,6 +12,7 @@ from gguf import Keys
 
 from convert.model import tensor_type
 from convert.plan.metadata import file_type_entry, quantized_metadata
+from convert.plan.split import ggml_shape
 from convert.quant_mix import (
     FILE_TYPES,
     NO_OPTIONS,
@@ -24,7 +25,6 @@ from convert.quant_mix import (
     choose_float_types,
     choose_types,
     file_order,
-    ggml_n_dims,
 )
 
 if TYPE_CHECKING:
@@ -101,18 +101,13 @@ def _converted_types(tensors: Sequence[TensorToType], model: GGUFModel, wanted: 
 def _as_quantized(
     tensors: Sequence[TensorToType], model: GGUFModel, wanted: FileType, options: QuantizeOptions
 ) -> FileContent:
-    """Sort the tensors, and set metadata at the end, as llama-quantize does."""
+    """Sort the tensors, but where parts are kept, and set metadata at the end, as llama-quantize does."""
     by_name = {tensor.name: tensor for tensor in tensors}
-    ordered = [by_name[name] for name in file_order(by_name)]
+    ordered = [by_name[name] for name in (by_name if options.keep_split else file_order(by_name))]
     facts = ModelFacts.of(model.values, options.overridden)
     choices = choose_types(ordered, wanted, facts, options)
     planned = tuple(
-        PlannedTensor(tensor.name, _ggml_shape(tensor.shape), choice)
+        PlannedTensor(tensor.name, ggml_shape(tensor.shape), choice)
         for tensor, choice in zip(ordered, choices, strict=True)
     )
     return FileContent(quantized_metadata(model, ordered, wanted, facts, options), planned)
-
-
-def _ggml_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    # Parity: ggml drops leading dimensions of 1, and llama-quantize writes what ggml counts.
-    return shape[len(shape) - ggml_n_dims(shape) :]

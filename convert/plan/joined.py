@@ -1,4 +1,4 @@
-"""Several plans as one: the files of a model's parts, made together or not at all."""
+"""Several plans as one: the files of a model's text and of what is beside it, made together or not at all."""
 
 from __future__ import annotations
 

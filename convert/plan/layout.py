@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from gguf import GGMLQuantizationType
 
 from convert.codec import CODECS, FLOAT_TYPES
-from convert.errors import PlanError, Remedy, UnsupportedError
-from convert.gguf_file import layout
+from convert.errors import PlanError, Remedy, UnsupportedError, UsageError
+from convert.gguf_file import ALIGNMENT, Part, layout
 from convert.model import Decoded, GGUFModel, tensor_type
 from convert.plan.checks import check_importance, importance_notes, n_importance_values
 from convert.plan.data import FileLayout, Output, Plan, Target, Task
 from convert.plan.files import file_content
 from convert.plan.pruned import prune
+from convert.plan.request import require_directory
+from convert.plan.split import folder_prefix, in_parts, part_path, parts_kept
 from convert.quant_mix import NO_OPTIONS, QuantizeOptions
 
 if TYPE_CHECKING:
@@ -23,21 +26,32 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from convert.checkpoint import Tensor
+    from convert.plan.files import FileContent
+    from convert.plan.split import SplitRequest
     from convert.quant_mix import FileType
 
 
-def plan(model: GGUFModel, outputs: Mapping[FileType, Path], options: QuantizeOptions = NO_OPTIONS) -> Plan:
-    """Plan the files that a model becomes: for each type, the path of its file.
+def plan(
+    model: GGUFModel,
+    outputs: Mapping[FileType, Path],
+    options: QuantizeOptions = NO_OPTIONS,
+    split: SplitRequest | None = None,
+) -> Plan:
+    """Plan the files that a model becomes: for each type, the path of its file, or of what is in parts instead.
 
     Raises PlanError if two outputs have one path or two tensors one name, if the importance matrix does not fit the
     model, or a type needs one and has none; UnsupportedError for a tensor that would be quantized a second time, or a
     type that cannot be made. Nothing is written.
     """
+    if options.keep_split and split is not None:
+        raise UsageError("parts are kept as the source's are, or cut anew: not both")
     _check_distinct(map(str, outputs.values()), "output")
     _check_distinct((name for name, _ in model.tensors), "tensor")
     model, options = prune(model, options)
-    planned = tuple(_output(model, wanted, path, options) for wanted, path in outputs.items())
-    check_importance(model, dict(zip(outputs, planned, strict=True)), options)
+    by_type = {wanted: _outputs(model, wanted, path, options, split) for wanted, path in outputs.items()}
+    tensors = {wanted: [info for file in files for info in file.tensors] for wanted, files in by_type.items()}
+    check_importance(model, tensors, options)
+    planned = tuple(chain.from_iterable(by_type.values()))
     _check_encodable(model, planned, options)
     tasks = _tasks(model, planned, options)
     return Plan(
@@ -47,7 +61,7 @@ def plan(model: GGUFModel, outputs: Mapping[FileType, Path], options: QuantizeOp
         source_nbytes=model.source_nbytes,
         outputs=planned,
         tasks=tasks,
-        notes=model.notes + importance_notes(tasks, options) + _requantized_note(tasks),
+        notes=model.notes + importance_notes(tasks, options) + _requantized_note(tasks) + large_parts(planned, split),
         definition=model.definition,
         left_out=model.left_out,
     )
@@ -62,16 +76,46 @@ def lay_out(model: GGUFModel, wanted: FileType, options: QuantizeOptions = NO_OP
 
     Raises PlanError for a tensor that no type can be found for.
     """
-    content = file_content(model, wanted, options)
+    return _laid_out(file_content(model, wanted, options), model.alignment)
+
+
+def _laid_out(content: FileContent, alignment: int) -> FileLayout:
     listed = ((tensor.name, tensor.shape, tensor.choice.type) for tensor in content.tensors)
-    header, infos, nbytes = layout(listed, content.metadata, model.alignment)
+    header, infos, nbytes = layout(listed, content.metadata, alignment)
     reasons = {tensor.name: tensor.choice.reason for tensor in content.tensors if tensor.choice.reason is not None}
     return FileLayout(header, infos, nbytes, reasons)
 
 
-def _output(model: GGUFModel, wanted: FileType, path: Path, options: QuantizeOptions) -> Output:
-    file = lay_out(model, wanted, options)
-    return Output(path, file.header, file.tensors, file.nbytes, label=wanted.name, reasons=file.reasons)
+def _outputs(
+    model: GGUFModel, wanted: FileType, path: Path, options: QuantizeOptions, split: SplitRequest | None
+) -> tuple[Output, ...]:
+    content = file_content(model, wanted, options)
+    if options.keep_split:
+        return outputs_in_parts(parts_kept(content, model), folder_prefix(path), model.alignment, wanted.name)
+    if split is not None:
+        return outputs_in_parts(in_parts(content, split), folder_prefix(path), model.alignment, wanted.name)
+    return (output_of(content, path, model.alignment, wanted.name),)
+
+
+def output_of(content: FileContent, path: Path, alignment: int, label: str = "", part: Part | None = None) -> Output:
+    """Lay out one file at a path."""
+    file = _laid_out(content, alignment)
+    return Output(path, file.header, file.tensors, file.nbytes, label=label, reasons=file.reasons, part=part)
+
+
+def outputs_in_parts(
+    contents: Sequence[FileContent], prefix: Path, alignment: int, label: str = ""
+) -> tuple[Output, ...]:
+    """Lay out the parts of one model. alignment: of the first; the others, which do not say theirs, have the usual.
+
+    Raises OutputError where the folder that they are to be in is no directory.
+    """
+    require_directory(prefix.parent)
+    parts = [Part(number, len(contents)) for number in range(1, len(contents) + 1)]
+    return tuple(
+        output_of(content, part_path(prefix, part), alignment if part.number == 1 else ALIGNMENT, label, part)
+        for content, part in zip(contents, parts, strict=True)
+    )
 
 
 def _tasks(model: GGUFModel, outputs: Sequence[Output], options: QuantizeOptions) -> tuple[Task, ...]:
@@ -79,11 +123,11 @@ def _tasks(model: GGUFModel, outputs: Sequence[Output], options: QuantizeOptions
     for index, output in enumerate(outputs):
         for info in output.tensors:
             gathered[info.name][info.type].append((index, info.offset))
-    tasks = (task for name, tensor in model.tensors for task in _tasks_of(name, tensor, gathered[name], options))
+    tasks = (task for name, tensor in model.tensors for task in _of_tensor(name, tensor, gathered[name], options))
     return tuple(replace(task, through=model.through) for task in tasks)
 
 
-def _tasks_of(
+def _of_tensor(
     name: str,
     tensor: Tensor,
     places: Mapping[GGMLQuantizationType, Sequence[tuple[int, int]]],
@@ -129,6 +173,20 @@ def _check_encodable(model: GGUFModel, outputs: Iterable[Output], options: Quant
 def _requantized_note(tasks: Iterable[Task]) -> tuple[str, ...]:
     decoded = [task.name for task in tasks if isinstance(task.tensor, Decoded)]
     return (f"{len(decoded)} tensors are quantized already, and lose a second time",) if decoded else ()
+
+
+def large_parts(outputs: Iterable[Output], split: SplitRequest | None) -> tuple[str, ...]:
+    """Say which parts are larger than asked for."""
+    if split is None:
+        return ()
+    large = [
+        output for output in outputs if output.part and sum(info.nbytes for info in output.tensors) > split.max_nbytes
+    ]
+    return tuple(
+        f"`{output.path.name}` is larger than asked for: `{output.tensors[0].name}` alone has "
+        f"{output.tensors[0].nbytes} bytes"
+        for output in large
+    )
 
 
 def _check_distinct(names: Iterable[str], what: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import GGML_QUANT_VERSION, GGUFValueType, Keys
 
-from convert.gguf_file import Entry, KeyValue, encoded_entry
+from convert.gguf_file import SPLIT_KEYS, Entry, KeyValue, encoded_entry
 from convert.quant_mix import FILE_TYPES
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from convert.model import GGUFModel
     from convert.quant_mix import FileType, ModelFacts, QuantizeOptions, TensorToType
 
-_SPLIT_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
 _LONGEST_STRING: Final = 127  # llama_model_kv_override's, bytes
 _LAYER: Final = re.compile(r"blk\.(\d+)\.")
 _GUESSED: Final = 1024  # LLAMA_FTYPE_GUESSED
@@ -38,7 +37,7 @@ def quantized_metadata(
     tensors: the model's, in the file's order, with the types they have.
     """
     kept = {entry.key: (entry, raw) for entry, raw in model.metadata}
-    for key in _SPLIT_KEYS:
+    for key in SPLIT_KEYS:
         kept.pop(key, None)
     for entry in _set_anew(model, tensors, wanted, facts, options):
         kept.pop(entry.key, None)

@@ -17,6 +17,8 @@ from convert.shown import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from convert.plan.split import SplitRequest
+
 PathLike = str | os.PathLike[str]
 
 DEFAULT_TYPES: Final = "f16,q4_0,q4_1,q5_0,q5_1,q8_0"
@@ -31,6 +33,7 @@ class OutputRequest:
     types: such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case. name: the files' base name, by default the model's.
     discard_f16: leave the F16 file out. options: of the quantized files, as `quantize_options` reads them.
     mmproj, mtp: the type of a file of what is not text, and of one of the layers that predict further tokens.
+    split: the files, but these two, are in parts, `OUTDIR/NAME-TYPE/NAME-TYPE-00001-of-00003.gguf` and so on.
     """
 
     outdir: PathLike
@@ -40,6 +43,7 @@ class OutputRequest:
     options: QuantizeOptions = NO_OPTIONS
     mmproj: str | FileType | None = None
     mtp: str | FileType | None = None
+    split: SplitRequest | None = None
 
     def paths(self, own_name: str) -> dict[FileType, Path]:
         """Give each type its path. own_name: the model's.
@@ -67,11 +71,11 @@ def directory_name(directory: Path) -> str:
 
 
 def gguf_name(path: PathLike) -> str:
-    """Name a model after its GGUF file, without the float type that such names end with.
+    """Name a model after its GGUF file, or the first of its parts, without the float type that such names end with.
 
     Only `.gguf` is a suffix: other dots belong to the name, as in `Llama-3.2-1B`.
     """
-    return _TYPE_SUFFIX.sub("", re.sub(r"\.gguf$", "", Path(path).name, flags=re.IGNORECASE))
+    return _TYPE_SUFFIX.sub("", re.sub(r"(-00001-of-\d{5,})?\.gguf$", "", Path(path).name, flags=re.IGNORECASE))
 
 
 def require_directory(path: PathLike) -> None:

@@ -42,7 +42,8 @@ class QuantizeOptions:
     pure: no mixture, all of the file's type. leave_output: the output matrix keeps its type. output_type,
     embedding_type: theirs. tensor_types: by name, the first that fits. prune_layers: to leave out, from 0 on.
     overrides: metadata to set, which the rules see too. allow_requantize: tensors that are quantized already may be
-    decoded and quantized again. importance: how much each column of a weight counts.
+    decoded and quantized again. importance: how much each column of a weight counts. keep_split: the files are in parts
+    where the source, a GGUF file, is.
     """
 
     pure: bool = False
@@ -54,6 +55,7 @@ class QuantizeOptions:
     overrides: tuple[KeyValue, ...] = ()
     allow_requantize: bool = False
     importance: Importance | None = None
+    keep_split: bool = False
 
     @property
     def has_importance(self) -> bool:
@@ -173,6 +175,7 @@ def quantize_options(  # noqa: PLR0913 - llama-quantize's
     imatrix: str | Path | None = None,
     include_weights: Iterable[str] = (),
     exclude_weights: Iterable[str] = (),
+    keep_split: bool = False,
 ) -> QuantizeOptions:
     """Read options in llama-quantize's words and spelling; files are read.
 
@@ -194,4 +197,5 @@ def quantize_options(  # noqa: PLR0913 - llama-quantize's
         overrides=tuple(map(parse_override, override_kv)),
         allow_requantize=allow_requantize,
         importance=importance,
+        keep_split=keep_split,
     )

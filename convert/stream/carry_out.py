@@ -18,6 +18,8 @@ from convert.stream.publish import (
     ExistingFile,
     OutputState,
     PartialFile,
+    check_open_files,
+    check_parts,
     check_room,
     missing_directories,
     open_existing,
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from convert.plan import Output, Plan
+
+_MOST_FLUSHES: Final = 64  # files that are brought to the disk at once
 
 Progress = Callable[[int], None]  # called with the bytes written since the last call, from any thread
 
@@ -87,6 +91,8 @@ def carry_out(
     """
     started = time.monotonic()
     to_make = outputs_to_make(plan, force=writing.force)
+    check_parts(plan.outputs)
+    check_open_files(len(plan.outputs))
     remove_abandoned({output.path.parent for output in plan.outputs})
     check_room(list(to_make.values()))
     workers = writing.jobs or usable_processors()
@@ -158,7 +164,7 @@ class _Work:
             n_slices = sum(1 for task in self._plan.tasks for _ in cut(task))
             self._in_parallel(min(jobs, n_slices), lambda: self._encode_slices(sources))
             self._check_complete()
-            self._in_parallel(len(self._files), self._flush_files(iter(self._files.values())))
+            self._in_parallel(min(len(self._files), _MOST_FLUSHES), self._flush_files(iter(self._files.values())))
             self._in_parallel(1, self._publish_files, on_interruption=lambda: None)
         except DifferenceError as difference:
             raise _differs([self._plan.outputs[difference.index].path]) from None
@@ -181,8 +187,14 @@ class _Work:
                 self._existing[index] = open_existing(index, output)
 
     def _publish_files(self) -> None:
-        for file in self._files.values():
-            file.publish()
+        # A model in parts is found by its first: the last to appear, when all others are there.
+        try:
+            for file in reversed(self._files.values()):
+                file.publish()
+        except OutputError:
+            for file in self._files.values():
+                file.withdraw()
+            raise
         settle(dict.fromkeys(file.final.parent for file in self._files.values()))
 
     def _abandon(self) -> None:
@@ -214,9 +226,12 @@ class _Work:
 
     def _flush_files(self, files: Iterator[PartialFile]) -> Callable[[], None]:
         def flush() -> None:
-            with self._lock:
-                file = next(files)
-            file.flush()
+            while not self._workers.stop.is_set():
+                with self._lock:
+                    file = next(files, None)
+                if file is None:
+                    return
+                file.flush()
 
         return flush
 

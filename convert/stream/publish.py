@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from convert.errors import OutputError, Remedy
-from convert.file_system import lock, sync, sync_directory
+from convert.file_system import allow_open_files, lock, sync, sync_directory
+from convert.gguf_file.split import prefix_of
 from convert.plan.data import FileKind
+from convert.shown import shown_list
 from convert.stream.siblings import sibling
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 _WRITTEN_BEHIND: Final = 8 << 20
 _MAX_SAFETENSORS_HEADER: Final = 100_000_000  # bytes; safetensors 0.8, MAX_HEADER_SIZE
 _MOST_TRIES: Final = 10
+_NUMBERED: Final = re.compile(r"-\d{5,}-of-\d{5,}\.gguf$")
 
 
 class OutputState(Enum):
@@ -104,6 +109,7 @@ class PartialFile:
     partial: Path
     fd: int
     is_published: bool = False
+    is_new: bool = False  # nothing stood under the final name
     n_held: int = 0  # bytes written since the last write-behind; threads may miss each other's, which only delays it
 
     def write(self, data: memoryview, offset: int) -> None:
@@ -140,10 +146,17 @@ class PartialFile:
     def publish(self) -> None:
         """Give the flushed file its final name; `settle` is to follow."""
         try:
+            self.is_new = not self.final.exists()
             self.partial.replace(self.final)
             self.is_published = True
         except OSError as error:
             raise _output_error(self.final, error) from error
+
+    def withdraw(self) -> None:
+        """Take the final name back, where nothing stood under it before."""
+        if self.is_published and self.is_new:
+            with contextlib.suppress(OSError):
+                self.final.unlink()
 
     def close(self) -> None:
         """Release the file and its lock."""
@@ -262,6 +275,29 @@ def check_room(outputs: Sequence[Output]) -> None:
                 f"the outputs need {nbytes} bytes, `{directory}` has {free} free",
                 remedies=(Remedy.MORE_ROOM,),
             )
+
+
+def check_parts(outputs: Sequence[Output]) -> None:
+    """Raise OutputError where parts of another split lie beside parts to be, which would make one of them a riddle."""
+    planned = {output.path for output in outputs}
+    names = {output.path.with_name(prefix_of(output.path, output.part)) for output in outputs if output.part}
+    found = (path for name in sorted(names) for path in name.parent.glob(f"{glob.escape(name.name)}-*-of-*.gguf"))
+    if others := sorted(path for path in found if path not in planned and _NUMBERED.search(path.name)):
+        raise OutputError(
+            f"`{others[0].parent}` holds parts of another split: {shown_list([path.name for path in others])}",
+            hint="they are never replaced: remove them",
+            remedies=(Remedy.OTHER_PLACE,),
+        )
+
+
+def check_open_files(n_files: int) -> None:
+    """Raise OutputError if this process may not have so many files open."""
+    if not allow_open_files(n_files):
+        raise OutputError(
+            f"{n_files} files are to be written at once, more than this process may open",
+            hint="make fewer types at once, or raise `ulimit -n`",
+            remedies=(Remedy.LARGER_PARTS,),
+        )
 
 
 def existing_parent(path: Path) -> Path:

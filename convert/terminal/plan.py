@@ -13,7 +13,7 @@ from convert.terminal.look import count, counted, say, size, stdout
 from convert.terminal.table import show_pairs, show_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
 
@@ -36,13 +36,20 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     else:
         root = os.path.commonpath([output.path.parent for output in plan.outputs])
         yield label, f"{root}/"
-        for output in plan.outputs:
-            yield "", f"  {os.path.relpath(output.path, root)}  {size(output.nbytes)}"
+        for files in plan.models:
+            yield "", f"  {os.path.relpath(files[0].path, root)}  {_sizes(files)}"
     yield "disk", _disk(plan)
     for group in plan.left_out:
         yield "left out", _left_out(group)
     for note in plan.notes:
         yield "note", note
+
+
+def _sizes(files: Sequence[Output]) -> str:
+    """Say how large a model is; of one in parts also how many these are, and the largest."""
+    nbytes = [output.nbytes for output in files]
+    parts = f"  in {len(files)} parts, the largest {size(max(nbytes))}" if len(files) > 1 else ""
+    return f"{size(sum(nbytes))}{parts}"
 
 
 def _left_out(group: LeftOut) -> str:

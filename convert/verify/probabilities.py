@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
 
@@ -36,10 +36,9 @@ _HIGHEST: Final = 65535
 
 
 @dataclass(frozen=True, slots=True)
-class Probabilities:
-    """A file of them. tokens: int32 (n_windows, n_ctx)."""
+class Windows:
+    """How a text was cut: the head of a file of probabilities. tokens: int32 (n_windows, n_ctx)."""
 
-    path: Path
     n_ctx: int
     n_vocab: int
     tokens: NDArray[np.int32]
@@ -59,18 +58,33 @@ class Probabilities:
         """The bytes of one place."""
         return _row_nbytes(self.n_vocab)
 
-    def places(self, n_windows: int) -> Iterator[tuple[NDArray[np.int32], Logs]]:
-        """Yield the first windows' places in groups: next tokens (n,), log-probabilities (n, n_vocab)."""
-        following = self.tokens[:n_windows, self.first + 1 :].reshape(-1)
+    def following(self, n_windows: int) -> NDArray[np.int32]:
+        """Give the token after each judged place of the first windows."""
+        return self.tokens[:n_windows, self.first + 1 :].reshape(-1)
+
+    def places(self, file: BinaryIO, n_windows: int) -> Iterator[tuple[NDArray[np.int32], Logs]]:
+        """Read the first windows' places in groups, after the head: next tokens (n,), logarithms (n, n_vocab)."""
+        following = self.following(n_windows)
         step = max(_GROUP_VALUES // self.n_vocab, 1)
+        for start in range(0, len(following), step):
+            wanted = following[start : start + step]
+            raw = np.frombuffer(file.read(len(wanted) * self.row_nbytes), np.uint8)
+            if raw.size != len(wanted) * self.row_nbytes:
+                raise VerificationError("llama-perplexity left its probabilities incomplete")
+            yield wanted, _decoded(raw.reshape(len(wanted), -1), self.n_vocab)
+
+
+@dataclass(frozen=True, slots=True)
+class Probabilities(Windows):
+    """A file of them."""
+
+    path: Path
+
+    def read(self, n_windows: int) -> Iterator[tuple[NDArray[np.int32], Logs]]:
+        """Yield the first windows' places, as `places` does."""
         with self.path.open("rb") as file:
             file.seek(_HEADER_NBYTES + self.tokens.nbytes)
-            for start in range(0, len(following), step):
-                wanted = following[start : start + step]
-                raw = np.frombuffer(file.read(len(wanted) * self.row_nbytes), np.uint8)
-                if raw.size != len(wanted) * self.row_nbytes:
-                    raise VerificationError(f"llama-perplexity left `{self.path}` incomplete")
-                yield wanted, _decoded(raw.reshape(len(wanted), -1), self.n_vocab)
+            yield from self.places(file, n_windows)
 
 
 def _row_nbytes(n_vocab: int) -> int:
@@ -84,17 +98,23 @@ def _decoded(rows: NDArray[np.uint8], n_vocab: int) -> Logs:
     return logs
 
 
+def read_head(file: BinaryIO) -> Windows:
+    """Read what stands before the places; VerificationError if that is something else, or holds nothing."""
+    head = file.read(_HEADER_NBYTES)
+    if len(head) != _HEADER_NBYTES or not head.startswith(_MAGIC):
+        raise VerificationError("llama-perplexity saved no probabilities")
+    n_ctx, n_vocab, n_windows = (int(number) for number in np.frombuffer(head[8:], "<i4"))
+    tokens = np.frombuffer(file.read(4 * n_ctx * n_windows), "<i4")
+    if tokens.size != n_ctx * n_windows or not tokens.size:
+        raise VerificationError("llama-perplexity saved no probabilities")
+    return Windows(n_ctx, n_vocab, tokens.reshape(n_windows, n_ctx))
+
+
 def read_probabilities(path: Path) -> Probabilities:
     """Read a file's header; VerificationError if it is none, or holds nothing."""
     with path.open("rb") as file:
-        head = file.read(_HEADER_NBYTES)
-        if len(head) != _HEADER_NBYTES or not head.startswith(_MAGIC):
-            raise VerificationError("llama-perplexity saved no probabilities")
-        n_ctx, n_vocab, n_windows = (int(number) for number in np.frombuffer(head[8:], "<i4"))
-        tokens = np.frombuffer(file.read(4 * n_ctx * n_windows), "<i4")
-    if tokens.size != n_ctx * n_windows or not tokens.size:
-        raise VerificationError("llama-perplexity saved no probabilities")
-    return Probabilities(path, n_ctx, n_vocab, tokens.reshape(n_windows, n_ctx))
+        head = read_head(file)
+    return Probabilities(head.n_ctx, head.n_vocab, head.tokens, path)
 
 
 def write_probabilities(
@@ -109,7 +129,7 @@ def write_probabilities(
         file.write(_MAGIC + np.array([like.n_ctx, like.n_vocab, n_windows], "<i4").tobytes() + tokens.tobytes())
         for window in range(n_windows):
             file.write(_encoded(logits(window)))
-    return Probabilities(path, like.n_ctx, like.n_vocab, tokens)
+    return Probabilities(like.n_ctx, like.n_vocab, tokens, path)
 
 
 def _encoded(logits: NDArray[np.float32]) -> bytes:
@@ -135,7 +155,7 @@ def divergence(of: Probabilities, base: Probabilities) -> tuple[float, float]:
     if of.n_vocab != base.n_vocab or not np.array_equal(of.tokens[:n_windows], base.tokens[:n_windows]):
         raise VerificationError("the models cut the text into different tokens")
     total = same = 0.0
-    for (_, ours), (_, theirs) in zip(of.places(n_windows), base.places(n_windows), strict=True):
+    for (_, ours), (_, theirs) in zip(of.read(n_windows), base.read(n_windows), strict=True):
         total += float((np.exp(theirs) * (theirs - ours)).sum())
         same += float((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
     if not isfinite(total):

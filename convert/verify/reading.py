@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from bisect import bisect_right
+from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -11,29 +13,37 @@ import numpy as np
 from convert.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from convert.gguf_file import GGUFFile
 
 SLICE_NBYTES: Final = 16 << 20
 
 
 class OpenFile:
-    """A file that is read at offsets."""
+    """A file that is read at offsets; or the parts of one, as if they lay one after another, as `as_one` counts.
 
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
-        self._fd = fd
+    starts: where each part begins.
+    """
+
+    def __init__(self, paths: Sequence[Path], fds: Sequence[int], starts: Sequence[int]) -> None:
+        self._paths = paths
+        self._fds = fds
+        self._starts = starts
 
     def read(self, offset: int, nbytes: int) -> NDArray[np.uint8]:
-        """Return uint8 (nbytes,); CheckpointError if the file ends before."""
+        """Return uint8 (nbytes,), of one part; CheckpointError if it ends before."""
+        part = bisect_right(self._starts, offset) - 1
+        offset -= self._starts[part]
         out = np.empty(nbytes, np.uint8)
         view = out.data
         while view:
-            count = os.preadv(self._fd, [view], offset)
+            count = os.preadv(self._fds[part], [view], offset)
             if count == 0:
-                raise CheckpointError(f"`{self.path}` ended while it was read; did it change?")
+                raise CheckpointError(f"`{self._paths[part]}` ended while it was read; did it change?")
             view, offset = view[count:], offset + count
         return out
 
@@ -45,10 +55,9 @@ class OpenFile:
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[OpenFile]:
-    """Open a file for reading at offsets."""
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    try:
-        yield OpenFile(path, fd)
-    finally:
-        os.close(fd)
+def open_file(*files: GGUFFile) -> Iterator[OpenFile]:
+    """Open a file, or all parts of one, for reading at offsets."""
+    starts = list(accumulate((file.nbytes for file in files[:-1]), initial=0))
+    with ExitStack() as stack:
+        opened = [stack.enter_context(file.path.open("rb", buffering=0)) for file in files]
+        yield OpenFile([file.path for file in files], [each.fileno() for each in opened], starts)

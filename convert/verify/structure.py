@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convert.gguf_file import ALIGNMENT, padded
+from convert.gguf_file import ALIGNMENT, padded, part_of
 from convert.verify.data import Finding, problem
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ CHECK = "structure"
 
 def check_structure(header: GGUFFile, file: OpenFile) -> Iterator[Finding]:
     """Check offsets, padding and the file's length."""
-    if not header.tensors:
+    if not header.tensors and part_of(header) is None:
         yield problem(CHECK, "the file holds no tensor")
     if header.alignment < ALIGNMENT:
         said = f"`general.alignment` is {header.alignment}, llama.cpp aborts below {ALIGNMENT}"

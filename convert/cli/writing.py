@@ -1,0 +1,43 @@
+"""Showing a plan, and carrying it out: what all commands that write GGUF files do last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convert.cli.options import program_name
+
+if TYPE_CHECKING:
+    from convert.plan import Plan
+
+
+def show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) -> None:
+    """Show a plan, and carry it out unless it is a dry run."""
+    from convert import stream  # noqa: PLC0415
+    from convert.codec import kernel_level  # noqa: PLC0415
+    from convert.plan.as_json import plan_as_json  # noqa: PLC0415
+    from convert.terminal import look  # noqa: PLC0415
+    from convert.terminal.plan import show_plan, show_whole_plan  # noqa: PLC0415
+    from convert.terminal.report import show_report  # noqa: PLC0415
+
+    if as_json and not dry_run:
+        raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
+    if dry_run:
+        if as_json:
+            click.echo(plan_as_json(plan))
+        else:
+            show_whole_plan(plan)
+        return
+    show_plan(plan, look.stderr())
+    with look.warnings_shown():
+        kernel_level()
+    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
+        report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
+    show_report(report, then=_try_out(plan))
+
+
+def _try_out(plan: Plan) -> list[str]:
+    """Give the command line that tries the smallest of the files."""
+    smallest = min(plan.models, key=lambda files: sum(output.nbytes for output in files))
+    return [*program_name().split(), "run", str(smallest[0].path), "-p", "Once upon a time", "-n", "50"]
