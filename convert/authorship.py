@@ -104,7 +104,7 @@ def card_of(values: Mapping[str, Any]) -> dict[str, Any]:
         links = [
             values.get(f"general.{kind}.{index}.repo_url") for index in range(values.get(f"general.{kind}.count", 0))
         ]
-        names = [link.removeprefix(_HUB) for link in links if isinstance(link, str) and link.startswith(_HUB)]
+        names = [link.removeprefix(_HUB) for link in links if isinstance(link, str)]
         found |= {f"{kind}s" if kind == "dataset" else kind: names} if names else {}
     return found
 

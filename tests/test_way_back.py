@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from checkpoints import write_checkpoint
 from family_checkpoints import FAMILY_CHECKPOINTS, write_family_checkpoint
 
 import convert
@@ -35,9 +36,15 @@ ONE_EACH: Final = [*{row.architecture: row.name for row in _PLAIN}.values()]
 MORE: Final = (
     *("gemma-2-9b-float16", "gemma-3-4b-linear-rope", "gemma-3-every-second", "Qwen2-MoE-tied"),
     *("Qwen3-Embedding-0.6B", "DeepSeek-V3", "Phi-3.5-mini-instruct", "falcon-7b", "GLM-4.5-Air", "GLM-4.7-Flash"),
-    *("Llama-4-Scout", "Hunyuan-4B", "mpt-7b", "codegemma-7b"),
+    *("Llama-4-Scout", "Hunyuan-4B", "Phi-3.5-MoE-instruct", "mpt-7b", "codegemma-7b"),
 )
-COMPUTED_MORE: Final = ("gemma-3-every-second", "DeepSeek-V3", "Phi-3.5-mini-instruct", "GLM-4.5-Air", "falcon-7b")
+COMPUTED_MORE: Final = (
+    "gemma-3-every-second",
+    "DeepSeek-V3",
+    "Phi-3.5-mini-instruct",
+    "GLM-4.5-Air",
+    "Phi-3.5-MoE-instruct",
+)
 JUDGED: Final = [*dict.fromkeys((*ONE_EACH, *MORE))]
 # Classes that come as code with their checkpoints, which transformers does not have.
 NOT_OF_TRANSFORMERS: Final = ("MiniCPM-2B-sft-bf16", "MiniCPM-narrow")
@@ -110,6 +117,36 @@ def _load(directory: Path) -> tuple[Any, dict[str, Any]]:
             directory, dtype=torch.float32, output_loading_info=True
         )
     return network.eval(), loading
+
+
+# Llama, Mistral and Mixtral: spellings of configs, scalings, kinds of tokenizers, chat templates, cards.
+LLAMA_LIKE: Final = (
+    *("Llama-2-7b-chat-hf", "Llama-3.1-8B-Instruct", "llama-3-byte-level-bpe", "llama-all-biases", "yarn-respelled"),
+    *("mixtral-four-experts", "tokenizer-json-added", "chat-template-list", "my-finetuned-llama"),
+)
+
+
+@pytest.mark.parametrize("name", LLAMA_LIKE)
+def test_a_llama_that_went_back_is_made_again(name: str, tmp_path: Path) -> None:
+    convert.convert_one(write_checkpoint(name, tmp_path / "before"), tmp_path / "first.gguf", type="f16")
+    assert plan_dequantize(tmp_path / "first.gguf", tmp_path / name).notes == ()
+    convert.dequantize(tmp_path / "first.gguf", tmp_path / name)
+    convert.convert_one(tmp_path / name, tmp_path / "again.gguf", type="f16")
+    assert _hash(tmp_path / "again.gguf") == _hash(tmp_path / "first.gguf")
+
+
+@pytest.mark.parametrize("name", ["zephyr-7b-beta", "pytorch-bin"])
+def test_what_lay_in_shards_or_in_a_torch_file_has_the_same_tensors_in_another_order(name: str, tmp_path: Path) -> None:
+    convert.convert_one(write_checkpoint(name, tmp_path / "before"), tmp_path / "first.gguf", type="f16")
+    convert.dequantize(tmp_path / "first.gguf", tmp_path / name)
+    convert.convert_one(tmp_path / name, tmp_path / "again.gguf", type="f16")
+    first, again = (read_gguf(tmp_path / f"{file}.gguf") for file in ("first", "again"))
+    assert again.entries == first.entries
+    held = [
+        {info.name: file.path.read_bytes()[info.offset : info.offset + info.nbytes] for info in file.tensors}
+        for file in (first, again)
+    ]
+    assert held[0] == held[1]
 
 
 def test_every_class_of_every_family_has_names_to_go_back_to() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from gguf import Keys
 
+from convert.architecture.given import shortest
 from convert.architecture.rope import DEFAULT_BASE, YARN, llama3_rope_factors
 from convert.errors import UnsupportedError
 from convert.fields import Fields
@@ -93,7 +94,7 @@ def in_scaling(key: str, name: str, times: float = 1.0, *, also: tuple[str, ...]
         value = given.get(key)
         if value is None:
             return {}
-        value = float(f"{value * times:.7g}")
+        value = shortest(value * times)
         scaling = {"rope_type": "default", **(given.config.get("rope_scaling") or {})}
         return {"rope_scaling": {**scaling, name: value, **dict.fromkeys(also, value)}}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 from gguf import Keys, TokenType
@@ -99,6 +99,11 @@ def tokenizer_files(values: Mapping[str, Any], rule: TokenizerRule, *, with_json
             decoder, marked = _beside_pieces(tokens)
             config["added_tokens_decoder"] = decoder
             files |= {"added_tokens.json": _json(marked)} if marked else {}
+        else:
+            others = [number for number in tokens.added() if number not in roles.values()]
+            control = [tokens.texts[number] for number in others if tokens.types[number] is TokenType.CONTROL]
+            config |= {"additional_special_tokens": control} if control else {}
+            declared["model"]["vocab"] = dict(zip(_texts_of_model(tokens), count()))
     else:
         declared = byte_level_model(values, tokens.texts, tokens.types)
     if with_json or "tokenizer.model" not in files:
@@ -179,6 +184,12 @@ def _pieces(tokens: Tokens) -> tuple[list[str], list[TokenType], list[float]]:
     return list(tokens.texts[:end]), list(tokens.types[:end]), list(tokens.scores[:end])
 
 
+def _texts_of_model(tokens: Tokens) -> tuple[str, ...]:
+    """Give the texts before the tokens that were added behind all others."""
+    kept = [number for number, type_ in enumerate(tokens.types) if type_ not in _ADDED and not tokens.is_pad(number)]
+    return tokens.texts[: max(kept, default=-1) + 1]
+
+
 def _is_beside(tokens: Tokens, number: int) -> bool:
     """Whether a token was added beside tokenizer.model."""
     return tokens.types[number] in _ADDED and tokens.scores[number] == ADDED_SCORE
@@ -205,11 +216,12 @@ def _post_processor(
     if not first and not last:
         return None
     one, other = ({"Sequence": {"id": id_, "type_id": 0}} for id_ in "AB")
+    between = first if "sep" in adds else []  # as published tokenizers have it, whose readers then find no separator
     tokens = {text: {"id": text, "ids": [roles[kind]], "tokens": [text]} for kind, text in ends.items() if text}
     return {
         "type": "TemplateProcessing",
         "single": [*first, one, *last],
-        "pair": [*first, one, other, *last],
+        "pair": [*first, one, *between, other, *last],
         "special_tokens": tokens,
     }
 
