@@ -7,6 +7,7 @@ Every function here that writes has a `plan_…` twin that decides everything an
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from convert.plan import (
     Plan,
     SplitRequest,
     directory_name,
+    directory_owner,
     gguf_name,
     joined,
     parse_type,
@@ -46,6 +48,7 @@ def plan_all(model: PathLike | ModelRequest, outputs: PathLike | OutputRequest) 
     """
     request = as_request(model)
     wanted = outputs if isinstance(outputs, OutputRequest) else OutputRequest(outputs)
+    wanted = replace(wanted, owner=wanted.owner or directory_owner(request.directory))
     name = directory_name(request.directory)
     text = plan(open_gguf_model(request), wanted.paths(name), wanted.options, wanted.split)
     return joined([text, *_other_plans(request, wanted, name)])

@@ -63,6 +63,8 @@ class Remedy(Enum):
     TRUST_CODE = "let a checkpoint's own code run"
     MORE_MEMORY = "allow more memory"
     LIST_ARCHITECTURES = "see which architectures there are"
+    NAME_TYPES = "say the type of tensors by name"
+    ALLOW_INEXACT = "quantize again what cannot be exact"
 
 
 # A program that calls the package asks by arguments.
@@ -101,6 +103,8 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.OTHER_SOURCE: "a newer llama.cpp may have it: `ref` of the definition",
         Remedy.TRUST_CODE: "where you trust it, `trusts_code=True` of the definition lets it run, without a network",
         Remedy.MORE_MEMORY: "allow more by `max_memory` of the definition",
+        Remedy.NAME_TYPES: "give another type to it by `tensor_type`, `output_tensor_type` or `token_embedding_type`",
+        Remedy.ALLOW_INEXACT: "lossless='possible' quantizes it as usual",
         Remedy.LIST_ARCHITECTURES: "`convert.llama_cpp.front_end.known_architectures()` lists them",
     }
 )

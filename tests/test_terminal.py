@@ -139,7 +139,7 @@ def test_without_a_command_the_help_page_comes() -> None:
     code, said = _on_a_terminal(100)
     assert code == 0
     assert said.startswith("Usage: ")
-    assert "error" not in said
+    assert "error:" not in said
     assert _on_a_terminal(100, "--help")[1] == said
 
 

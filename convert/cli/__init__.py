@@ -24,6 +24,7 @@ _INTERRUPTED = 130
 _NOTHING_LEFT = "; no partial file is left"
 _LEFT = dict.fromkeys(("all", "gguf", "quantize", "split", "merge"), _NOTHING_LEFT) | {
     "dequantize": f"{_NOTHING_LEFT}; the same command goes on with the shards that are there",
+    "publish": "; nothing of it is visible on the Hub, and the same command goes on from here",
     "build-llamacpp": "; the same command goes on from here",
 }
 

@@ -22,12 +22,22 @@ from convert.cli.options import (
     splitting,
     writing_options,
 )
+from convert.cli.publish_commands import (
+    card,
+    lint,
+    make_and_push,
+    modelfile,
+    publish,
+    publishing_options,
+    push_of,
+)
 from convert.cli.report_commands import report
 from convert.cli.split_commands import merge, split
 from convert.cli.verify_commands import run_verification, verify
 from convert.cli.writing import show_and_write
 
 _OURS_ALONE = {
+    "--lossless": "lossless",
     "--json": "as_json",
     "--allow-nonfinite": "allow_nonfinite",
     "--keep-split": "keep_split",
@@ -45,7 +55,21 @@ def cli() -> None:
     """
 
 
-for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, report, split, merge, doctor):
+for _command in (
+    dequantize,
+    build_llamacpp,
+    imatrix,
+    run_gguf,
+    verify,
+    report,
+    split,
+    merge,
+    card,
+    modelfile,
+    publish,
+    lint,
+    doctor,
+):
     cli.add_command(_command)
 
 
@@ -55,10 +79,14 @@ for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, report, 
 @click.option("--types", default="f16,q4_0,q4_1,q5_0,q5_1,q8_0", show_default=True, help=quantize_options.TYPES_HELP)
 @click.option("--discard-f16", is_flag=True, help="Leave the f16 file out; the others do not need it.")
 @click.option("--name", metavar="NAME", help="Base name of the files; by default the directory's.")
+@click.option(
+    "--style", default="plain", show_default=True, help="Of the files' names: plain, bartowski or mradermacher."
+)
 @click.option("--mmproj", metavar="TYPE", help="Also mmproj-NAME-TYPE.gguf, of what is not text: f16, bf16 or q8_0.")
 @click.option("--mtp", metavar="TYPE", help="Also mtp-NAME-TYPE.gguf, of the layers for further tokens.")
 @click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
 @click.option("--text", type=PATH, metavar="FILE", help="With --imatrix auto: the text that the matrix is made from.")
+@publishing_options
 @dir_option
 @checkpoint_options
 @quantize_options.quantizing
@@ -70,6 +98,7 @@ def all_types(
     types: str,
     discard_f16: bool,
     name: str | None,
+    style: str,
     mmproj: str | None,
     mtp: str | None,
     verifies: bool,
@@ -90,12 +119,18 @@ def all_types(
       convert all ./llama quantized/ --merge ./my-adapter
       convert all ./my-vision-model quantized/ --mmproj f16
       convert all ./llama quantized/ --types standard,iq2_m --imatrix auto --text calibration.txt
+      convert all ./llama quantized/ --types standard --push-to-hub me/llama-GGUF --discard-uploaded
     """  # noqa: D301 - Click's mark for "do not wrap"
     from convert.conversion import plan_all  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.plan import OutputRequest  # noqa: PLC0415
 
+    push = push_of(run)
+    if push.discard and verifies:
+        raise click.UsageError(
+            "--verify needs the files that --discard-uploaded deletes", ctx=click.get_current_context()
+        )
     request = request_of(model, run, directory)
-    wanted = OutputRequest(outdir, types, name, discard_f16, split=split_of(run))
+    wanted = OutputRequest(outdir, types, name, discard_f16, split=split_of(run), style=style)
     asked = quantize_options.words(run)
     if asked["imatrix"] == "auto":
         asked["imatrix"] = importance_for(request, wanted, text, directory=directory, **run)
@@ -103,11 +138,19 @@ def all_types(
         raise click.UsageError("--text goes with --imatrix auto", ctx=click.get_current_context())
     wanted = replace(wanted, options=quantize_options.read(asked), mmproj=mmproj, mtp=mtp)
     plan = with_source(lambda: plan_all(request, wanted), directory)
+    used = None if wanted.options.importance is None else Path(wanted.options.importance.file)
+
+    def check() -> None:
+        if verifies and not run["dry_run"]:
+            others = (mmproj is not None) + (mtp is not None)
+            paths = [files[0].path for files in plan.models[: len(plan.models) - others]]
+            run_verification(paths, against=request, directory=directory)
+
+    if push.repository is not None:
+        make_and_push(plan, push, request.directory, outdir, imatrix=used, check=check, **run)
+        return
     show_and_write(plan, **run)
-    if verifies and not run["dry_run"]:
-        others = (mmproj is not None) + (mtp is not None)
-        paths = [files[0].path for files in plan.models[: len(plan.models) - others]]
-        run_verification(paths, against=request, directory=directory)
+    check()
 
 
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")

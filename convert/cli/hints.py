@@ -49,6 +49,8 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.OTHER_SOURCE: "a newer llama.cpp may have it: `--ref`",
     Remedy.TRUST_CODE: "where you trust it, `--trust-remote-code` lets it run, without a network",
     Remedy.MORE_MEMORY: "allow more with --max-memory",
+    Remedy.NAME_TYPES: "give another type to it with --tensor-type, --output-tensor-type or --token-embedding-type",
+    Remedy.ALLOW_INEXACT: "--lossless without =strict quantizes it as usual",
     Remedy.LIST_ARCHITECTURES: "`convert inspect --architectures` lists what there is",
 }
 _DEQUANTIZE: Final[Mapping[Remedy, str]] = {
@@ -69,8 +71,18 @@ _OF_COMMAND: Final = {"dequantize": _DEQUANTIZE, "imatrix": _IMATRIX, "split": _
 ALL_WORDS: Final = (GGUF_WORDS, *_OF_COMMAND.values())
 
 
+class _OptionalValues(click.Command):
+    """A command that does not take what follows `--lossless` for its value: that is given as `--lossless=strict`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give Click the value that is meant."""
+        return super().parse_args(ctx, ["--lossless=possible" if arg == "--lossless" else arg for arg in args])
+
+
 class HintingGroup(click.Group):
     """Commands whose errors hint at their own options."""
+
+    command_class = _OptionalValues
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that is asked for, and let its errors speak as it does."""

@@ -33,6 +33,12 @@ _OPTIONS: Final = (
     ),
     click.option("--tensor-type-file", type=PATH, metavar="FILE", help="More of these, after the others."),
     click.option("--prune-layers", metavar="N,N…", help="Leave layers out."),
+    click.option(
+        "--lossless",
+        type=click.Choice(["possible", "strict"]),
+        metavar="[=strict]",
+        help="Keep a packed checkpoint's integers and scales where blocks of the type can hold them; =strict: or fail.",
+    ),
     click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set metadata: int, float, bool, str."),
 )
 _REQUANTIZE: Final = click.option(
@@ -42,6 +48,7 @@ _KEEP_SPLIT: Final = click.option("--keep-split", is_flag=True, help="Files in p
 _NAMES: Final = (
     "imatrix", "include_weights", "exclude_weights", "pure", "leave_output_tensor", "output_tensor_type",
     "token_embedding_type", "tensor_type", "tensor_type_file", "prune_layers", "override_kv", "allow_requantize",
+    "lossless",
     "keep_split",
 )  # fmt: skip
 

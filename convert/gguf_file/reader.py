@@ -9,6 +9,7 @@ Source: ggml/src/gguf.cpp, gguf_init_from_file_impl @ 0c1e570.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from gguf import GGML_QUANT_SIZES
@@ -66,6 +67,11 @@ def read_gguf(path: Path) -> GGUFFile:
             raise not_a_gguf(path, head)
         file.seek(0)
         return _read(Cursor(path, file, path.stat().st_size))
+
+
+def parse_gguf(path: Path, header: bytes, nbytes: int) -> GGUFFile:
+    """Read the header of a file that is planned, or elsewhere. nbytes: of the whole file; errors as for `read_gguf`."""
+    return _read(Cursor(path, BytesIO(header), nbytes))
 
 
 def _read(cursor: Cursor) -> GGUFFile:

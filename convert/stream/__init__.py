@@ -6,7 +6,7 @@ workers x one slice whatever the model's size. Files appear under their final na
 
 from convert.stream.carry_out import Progress, Report, Writing, WrittenOutput, carry_out, outputs_to_make
 from convert.stream.first_pass import with_statistics
-from convert.stream.publish import OutputState, check_room, existing_parent, output_states
+from convert.stream.publish import OutputState, check_room, existing_parent, output_states, remove_empty
 from convert.stream.siblings import remove_abandoned
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "output_states",
     "outputs_to_make",
     "remove_abandoned",
+    "remove_empty",
     "with_statistics",
 ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convert.errors import ConvertError
 
 _UNLIMITED: Final = 100_000
+_with_bar: Final[list[Console]] = []
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 # ECMA-48: control sequences (colours, the cursor), operating system commands (titles, links), other escapes.
 _CONTROL: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
@@ -47,8 +48,8 @@ def counted(number: int, thing: str) -> str:
 
 
 def stderr() -> Console:
-    """Return the console that people read."""
-    return _console(stderr=True)
+    """Return the console that people read; while a bar is shown, the bar's, above which lines go."""
+    return _with_bar[-1] if _with_bar else _console(stderr=True)
 
 
 def stdout() -> Console:
@@ -116,23 +117,28 @@ def warnings_shown() -> Iterator[None]:
     """Print warnings as `warning: …` instead of Python's way."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
+        warnings.simplefilter("ignore", DeprecationWarning)  # between packages; a user can do nothing about it
         yield
     for warning in caught:
         say(stderr(), str(warning.message), label="warning:", style="bold yellow")
 
 
 @contextmanager
-def byte_progress(total: int) -> Iterator[Callable[[int], None]]:
+def byte_progress(total: int, *, doing: str = "writing") -> Iterator[Callable[[int], None]]:
     """Show a bar of bytes while the work goes on, and that they are brought to the disk; only on a terminal."""
     console = stderr()
     times = (TransferSpeedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), *times)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("writing", total=total)
+        _with_bar.append(console)
+        task = progress.add_task(doing, total=total)
 
         def advance(nbytes: int) -> None:
             progress.advance(task, nbytes)
-            if progress.tasks[0].finished:
+            if progress.tasks[0].finished and doing == "writing":
                 progress.update(task, description="flushing to disk")
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            _with_bar.remove(console)

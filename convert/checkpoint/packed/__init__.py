@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from convert.checkpoint.packed.casts import CAST_TYPES, CastTensor, as_floats
-from convert.checkpoint.packed.quantization_config import Quantization, read_quantization
+from convert.checkpoint.packed.quantization_config import Quantization, is_mlx, read_quantization
 from convert.checkpoint.packed.table import find_format, has_plain_weights
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = [
     "ModelTensors",
     "Quantization",
     "as_floats",
+    "is_mlx",
     "model_tensors",
     "read_quantization",
 ]
