@@ -30,6 +30,7 @@ from convert.plan import (
     require_file,
 )
 from convert.quant_mix import NO_OPTIONS, FileType, QuantizeOptions
+from convert.remote import located
 from convert.stream import Progress, Report, Writing, carry_out
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def plan_quantize(source: PathLike, outputs: PathLike | OutputRequest) -> Plan:
 
     Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
     """
-    path = Path(source)
+    path = Path(located(source))
     wanted = outputs if isinstance(outputs, OutputRequest) else OutputRequest(outputs, types=QUANTIZED_TYPES)
     paths = wanted.paths(gguf_name(path))
     parts = read_parts(path)
@@ -99,7 +100,7 @@ def plan_split(source: PathLike, prefix: PathLike, split: SplitRequest) -> Plan:
 
     Raises UsageError or CheckpointError; UnsupportedError for what is in parts already; PlanError as `in_parts` does.
     """
-    path = Path(source)
+    path = Path(located(source))
     parts = read_parts(path)
     if len(parts) > 1:
         raise UnsupportedError(f"`{path}` is in {len(parts)} parts already", remedies=(Remedy.MERGE_PARTS,))
@@ -114,7 +115,7 @@ def plan_merge(first: PathLike, out: PathLike) -> Plan:
 
     Raises UsageError or OutputError; CheckpointError for a file that is no part, and for parts as `read_parts` does.
     """
-    path = Path(first)
+    path = Path(located(first))
     wanted = require_file(out, such_as=f"{gguf_name(path)}.gguf")
     parts = read_parts(path)
     if len(parts) == 1 and parts[0].metadata.get(SPLIT_COUNT) != 1:

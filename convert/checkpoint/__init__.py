@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from convert.checkpoint.index import absent_tensors, compare, merge
 from convert.checkpoint.json_file import read_json
 from convert.checkpoint.parts import ChosenFiles, WeightFormat, choose_parts
+from convert.checkpoint.regular_file import of_each, stored_nbytes
 from convert.checkpoint.safetensors_file import read_safetensors
 from convert.checkpoint.source import (
     Checkpoint,
@@ -70,7 +71,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     return Checkpoint(
         directory=parts.directory,
         tensors=MappingProxyType(tensors),
-        files=tuple(WeightFile(path, path.stat().st_size) for path in parts.paths),
+        files=tuple(WeightFile(path, stored_nbytes(path)) for path in parts.paths),
         config=config,
         notes=(*parts.notes, *notes, *more_notes, *wrappers),
         lacking=lacking,
@@ -119,6 +120,6 @@ def _config(directory: Path) -> dict[str, Any] | ConfigError | None:
 
 def _read(parts: ChosenFiles) -> tuple[list[tuple[TensorSource, ...]], tuple[str, ...]]:
     if parts.weight_format is WeightFormat.SAFETENSORS:
-        return [read_safetensors(path) for path in parts.paths], ()
+        return of_each(parts.paths, read_safetensors), ()
     files = [read_torch_file(path) for path in parts.paths]
     return [file.sources for file in files], tuple(note for file in files for note in file.notes)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.json_file import read_json
 from convert.errors import CheckpointError
+from convert.remote import hub_name
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def _roots(directory: Path) -> list[Path]:
 
 
 def cached_name(directory: Path) -> str | None:
-    """Return `ORG/NAME`, where a directory is a snapshot in the Hub's cache and so called after a commit; else None."""
+    """Return `ORG/NAME`, where a directory is a snapshot in the Hub's cache, or stands for one elsewhere; else None."""
+    if (elsewhere := hub_name(directory)) is not None:
+        return elsewhere
     repository = directory.parent.parent.name
     if directory.parent.name != "snapshots" or not repository.startswith("models--"):
         return None

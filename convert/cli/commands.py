@@ -109,13 +109,15 @@ def all_types(
     """Convert the checkpoint MODEL to OUTDIR/NAME-TYPE.gguf, all types in one read.
 
     MODEL is a directory with config.json, weights (safetensors or PyTorch files) and tokenizer; or an adapter's
-    directory, when its base is on this machine. An architecture that has no definition of ours is converted by
-    llama.cpp's own, which `convert build-llamacpp --source-only` fetches. Files in parts are
-    OUTDIR/NAME-TYPE/NAME-TYPE-00001-of-00003.gguf and so on.
+    directory, when its base is on this machine. It may be elsewhere: hf://USER/MODEL[@REVISION] (or USER/MODEL where
+    no such path is), s3://…, gs://…; weights are read by ranges then, and never lie on this disk. An architecture that
+    has no definition of ours is converted by llama.cpp's own, which `convert build-llamacpp --source-only` fetches.
+    Files in parts are OUTDIR/NAME-TYPE/NAME-TYPE-00001-of-00003.gguf and so on.
 
     \b
       convert all ./my-finetuned-llama quantized/
       convert all ./my-finetuned-llama quantized/ --types q4_0,q8_0
+      convert all hf://me/my-finetuned-llama@v1.0 quantized/
       convert all ./llama quantized/ --merge ./my-adapter
       convert all ./my-vision-model quantized/ --mmproj f16
       convert all ./llama quantized/ --types standard,iq2_m --imatrix auto --text calibration.txt
@@ -200,6 +202,7 @@ def quantize(
 ) -> None:
     """Quantize IN.gguf, made by anyone, to OUTDIR/NAME-TYPE.gguf, all types in one read.
 
+    IN.gguf may be elsewhere: hf://USER/MODEL-GGUF/FILE.gguf, s3://…, https://….
     Of a model in parts, IN.gguf is the first; files in parts are OUTDIR/NAME-TYPE/NAME-TYPE-00001-of-00003.gguf and so
     on.
     """
@@ -229,6 +232,8 @@ def quantize(
 @click.option("--architectures", is_flag=True, help="List instead every class of transformers that can be converted.")
 def inspect_path(path: Path | None, as_json: bool, tensors: bool, architectures: bool) -> None:
     """Show architecture, parameters, memory in every precision, metadata and tensors; no weight is read.
+
+    PATH may be elsewhere, as hf://USER/MODEL: a few MB are read, whatever the model has.
 
     The memory table has the exact bytes of each group of tensors in f32, f16, bf16, bitsandbytes' int8, nf4 and fp4
     (-dq: with double quantization), and in each GGUF type.

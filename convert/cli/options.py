@@ -21,7 +21,7 @@ MERGE: Final = click.option(
     "--merge",
     multiple=True,
     metavar="ADAPTER[:WEIGHT]",
-    help="Merge a LoRA or DoRA adapter, a directory as peft saves it; may be repeated.",
+    help="Merge a LoRA or DoRA adapter, a directory as peft saves it, or hf://USER/ADAPTER; may be repeated.",
 )
 _PRE_TOKENIZER: Final = click.option(
     "--pre-tokenizer",

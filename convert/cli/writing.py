@@ -17,6 +17,7 @@ def show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) 
     from convert import stream  # noqa: PLC0415
     from convert.codec import kernel_level  # noqa: PLC0415
     from convert.plan.as_json import plan_as_json  # noqa: PLC0415
+    from convert.remote import received_nbytes  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
     from convert.terminal.plan import show_plan, show_whole_plan  # noqa: PLC0415
     from convert.terminal.report import show_report  # noqa: PLC0415
@@ -32,7 +33,7 @@ def show_and_write(plan: Plan, *, dry_run: bool, as_json: bool, **writing: Any) 
     show_plan(plan, look.stderr())
     with look.warnings_shown():
         kernel_level()
-    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
+    with look.warnings_shown(), look.byte_progress(plan.nbytes, received_nbytes) as progress:
         report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
     show_report(report, then=_try_out(plan))
 

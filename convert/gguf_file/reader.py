@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import GGML_QUANT_SIZES
 
+from convert.checkpoint.regular_file import file_nbytes, open_regular
 from convert.gguf_file.cursor import Cursor
 from convert.gguf_file.data import ALIGNMENT, Entry, TensorInfo, padded, tensor_nbytes
 from convert.gguf_file.header import MAGIC, Described, decode_counts, decode_tensor
@@ -50,7 +51,7 @@ def is_gguf(path: Path) -> bool:
     """Whether a file calls itself a GGUF file, by its name or its first bytes."""
     if not path.is_file():
         return False
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return path.suffix == ".gguf" or file.read(len(MAGIC)) == MAGIC
 
 
@@ -62,11 +63,11 @@ def read_gguf(path: Path) -> GGUFFile:
     """
     if not path.is_file():
         raise no_file(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if not (head := file.read(HEAD_NBYTES)).startswith(MAGIC):
             raise not_a_gguf(path, head)
         file.seek(0)
-        return _read(Cursor(path, file, path.stat().st_size))
+        return _read(Cursor(path, file, file_nbytes(file)))
 
 
 def parse_gguf(path: Path, header: bytes, nbytes: int) -> GGUFFile:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from convert.checkpoint import SourceFiles
 from convert.errors import OutputError, Remedy, UsageError
 from convert.process import usable_processors
+from convert.remote import StoppedError
 from convert.stream.encode import SliceEncoder
 from convert.stream.first_pass import with_statistics
 from convert.stream.publish import (
@@ -150,6 +151,7 @@ class _Work:
         self._written = 0
         self._files: dict[int, PartialFile] = {}
         self._existing: dict[int, ExistingFile] = {}
+        self._sources = SourceFiles()
 
     def run(self, jobs: int) -> None:
         """Do it all; whatever goes wrong, no partial file stays behind, nor an empty directory that was made for it.
@@ -157,13 +159,15 @@ class _Work:
         Files are opened and published on threads too: an interruption is raised in the main thread, at any
         instruction, and must not come between a file's creation and the note that it exists.
         """
-        sources = SourceFiles()
+        sources = self._sources
         to_be_made = missing_directories(self._to_make.values())
         try:
             self._in_parallel(1, self._open_files)
+            sources.expect(task.tensor for task in self._plan.tasks)
             n_slices = sum(1 for task in self._plan.tasks for _ in cut(task))
             self._in_parallel(min(jobs, n_slices), lambda: self._encode_slices(sources))
             self._check_complete()
+            sources.check()
             self._in_parallel(min(len(self._files), _MOST_FLUSHES), self._flush_files(iter(self._files.values())))
             self._in_parallel(1, self._publish_files, on_interruption=lambda: None)
         except DifferenceError as difference:
@@ -199,6 +203,7 @@ class _Work:
 
     def _abandon(self) -> None:
         self._workers.stop.set()
+        self._sources.stop()
         # At once: each waits for what the system is writing of its own file.
         waiting = [threading.Thread(target=file.abandon, daemon=True) for file in list(self._files.values())]
         for thread in waiting:
@@ -214,15 +219,21 @@ class _Work:
     def _encode_slices(self, sources: SourceFiles) -> None:
         encoder = SliceEncoder(self._plan.tasks, sources, allow_nonfinite=self._allow_nonfinite)
         files: dict[int, PartialFile | ExistingFile] = {**self._files, **self._existing}
-        while not self._workers.stop.is_set():
-            with self._lock:
-                piece = next(self._slices, None)
-            if piece is None:
-                return
-            written = encoder.carry(piece, files)
-            with self._lock:
-                self._written += written
-            self._progress(written)
+        try:
+            while not self._workers.stop.is_set():
+                with self._lock:
+                    piece = next(self._slices, None)
+                if piece is None:
+                    return
+                written = encoder.carry(piece, files)
+                with self._lock:
+                    self._written += written
+                self._progress(written)
+        except StoppedError:
+            return  # who stopped the reading says why
+        except BaseException:
+            self._sources.stop()  # the others may wait for a network
+            raise
 
     def _flush_files(self, files: Iterator[PartialFile]) -> Callable[[], None]:
         def flush() -> None:

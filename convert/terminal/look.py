@@ -1,19 +1,31 @@
-"""How things look: consoles, sizes, foreign text, lines, progress, warnings, errors; no other room is needed here."""
+"""How things look: consoles, sizes, foreign text, lines, progress, warnings, errors."""
 
 from __future__ import annotations
 
 import re
+import time
 import warnings
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from rich.progress import Task
 
     from convert.errors import ConvertError
 
@@ -105,11 +117,13 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def show_error(error: ConvertError, *, program: str = "convert") -> None:
     """Print `error: …`, a blank line, `hint: …`. program: what the command is called here, for hints that name it."""
+    from convert.remote import said  # noqa: PLC0415 - what is rarely needed
+
     console = stderr()
-    say(console, error.message, label="error:", style="bold red")
+    say(console, said(error.message), label="error:", style="bold red")
     if error.hint:
         console.print()
-        say(console, _COMMAND.sub(f"{program} ", error.hint), label="hint:", style="bold")
+        say(console, _COMMAND.sub(f"{program} ", said(error.hint)), label="hint:", style="bold")
 
 
 @contextmanager
@@ -123,11 +137,31 @@ def warnings_shown() -> Iterator[None]:
         say(stderr(), str(warning.message), label="warning:", style="bold yellow")
 
 
+class _Reading(ProgressColumn):
+    """The rate at which bytes come, over the last seconds."""
+
+    def __init__(self, received: Callable[[], int]) -> None:
+        super().__init__()
+        self._received = received
+        self._seen = deque([(time.monotonic(), received())], maxlen=50)  # drawn ten times a second
+
+    def render(self, task: Task) -> Text:
+        del task
+        (then, before), (now, count) = self._seen[0], (time.monotonic(), self._received())
+        self._seen.append((now, count))
+        return Text(f"reading {size((count - before) / max(now - then, 1e-3))}/s" if count else "")
+
+
 @contextmanager
-def byte_progress(total: int, *, doing: str = "writing") -> Iterator[Callable[[int], None]]:
-    """Show a bar of bytes while the work goes on, and that they are brought to the disk; only on a terminal."""
+def byte_progress(
+    total: int, received: Callable[[], int] = lambda: 0, *, doing: str = "writing"
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar of bytes while the work goes on, and that they are brought to the disk; only on a terminal.
+
+    received: how many bytes have come from elsewhere so far; where any do, their rate is shown beside that of writing.
+    """
     console = stderr()
-    times = (TransferSpeedColumn(), TimeRemainingColumn())
+    times = (TransferSpeedColumn(), TimeRemainingColumn(), _Reading(received))
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), *times)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         _with_bar.append(console)

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from convert import stream
+from convert.remote import said
 from convert.terminal.look import count, counted, say, size, stdout
 from convert.terminal.table import show_pairs, show_table
 
@@ -30,7 +31,9 @@ def show_plan(plan: Plan, console: Console, *, at_once: int | None = None) -> No
 
 
 def _lines(plan: Plan, at_once: int | None) -> Iterator[tuple[str, str]]:
-    yield "source", f"{plan.source}  ({size(plan.source_nbytes)}, {count(plan.n_parameters)} parameters)"
+    source = said(str(plan.source))
+    ranges = "" if source == str(plan.source) else ", read by ranges"
+    yield "source", f"{source}{ranges}  ({size(plan.source_nbytes)}, {count(plan.n_parameters)} parameters)"
     definition = f"  (definition: {plan.definition})" if plan.definition else ""
     yield "model", f"{plan.architecture}{definition}"
     label = "outputs" if len(plan.outputs) > 1 else "output"
@@ -45,7 +48,7 @@ def _lines(plan: Plan, at_once: int | None) -> Iterator[tuple[str, str]]:
     for group in plan.left_out:
         yield "left out", _left_out(group)
     for note in plan.notes:
-        yield "note", note
+        yield "note", said(note)
 
 
 def _sizes(files: Sequence[Output]) -> str:

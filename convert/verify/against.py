@@ -72,6 +72,7 @@ class Comparison:
             self.findings.append(problem(CHECK, f"tensor `{name}` of the file is not in the checkpoint"))
         self.findings.sort(key=lambda finding: finding.message)
         with closing(SourceFiles()) as sources:
+            sources.expect(self._wanted.get(name) for name in self._stored)
             for stored in self._stored.values():
                 if stored.name in self._wanted:
                     self._compare_one(stored, self._wanted[stored.name], sources)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.errors import CheckpointError, UnsupportedError
 from convert.gguf_file import as_one, part_of, read_parts
 from convert.gguf_file.mistaken import no_file
 from convert.model import ModelRequest, open_model
+from convert.remote import located
 from convert.shown import shown
 from convert.verify.against import Comparison, wanted_model
 from convert.verify.blocks import check_blocks
@@ -24,7 +26,6 @@ from convert.verify.structure import check_structure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from convert.gguf_file import GGUFFile
     from convert.model import GGUFModel
@@ -60,7 +61,7 @@ def verify_files(
 
 
 def _request(against: Path | ModelRequest) -> ModelRequest:
-    return against if isinstance(against, ModelRequest) else ModelRequest(against)
+    return against if isinstance(against, ModelRequest) else ModelRequest(Path(located(against)))
 
 
 def _without_later_parts(paths: Sequence[Path]) -> list[Path]:

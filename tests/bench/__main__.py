@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels`, `types` and `planning`.
+"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels`, `types`, `remote` and `planning`.
 
 Every figure is a ratio against the reference measured in the same run, medians of several alternating runs; but for
 `planning`, which has none.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from . import families, kernels, nf4, pipeline, planning, type_table
+from . import families, kernels, nf4, pipeline, planning, remote, type_table
 
 _BENCHMARKS = {
     "pipeline": pipeline.main,
@@ -17,6 +17,7 @@ _BENCHMARKS = {
     "kernels": kernels.main,
     "types": type_table.main,
     "planning": planning.main,
+    "remote": remote.main,
 }
 
 
