@@ -73,7 +73,9 @@ def test_what_is_made_is_published_with_its_card_in_one_commit(
     assert (done.returncode, done.stdout) == (0, "")
     repository = hub.repositories[REPO]
     assert large(hub) == sums
-    assert set(repository.files) == {*NAMES, "README.md", "SHA256SUMS"}
+    assert set(repository.files) == {*NAMES, "README.md", "SHA256SUMS", "convert.lock.json"}
+    (work,) = json.loads(repository.contents["convert.lock.json"])["works"]
+    assert {file["name"]: file["sha256"] for file in work["outputs"]} == sums
     assert repository.commits == ["GGUF files: F16, Q8_0, Q4_K_M, Q4_0"]
     assert repository.contents["SHA256SUMS"].decode() == "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
     card = ModelCard(repository.contents["README.md"].decode())
@@ -204,7 +206,11 @@ def test_no_more_than_the_longest_file_lies_on_the_disk(
     assert done.returncode == 0, done.stderr
     assert large(hub) == sums
     assert len(hub.repositories[REPO].commits) == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "SHA256SUMS"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "SHA256SUMS",
+        "convert.lock.json",
+    ]
     plan = convert.plan_all(tiny_llama, convert.OutputRequest(tmp_path / "x", types=TYPES))
     assert 0 < measuring.most <= max(output.nbytes for output in plan.outputs)
     assert "at most 3.7 MB at a time" in done.stderr
@@ -301,7 +307,11 @@ def test_parts_are_made_uploaded_and_deleted_together(hub: Hub, tiny_llama: Path
     assert done.returncode == 0, done.stderr
     names = [f"tiny-llama-{kind}" for kind in ("Q4_0", "Q8_0")]
     assert sorted(large(hub)) == [f"{name}/{name}-0000{number}-of-00002.gguf" for name in names for number in (1, 2)]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "SHA256SUMS"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "SHA256SUMS",
+        "convert.lock.json",
+    ]
     card = hub.repositories[REPO].contents["README.md"].decode()
     assert "(tiny-llama-Q8_0/tiny-llama-Q8_0-00001-of-00002.gguf), 2 parts" in card
     assert f"hf download {REPO} --include 'tiny-llama-Q8_0/tiny-llama-Q8_0-*-of-00002.gguf'" in card

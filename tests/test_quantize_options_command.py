@@ -60,7 +60,7 @@ def test_the_file_of_importance_stands_in_the_metadata_as_it_was_typed(model: Pa
 def test_what_goes_only_with_another_option_says_so(tiny_llama: Path, tmp_path: Path) -> None:
     for options, what in (
         (("--imatrix", "auto"), "--imatrix auto needs --text"),
-        (("--text", "some.txt"), "--text goes with --imatrix auto"),
+        (("--text", "some.txt"), "--text and --chunks go with --imatrix auto"),
         (("--include-weights", "attn"), "and none is given"),
     ):
         refused = run("all", tiny_llama, tmp_path / "out", *options)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gguf import MODEL_ARCH_NAMES
 
 from convert.architecture.config_back import config_of, differences
+from convert.architecture.family import n_layers
 from convert.architecture.given import Given
 from convert.architecture.hyperparameters import read_hyperparameters
 from convert.architecture.stored_names import STORED_NAMES
@@ -86,5 +87,7 @@ def _classes(families: Sequence[Family], arch: str) -> Iterator[tuple[Family, st
 def _of_class(family: Family, class_name: str, given: Given, *, tied: bool) -> Restored:
     config = config_of(family, class_name, given, tied=tied)
     h = read_hyperparameters(config, where="the config")
+    if family.counted is not None and not h.has(family.counted.key) and family.counted.is_of_all:
+        h = h.replaced(**{family.counted.key: n_layers(h)})
     stored = stored_tensors(family, class_name, h, given.tensors, given.values)
     return Restored(family, config, stored, tuple(differences(family, config, given)))

@@ -86,6 +86,18 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """A number of layers that the config may not say, or say wrongly, and the tensors tell.
+
+    key: of the config. pattern: of names, with the layer's number a group. is_of_all: a file has it of all layers.
+    """
+
+    key: str
+    pattern: str
+    is_of_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What other programs do with a family, beyond what its files say; each None or empty where it is not known.
 
@@ -130,10 +142,12 @@ class Family:
     """One row of the table.
 
     hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
-    renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
+    renames: (pattern, replacement) for names that gguf's map does not know; `{n_layers}` is the first number behind
+    the last layer. facts: for rooms that look at models. counted: layers, before all else is read.
     n_blocks: that GGUF counts, with those that predict several tokens. numbers: tensors that become metadata.
     first: rows that stand before all others of the file. not_beside: of classes with several names for one thing, a
-    tensor of GGUF's block, and the pattern of names that none has beside it.
+    tensor of GGUF's block, and the pattern of names that none has beside it. text_types: the `model_type`s that the
+    text model of a class may have, where that may be of several; any where empty.
     """
 
     hf_names: tuple[str, ...]
@@ -149,3 +163,5 @@ class Family:
     numbers: tuple[Numbers, ...] = ()
     first: tuple[Row, ...] = ()
     not_beside: tuple[tuple[str, str], ...] = ()
+    text_types: tuple[str, ...] = ()
+    counted: Counted | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gguf import Keys
 
 from convert.architecture.transformers_defaults import ALIASES, FIELDS
 
@@ -59,6 +60,11 @@ class Given:
         """Give what the config says so far, or the class's default."""
         name = self.spelled(*aliases)
         return self.config.get(name, self.defaults.get(name))
+
+    def is_early(self, key: str) -> bool:
+        """Whether a key stands among those that all families have, which come before the file's type."""
+        keys = list(self.values)
+        return (name := key.format(arch=self.arch)) in keys and keys.index(name) < keys.index(Keys.General.FILE_TYPE)
 
     def having(self, config: Mapping[str, Any]) -> Given:
         """Give the same with more in the config."""

@@ -16,8 +16,14 @@ from gguf import MODEL_ARCH_NAMES, ExpertGatingFuncType, GGUFValueType, Keys, Ro
 from convert.architecture.family import N_EXPERTS, N_LAYERS, n_layers
 from convert.architecture.given import under
 from convert.architecture.hyperparameters import MAX_EXPERTS
-from convert.architecture.rope import rope_base, rope_base_of_windows, rope_beyond_defaults, rope_scaling
-from convert.architecture.rope_back import rope_of_file
+from convert.architecture.rope import (
+    rope_base,
+    rope_base_of_windows,
+    rope_beyond_defaults,
+    rope_scaling,
+    rope_sections,
+)
+from convert.architecture.rope_back import rope_of_file, sections_of_file
 from convert.errors import ConfigError, UnsupportedError
 from convert.gguf_file import KeyValue
 from convert.shown import shown
@@ -268,10 +274,7 @@ def late_gating(compute: Callable[[Hyperparameters], Any]) -> Row:
     """
 
     def back(given: Given) -> Mapping[str, Any]:
-        keys = list(given.values)
-        key = Keys.LLM.EXPERT_GATING_FUNC.format(arch=given.arch)
-        said = key in keys and keys.index(key) < keys.index(Keys.General.FILE_TYPE)
-        return _gating_name(given) if said else {}
+        return _gating_name(given) if given.is_early(Keys.LLM.EXPERT_GATING_FUNC) else {}
 
     return replace(computed(Keys.LLM.EXPERT_GATING_FUNC, U32, compute, back), sure=True)
 
@@ -297,6 +300,7 @@ COMMON: Final = (
         Keys.Attention.CAUSAL, BOOL, lambda h: False if h.get("is_causal") is False else None, ("is_causal",)
     ),
     Row(rope_scaling, Keys.Rope.SCALING_TYPE, rope_of_file, sure=True),
+    computed(Keys.Rope.DIMENSION_SECTIONS, GGUFValueType.ARRAY, rope_sections, sections_of_file),
     ROPE_BASE,
     computed(Keys.Rope.FREQ_BASE_SWA, F32, rope_base_of_windows, rope_of_file),
     f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", "norm_eps"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from convert.architecture.given import Back, Given
 
 _FACTORS: Final = "rope_freqs.weight"
+_SECTIONS: Final = Keys.Rope.DIMENSION_SECTIONS
 _KINDS: Final = ("long", "short")
 _LENGTH: Final = "original_max_position_embeddings"
 
@@ -31,7 +32,10 @@ def rope_of_file(given: Given) -> Mapping[str, Any]:
     base = given.get(Keys.Rope.FREQ_BASE)
     theta = "rotary_emb_base" if given.model_type == "gpt_neox" else "rope_theta"
     found: dict[str, Any] = {theta: DEFAULT_BASE if base is None else base}
-    if given.model_type == "gemma3_text" and (local := given.get(Keys.Rope.FREQ_BASE_SWA)) is not None:
+    if (
+        given.model_type in ("gemma3_text", "gemma3n_text")
+        and (local := given.get(Keys.Rope.FREQ_BASE_SWA)) is not None
+    ):
         found["rope_local_base_freq"] = local
     scaling = _by_factors(given, found[theta]) or _stated(given)
     if scaling is not None or given.model_type in _SCALED_BY_DEFAULT:
@@ -99,6 +103,14 @@ def in_scaling(key: str, name: str, times: float = 1.0, *, also: tuple[str, ...]
         return {"rope_scaling": {**scaling, name: value, **dict.fromkeys(also, value)}}
 
     return back
+
+
+def sections_of_file(given: Given) -> Mapping[str, Any]:
+    """Read how many pairs turn with each axis of a position, if the config said it; a fourth axis if any do."""
+    sections = list(given.get(_SECTIONS)) if given.is_early(_SECTIONS) else []
+    scaling = {"rope_type": "default", **(given.config.get("rope_scaling") or {})}
+    said = sections if sections[3:] != [0] else sections[:3]
+    return {"rope_scaling": {**scaling, "mrope_section": said}} if said else {}
 
 
 def rotary_part(name: str = "partial_rotary_factor") -> Back:

@@ -21,7 +21,11 @@ STORED_NAMES: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
 
 
 def stored_names(class_name: str, counts: tuple[int, int]) -> Iterator[str]:
-    """Yield every name that a model of a class could have. counts: of layers, and of what a layer has several of."""
+    """Yield every name that a model of a class could have. counts: of layers, and of what a layer has several of.
+
+    One number alone may be of either.
+    """
     for pattern in STORED_NAMES[class_name][1]:
-        for numbers in product(*map(range, counts[: pattern.count("{}")])):
+        ranges = (max(counts),) if pattern.count("{}") == 1 else counts[: pattern.count("{}")]
+        for numbers in product(*map(range, ranges)):
             yield pattern.format(*numbers)

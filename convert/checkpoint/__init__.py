@@ -61,7 +61,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """
     parts = choose_parts(Path(directory))
     files, notes = _read(parts)
-    sources = merge(files, {name: parts.directory / file for name, file in (parts.weight_map or {}).items()})
+    weight_map = parts.weight_map or {}
+    paths = {file: parts.directory / file for file in set(weight_map.values())}
+    sources = merge(files, {name: paths[file] for name, file in weight_map.items()})
     if not sources:
         raise CheckpointError(f"{shown(parts.directory)} has no tensors in its weights")
     _refuse_placeholders(parts.directory, sources)

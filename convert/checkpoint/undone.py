@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from convert.checkpoint.columns import Columns
-from convert.checkpoint.source import StoredType
+from convert.checkpoint.columns import Columns, SwappedColumns
+from convert.checkpoint.decay import Decay, speed_of
+from convert.checkpoint.source import StoredType, matrix_shape
 from convert.checkpoint.views import (
     AsFloat32,
     Blocks,
@@ -57,7 +58,7 @@ class _Piece:
     of_columns: bool = False
 
 
-def undone(stored: Outline, made: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def undone(stored: Tensor, made: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Give the tensor of which the views were made.
 
     made: pairs of a view of `stored` and the tensor that has its values, both of floats.
@@ -76,14 +77,14 @@ def undone(stored: Outline, made: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     return woven_rows(stored.name, stored.shape, parts, counts)
 
 
-def _pieces(stored: Outline, view: Tensor, made: Tensor) -> Iterator[_Piece]:
+def _pieces(stored: Tensor, view: Tensor, made: Tensor) -> Iterator[_Piece]:
     """Yield what of the stored tensor the view's values are."""
     if view is stored:
         yield _Piece(made, 1, 0, 1)
     elif isinstance(view, Concatenated):
         first = 0
         for part in view.parts:
-            yield from _pieces(stored, part, Rows(made, made.name, part.shape, first))
+            yield from _of_part(stored, part, Rows(made, made.name, part.shape, first))
             first += part.shape[0]
     elif isinstance(view, (Blocks, Columns)):
         assert view.base is stored  # noqa: S101 - whatever else is done to it comes after
@@ -93,22 +94,47 @@ def _pieces(stored: Outline, view: Tensor, made: Tensor) -> Iterator[_Piece]:
         yield from _pieces(stored, view.base, _before(view, made))
 
 
+def _of_part(stored: Tensor, view: Tensor, made: Tensor) -> Iterator[_Piece]:
+    """Yield what a part's values are of the tensor: of some of its rows alone, or of all."""
+    rows = _slice_under(stored, view)
+    if rows is None:
+        yield from _pieces(stored, view, made)
+    else:
+        n_rows = matrix_shape(rows.shape)[0]
+        yield _Piece(undone(rows, [(view, made)]), matrix_shape(rows.base.shape)[0], rows.first_row, n_rows)
+
+
+def _slice_under(stored: Tensor, view: Tensor) -> Rows | None:
+    """Find the slice of the stored tensor that a view is of."""
+    if isinstance(view, Concatenated):
+        return _slice_under(stored, view.parts[0])
+    if isinstance(view, Rows) and prod(view.shape) < prod(view.base.shape) == prod(stored.shape):
+        return view
+    return _slice_under(stored, view.base) if isinstance(view, OfOne) else None
+
+
 def _before(view: OfOne, made: Tensor) -> Tensor:
     """Give what a view that only moves or changes numbers was made of."""
     name = view.base.name
     match view:
         case Swapped(a=a, b=b, inner=inner):
-            return Swapped(made, name, b, a, inner)
+            before: Tensor = Swapped(made, name, b, a, inner)
         case Shifted(by=by):
-            return Shifted(AsFloat32(made, name), name, -by)
+            before = Shifted(AsFloat32(made, name), name, -by)
+        case SwappedColumns(a=a, b=b, inner=inner):
+            before = SwappedColumns(made, name, b, a, inner)
+        case Decay():
+            before = speed_of(made, name)
         case Transposed():
-            return Transposed(made, name)
+            before = Transposed(made, name)
         case AsFloat32():
-            return made
+            before = made
         case Rows(first_row=0):
             whole = view.base.shape if prod(view.base.shape) == prod(made.shape) else made.shape
-            return Rows(made, name, whole)
-    raise AssertionError(view)
+            before = Rows(made, name, whole)
+        case _:
+            raise AssertionError(view)
+    return before
 
 
 def _of_one_type(tensors: list[Tensor]) -> tuple[Tensor, ...]:
@@ -117,5 +143,5 @@ def _of_one_type(tensors: list[Tensor]) -> tuple[Tensor, ...]:
     return tuple(tensor if tensor.dtype is StoredType.F32 else AsFloat32(tensor, tensor.name) for tensor in tensors)
 
 
-def _named(tensor: Tensor, stored: Outline) -> Tensor:
+def _named(tensor: Tensor, stored: Tensor) -> Tensor:
     return Rows(tensor, stored.name, stored.shape)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from convert.cli import quantize_options
+from convert.cli.asked_options import lock_option
 from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
 from convert.cli.imatrix_commands import imatrix, importance_for
@@ -31,19 +32,16 @@ from convert.cli.publish_commands import (
     publishing_options,
     push_of,
 )
+from convert.cli.recipe_commands import recipe, reproduce
 from convert.cli.report_commands import report
 from convert.cli.split_commands import merge, split
 from convert.cli.verify_commands import run_verification, verify
 from convert.cli.writing import show_and_write
 
-_OURS_ALONE = {
-    "--lossless": "lossless",
-    "--json": "as_json",
-    "--allow-nonfinite": "allow_nonfinite",
-    "--keep-split": "keep_split",
-    "--split-max-size": "split_max_size",
-    "--split-max-tensors": "split_max_tensors",
-}
+_OURS_ALONE = (
+    "as_json", "allow_nonfinite", "imatrix_name", "keep_split", "lock", "lossless", "split_max_size",
+    "split_max_tensors",
+)  # fmt: skip
 
 
 @click.group(cls=HintingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -56,20 +54,9 @@ def cli() -> None:
 
 
 for _command in (
-    dequantize,
-    build_llamacpp,
-    imatrix,
-    run_gguf,
-    verify,
-    report,
-    split,
-    merge,
-    card,
-    modelfile,
-    publish,
-    lint,
-    doctor,
-):
+    dequantize, build_llamacpp, imatrix, run_gguf, verify, report, split, merge, card, modelfile, publish, lint, doctor,
+    recipe, reproduce,
+):  # fmt: skip
     cli.add_command(_command)
 
 
@@ -86,11 +73,13 @@ for _command in (
 @click.option("--mtp", metavar="TYPE", help="Also mtp-NAME-TYPE.gguf, of the layers for further tokens.")
 @click.option("--verify", "verifies", is_flag=True, help="Afterwards compare every file with MODEL, as `verify` does.")
 @click.option("--text", type=PATH, metavar="FILE", help="With --imatrix auto: the text that the matrix is made from.")
+@click.option("--chunks", type=click.IntRange(min=1), metavar="N", help="With --text: windows of it, at most.")
 @publishing_options
 @dir_option
 @checkpoint_options
 @quantize_options.quantizing
 @splitting
+@lock_option
 @writing_options
 def all_types(
     model: Path,
@@ -103,6 +92,7 @@ def all_types(
     mtp: str | None,
     verifies: bool,
     text: Path | None,
+    chunks: int | None,
     directory: Path | None,
     **run: Any,
 ) -> None:
@@ -124,7 +114,7 @@ def all_types(
       convert all ./llama quantized/ --types standard --push-to-hub me/llama-GGUF --discard-uploaded
     """  # noqa: D301 - Click's mark for "do not wrap"
     from convert.conversion import plan_all  # noqa: PLC0415 - NumPy and gguf, only when needed
-    from convert.plan import OutputRequest  # noqa: PLC0415
+    from convert.plan import OutputRequest, directory_name  # noqa: PLC0415
 
     push = push_of(run)
     if push.discard and verifies:
@@ -135,12 +125,12 @@ def all_types(
     wanted = OutputRequest(outdir, types, name, discard_f16, split=split_of(run), style=style)
     asked = quantize_options.words(run)
     if asked["imatrix"] == "auto":
-        asked["imatrix"] = importance_for(request, wanted, text, directory=directory, **run)
-    elif text is not None:
-        raise click.UsageError("--text goes with --imatrix auto", ctx=click.get_current_context())
+        asked["imatrix"] = importance_for(request, wanted, text, n_windows=chunks, directory=directory, **run)
+    elif text is not None or chunks is not None:
+        raise click.UsageError("--text and --chunks go with --imatrix auto", ctx=click.get_current_context())
     wanted = replace(wanted, options=quantize_options.read(asked), mmproj=mmproj, mtp=mtp)
     plan = with_source(lambda: plan_all(request, wanted), directory)
-    used = None if wanted.options.importance is None else Path(wanted.options.importance.file)
+    settled = {"imatrix": asked["imatrix"], "name": name or directory_name(request.directory)}
 
     def check() -> None:
         if verifies and not run["dry_run"]:
@@ -149,9 +139,9 @@ def all_types(
             run_verification(paths, against=request, directory=directory)
 
     if push.repository is not None:
-        make_and_push(plan, push, request.directory, outdir, imatrix=used, check=check, **run)
+        make_and_push(plan, push, request.directory, outdir, settled=settled, check=check, **run)
         return
-    show_and_write(plan, **run)
+    show_and_write(plan, outdir, settled, **run)
     check()
 
 
@@ -163,6 +153,7 @@ def all_types(
 @checkpoint_options
 @quantize_options.quantizing
 @splitting
+@lock_option
 @writing_options
 def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: Any) -> None:
     """Convert the checkpoint MODEL to the file OUT.gguf; in parts, to OUT/OUT-00001-of-00003.gguf and so on."""
@@ -171,7 +162,7 @@ def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: An
     request, split = request_of(model, run, directory), split_of(run)
     options = quantize_options.taken_from(run)
     plan = with_source(lambda: plan_one(request, out, type=kind, options=options, split=split), directory)
-    show_and_write(plan, **run)
+    show_and_write(plan, Path(out).parent, **run)
 
 
 @cli.command("quantize", short_help="An f32, f16 or bf16 GGUF file to other types.")
@@ -190,6 +181,7 @@ def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: An
 @dir_option
 @quantize_options.requantizing
 @splitting
+@lock_option
 @writing_options
 def quantize(
     source: Path,
@@ -209,12 +201,14 @@ def quantize(
     from convert.conversion import plan_quantize  # noqa: PLC0415
     from convert.plan import OutputRequest, gguf_name  # noqa: PLC0415
 
-    given = [flag for flag, name in _OURS_ALONE.items() if run[name]]
+    context = click.get_current_context()
+    given = (option for option in context.command.params if context.params[str(option.name)])
+    ours = [option.opts[0] for option in given if option.name in _OURS_ALONE]
     wanted = OutputRequest(outdir, types, name, split=split_of(run))
     asked = quantize_options.words(run)
     if encoder == "llama.cpp":
-        if given:
-            raise click.UsageError(f"{given[0]} does not go with --with llama.cpp", ctx=click.get_current_context())
+        if ours:
+            raise click.UsageError(f"{ours[0]} does not go with --with llama.cpp", ctx=context)
         kinds = [kind.strip().upper() for kind in types.split(",")]
         outputs = {kind: wanted.path(gguf_name(source), kind) for kind in kinds}
         options = {key: run[key] for key in ("jobs", "force", "dry_run")}
@@ -222,7 +216,8 @@ def quantize(
         flags = quantize_options.as_flags(asked)
         quantize_by_llama_cpp(source, outputs, imatrix=imatrix, flags=flags, directory=directory, **options)
         return
-    show_and_write(plan_quantize(source, replace(wanted, options=quantize_options.read(asked))), **run)
+    plan = plan_quantize(source, replace(wanted, options=quantize_options.read(asked)))
+    show_and_write(plan, outdir, {"name": name or gguf_name(source)}, **run)
 
 
 @cli.command("inspect", short_help="What a checkpoint directory or a GGUF file holds.")

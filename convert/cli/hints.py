@@ -67,7 +67,37 @@ _SPLIT: Final[Mapping[Remedy, str]] = {
     Remedy.NAME_DIRECTORY: "choose another OUT",
     Remedy.MORE_ROOM: "make room, or choose another disk",
 }
-_OF_COMMAND: Final = {"dequantize": _DEQUANTIZE, "imatrix": _IMATRIX, "split": _SPLIT, "merge": _SPLIT}
+RECIPE_WORDS: Final[Mapping[Remedy, str]] = {
+    **GGUF_WORDS,
+    Remedy.WIDER_FLOAT: 'keep the range with `types = "bf16"`',
+    Remedy.ALLOW_NONFINITE: "write the file all the same with `allow-nonfinite = true`",
+    Remedy.FORCE: "`force = true` replaces",
+    Remedy.OTHER_PLACE: "choose another `outdir` or `name`",
+    Remedy.MORE_ROOM: "choose fewer `types`, or another `outdir`",
+    Remedy.GIVE_NAME: "give one as `name`",
+    Remedy.LARGER_SHARDS: "give a larger `max-shard-size`",
+    Remedy.LARGER_PARTS: "make the parts larger: `split-max-size` or `split-max-tensors`",
+    Remedy.WITHOUT_THROUGH: "without `through` it is dequantized to what it holds",
+    Remedy.NAME_PRE_TOKENIZER: (
+        "say which of llama.cpp's it is with `pre-tokenizer` (`default` is falcon's, seldom right)"
+    ),
+    Remedy.GIVE_BASE: 'give the base among `models`, and `merge = ["{adapter}"]`',
+    Remedy.GIVE_COMMON_BASE: "give the model that both belong to among `models`, and both as `merge`",
+    Remedy.ALLOW_PUBLIC: "make it private in its settings, or leave out `private`",
+    Remedy.GIVE_IMPORTANCE: "give an importance matrix that has them as `imatrix`",
+    Remedy.OTHER_TYPES: "leave these types out of `types`",
+    Remedy.REQUANTIZE: "`allow-requantize = true` does it all the same",
+    Remedy.OTHER_SOURCE: "a newer llama.cpp may have it: `ref`",
+    Remedy.TRUST_CODE: "where you trust it, `trust-remote-code = true` lets it run, without a network",
+    Remedy.MORE_MEMORY: "allow more with `max-memory`",
+}
+_OF_COMMAND: Final = {
+    "dequantize": _DEQUANTIZE,
+    "imatrix": _IMATRIX,
+    "split": _SPLIT,
+    "merge": _SPLIT,
+    "recipe": RECIPE_WORDS,
+}
 ALL_WORDS: Final = (GGUF_WORDS, *_OF_COMMAND.values())
 
 

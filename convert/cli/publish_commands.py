@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from convert.cli.asked_options import with_lock_note, write_lock
 from convert.cli.options import PATH, program_name
 from convert.errors import UsageError, VerificationError
 from convert.shown import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from convert.hub import UploadedFile
     from convert.plan import Plan
@@ -197,21 +198,25 @@ def make_and_push(
     model: Path,
     outdir: Path,
     *,
-    imatrix: Path | None,
+    settled: Mapping[str, Any],
     check: Callable[[], None],
     dry_run: bool,
     as_json: bool,
+    lock: bool,
     **writing: Any,
 ) -> None:
-    """Show what is to be made, make it and upload it.
+    """Show what is to be made, make it and upload it, with a lock, asked for or not.
 
-    model: its directory. check: what must be so before all is visible.
+    model: its directory. settled: options that are known better by now, for the lock; the importance matrix among them.
+    check: what must be so before all is visible.
     """
+    del lock
     from convert.codec import kernel_level  # noqa: PLC0415
     from convert.plan.as_json import plan_as_json  # noqa: PLC0415
     from convert.publish.making import Making, make_and_publish  # noqa: PLC0415
     from convert.publish.publication import planned_facts, prepare  # noqa: PLC0415
     from convert.publish.turns import sparing_disk, sparing_time  # noqa: PLC0415
+    from convert.recipe import FileDigest  # noqa: PLC0415
     from convert.stream import Writing  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
     from convert.terminal.plan import show_plan, show_whole_plan  # noqa: PLC0415
@@ -221,14 +226,14 @@ def make_and_push(
         raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
     taking = sparing_disk if push.discard else sparing_time
     turns = taking(plan, range(len(plan.outputs)))
-    plan = replace(plan, notes=(*plan.notes, *([turns.note] if turns.note else [])))
+    plan = with_lock_note(replace(plan, notes=(*plan.notes, *([turns.note] if turns.note else []))))
     at_once = turns.nbytes if turns.deletes else None
     if dry_run:
         click.echo(plan_as_json(plan)) if as_json else show_whole_plan(plan, at_once=at_once)
         return
     err = look.stderr()
     show_plan(plan, err, at_once=at_once)
-    also = () if imatrix is None else (imatrix,)
+    also = () if settled["imatrix"] is None else (Path(settled["imatrix"]),)
     assert push.repository is not None  # noqa: S101 - asked for
     facts = planned_facts(plan, outdir, model, push.base_model, push.repository)
     names, force = [path.name for path in also], bool(writing.get("force"))
@@ -236,7 +241,13 @@ def make_and_push(
     look.say(err, f"uploading to {prepared.repository.url}")
     with look.warnings_shown():
         kernel_level()
-    making = Making(Writing(**writing), taking, also, _tell, look.byte_progress, check)
+
+    def before_commit(uploaded: Sequence[UploadedFile]) -> None:
+        check()
+        known = {outdir / file.name: FileDigest(file.nbytes, file.sha256) for file in uploaded}
+        write_lock(plan, outdir, known, **settled)
+
+    making = Making(Writing(**writing), taking, also, _tell, look.byte_progress, before_commit)
     with look.warnings_shown():
         report, _ = make_and_publish(plan, prepared, making)
     look.say(err, f"published: {prepared.repository.url}")

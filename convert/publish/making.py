@@ -43,7 +43,7 @@ class Making:
 
     taking: in which turns. also: what else goes there, such as the importance matrix. told: of each file when the Hub
     has it. progress: given the bytes of a turn, what is called while they are written. before_commit: what is still to
-    be seen before all is visible; it may raise.
+    be seen before all is visible, given what is uploaded; it may raise.
     """
 
     writing: Writing = Writing()  # noqa: RUF009 - frozen
@@ -51,7 +51,7 @@ class Making:
     also: tuple[Path, ...] = ()
     told: Callable[[UploadedFile], None] = lambda _: None
     progress: Callable[[int], AbstractContextManager[Progress | None]] = _no_progress
-    before_commit: Callable[[], None] = lambda: None
+    before_commit: Callable[[Sequence[UploadedFile]], None] = lambda _: None
 
 
 @dataclass(slots=True)
@@ -128,7 +128,7 @@ def make_and_publish(plan: Plan, prepared: Prepared, making: Making) -> tuple[Re
     rest = [index for index, name in enumerate(names) if name not in sender.journal]
     items = {index: (names[index], prints[index]) for index in rest}
     report = _make_all(plan, items, sender, making)
-    making.before_commit()
+    making.before_commit(sender.uploaded)
     others = [commit.upload(path, path.name) for path in making.also]
     address = finish(prepared, commit, [*sender.uploaded, *others])
     remove_journal(prepared.directory)

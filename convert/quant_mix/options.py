@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -183,6 +183,7 @@ def quantize_options(  # noqa: PLR0913 - llama-quantize's
     override_kv: Iterable[str] = (),
     allow_requantize: bool = False,
     imatrix: str | Path | None = None,
+    imatrix_name: str | None = None,
     include_weights: Iterable[str] = (),
     exclude_weights: Iterable[str] = (),
     lossless: str | None = None,
@@ -190,14 +191,17 @@ def quantize_options(  # noqa: PLR0913 - llama-quantize's
 ) -> QuantizeOptions:
     """Read options in llama-quantize's words and spelling; files are read. lossless: `possible` or `strict`.
 
+    imatrix_name: what files call the importance matrix that they were made with; by default its path, as given.
+
     Raises UsageError, or CheckpointError for an importance matrix that is broken.
     """
     rules = tuple(map(parse_tensor_rule, tensor_type))
     importance = None
     if imatrix is not None:
         importance = read_importance(imatrix, include=tuple(include_weights), exclude=tuple(exclude_weights))
-    elif include_weights or exclude_weights:
-        raise UsageError("weights are included or excluded of an importance matrix, and none is given")
+        importance = importance if imatrix_name is None else replace(importance, file=imatrix_name)
+    elif include_weights or exclude_weights or imatrix_name is not None:
+        raise UsageError("weights or a name of an importance matrix are given, and none is given itself")
     return QuantizeOptions(
         pure=pure,
         leave_output=leave_output_tensor,

@@ -8,11 +8,13 @@ from convert.stream.carry_out import Progress, Report, Writing, WrittenOutput, c
 from convert.stream.first_pass import with_statistics
 from convert.stream.publish import OutputState, check_room, existing_parent, output_states, remove_empty
 from convert.stream.siblings import remove_abandoned
+from convert.stream.workers import Workers
 
 __all__ = [
     "OutputState",
     "Progress",
     "Report",
+    "Workers",
     "Writing",
     "WrittenOutput",
     "carry_out",

@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels`, `types`, `remote` and `planning`.
+"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels`, `types`, `remote`, `endurance` and `planning`.
 
 Every figure is a ratio against the reference measured in the same run, medians of several alternating runs; but for
 `planning`, which has none.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from . import families, kernels, nf4, pipeline, planning, remote, type_table
+from . import endurance, families, kernels, nf4, pipeline, planning, remote, type_table
 
 _BENCHMARKS = {
     "pipeline": pipeline.main,
@@ -18,6 +18,7 @@ _BENCHMARKS = {
     "types": type_table.main,
     "planning": planning.main,
     "remote": remote.main,
+    "endurance": endurance.main,
 }
 
 

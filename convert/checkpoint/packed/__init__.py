@@ -12,7 +12,7 @@ before any output, and the rest a slice at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.packed.casts import CAST_TYPES, CastTensor, as_floats
 from convert.checkpoint.packed.quantization_config import Quantization, is_mlx, read_quantization
@@ -34,6 +34,8 @@ __all__ = [
     "model_tensors",
     "read_quantization",
 ]
+
+DECODED: Final = "tensors are decoded on the way"  # unless a family has GGUF keep the blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,5 +66,5 @@ def model_tensors(checkpoint: Checkpoint) -> ModelTensors:
     bring_small_ones(checkpoint.tensors.values())
     tensors = row.unpack(quantization, checkpoint.tensors)
     n_decoded = sum(tensor is not checkpoint.tensors.get(name) for name, tensor in tensors.items())
-    decoded = f"packed by {row.label}: {n_decoded} tensors are decoded on the way"
+    decoded = f"packed by {row.label}: {n_decoded} {DECODED}"
     return ModelTensors(tensors, row.label, (decoded, *row.notes(checkpoint.tensors)))
