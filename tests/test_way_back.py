@@ -16,12 +16,14 @@ import pytest
 from checkpoints import write_checkpoint
 from family_checkpoints import FAMILY_CHECKPOINTS, write_family_checkpoint
 from family_making import save_family_checkpoint
+from test_llamafile import write_llamafile
 
 import convert
 from convert.architecture import FAMILIES
 from convert.dequantization import carry_out_dequantize, plan_dequantize
 from convert.errors import UnsupportedError
 from convert.gguf_file import read_gguf
+from convert.plan.split import SplitRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -200,6 +202,18 @@ def test_a_file_in_the_checkpoints_own_type_gives_the_same_file_again(
         str(tensor.dtype) for tensor in safetensors.torch.load_file(tmp_path / name / "model.safetensors").values()
     }
     assert kinds == {{"bf16": "torch.bfloat16", "f32": "torch.float32"}[dtype]}
+
+
+def test_a_split_model_and_a_llamafile_go_back_as_the_file_does(tiny_llama: Path, tmp_path: Path) -> None:
+    whole, split = tmp_path / "whole.gguf", tmp_path / "split"
+    convert.convert_one(tiny_llama, whole, type="f16")
+    parts = convert.split(whole, split, SplitRequest(max_tensors=8)).outputs
+    llamafile = write_llamafile(whole, tmp_path / "whole.llamafile")
+    found = []
+    for index, source in enumerate((whole, parts[0].path, llamafile)):
+        convert.dequantize(source, tmp_path / f"back{index}")
+        found.append((tmp_path / f"back{index}" / "model.safetensors").read_bytes())
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_mistral_that_is_part_of_another_model_does_not_go_back(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from convert.checkpoint.woven import WovenColumns, WovenRows
 from convert.codec import row_nbytes
 from convert.dequantization.side_files import SideFile, json_file
 from convert.errors import ConvertError
-from convert.gguf_file import encode_key_value
+from convert.gguf_file import encode_key_value, scale_name
 from convert.model import Decoded, float_values, read_gguf_model, tensor_type
 from convert.model.pooling import pooling_files
 from convert.shown import shown, shown_list
@@ -73,7 +73,7 @@ def open_gguf(path: Path) -> FromGGUF:
     Raises CheckpointError for a broken file, UnsupportedError for what does not go back.
     """
     model = read_gguf_model(path)
-    tensors = {name: _as_floats(tensor) for name, tensor in model.tensors}
+    tensors = _all_as_floats(model)
     fitting = restored(FAMILIES, model.arch, model.values, tensors, _reader(model), tied=_is_tied(model))
     tried = ((found, *_tokenizer(model, found)) for found in fitting)
     found, files, beside, notes = min(tried, key=lambda item: len(item[-1]))
@@ -98,11 +98,19 @@ def _lost(lines: tuple[str, ...]) -> Iterator[str]:
     return (f"lost: {line}" for line in lines)
 
 
-def _as_floats(tensor: Tensor) -> Tensor:
+def _all_as_floats(model: GGUFModel) -> dict[str, Tensor]:
+    """Give the tensors as floats, those that have a factor beside them multiplied by it."""
+    stored = dict(model.tensors)
+    factors = {name: stored[scale] for name in stored if name != (scale := scale_name(name)) and scale in stored}
+    beside = {factor.name for factor in factors.values()}
+    return {name: _as_floats(each, factors.get(name)) for name, each in model.tensors if name not in beside}
+
+
+def _as_floats(tensor: Tensor, scale: Tensor | None) -> Tensor:
     """Give a float tensor as a checkpoint has it, another as the float32 that its blocks decode to."""
     stored = _FLOATS.get(tensor_type(tensor))
-    if stored is None:
-        return Decoded(tensor)
+    if stored is None or scale is not None:
+        return Decoded(tensor, scale)
     assert isinstance(tensor, StoredBlocks)  # noqa: S101 - of a file
     return TensorSource(tensor.name, tensor.path, tensor.offset, stored, tensor.shape)
 
