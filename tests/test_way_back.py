@@ -37,14 +37,14 @@ _PLAIN: Final = [
     if not (row.state_dict or row.saved_config or row.change_weights)
     and row.config.get("text_config", row.config)["vocab_size"] < _MOST_TOKENS
 ]
-# A class's last row: the narrow ones, and those in float16 and float32, are among them. Some go back otherwise.
-_OTHERWISE: Final = {"gemma-3n-as-saved": "gemma-3n-E2B-text"}
-ONE_EACH: Final = [*{row.architecture: row.name for row in _PLAIN if row.name not in _OTHERWISE}.values()]
+# A class's last row: the narrow ones, and those in float16 and float32, are among them. One's tensors are in another
+# order afterwards.
+ONE_EACH: Final = [*{row.architecture: row.name for row in _PLAIN if row.name != "gemma-3n-as-saved"}.values()]
 MORE: Final = (
-    *("gemma-2-9b-float16", "gemma-3-4b-linear-rope", "gemma-3-every-second", "Qwen2-MoE-tied"),
-    *("Qwen3-Embedding-0.6B", "DeepSeek-V3", "Phi-3.5-mini-instruct", "falcon-7b", "GLM-4.5-Air", "GLM-4.7-Flash"),
+    *("gemma-3-every-second", "Qwen2-MoE-tied"),
+    *("DeepSeek-V3", "Phi-3.5-mini-instruct", "falcon-7b", "GLM-4.5-Air", "GLM-4.7-Flash"),
     *("Qwen3-Next-80B-A3B", "Qwen3.5-9B", "Qwen3.5-fine-tuned", "Qwen3.5-35B-A3B", "gemma-3n-E4B-it"),
-    *("Llama-4-Scout", "Hunyuan-4B", "Phi-3.5-MoE-instruct", "mpt-7b", "codegemma-7b"),
+    *("Hunyuan-4B", "Phi-3.5-MoE-instruct", "mpt-7b", "codegemma-7b"),
 )
 COMPUTED_MORE: Final = (
     "gemma-3-every-second",
