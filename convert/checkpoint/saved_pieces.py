@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_NBYTES: Final = 256 << 20  # a piece takes about 300 bytes
-MAX_OPCODES: Final = 20_000_000  # a piece takes about 60
+MAX_OPCODES: Final = 80_000_000  # a piece takes about 150
 _INERT_ROOTS: Final = ("torch.", "megatron.", "pathlib.")
 _MALFORMED: Final = (pickle.PickleError, ArithmeticError, AttributeError, EOFError, LookupError, TypeError, ValueError,
                      struct.error)  # fmt: skip

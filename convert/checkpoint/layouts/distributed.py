@@ -19,7 +19,7 @@ from convert.checkpoint.json_file import read_json
 from convert.checkpoint.layouts.layout import Found, Laid, Layout, in_order
 from convert.checkpoint.layouts.same_values import hold_the_same
 from convert.checkpoint.pieces import Pieced
-from convert.checkpoint.regular_file import file_nbytes, open_regular
+from convert.checkpoint.regular_file import expect, file_nbytes, open_regular
 from convert.checkpoint.saved_pieces import SavedPiece, SavedTensor, read_saved
 from convert.checkpoint.torch_archive import archive_in
 from convert.checkpoint.torch_file import STORED_TYPES, read_torch_tensor
@@ -39,6 +39,7 @@ _NOT_MODEL: Final = re.compile(
 )
 _WRAPPERS: Final = ("app.model.", "state_dict.", "model_state_dict.")
 _HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+_END_NBYTES: Final = 1 << 12
 _MEGATRON: Final = re.compile(
     r"(?:.*\.)?(?:embedding\.word_embeddings|decoder\.layers\..*linear_(?:qkv|proj|fc[12]))\..*"
 )
@@ -140,13 +141,14 @@ def _in_file(path: Path, wanted: list[tuple[str, SavedPiece, StoredType | None]]
     known: dict[tuple[bytes, tuple[tuple[str, tuple[int, int]], ...]], TensorSource] = {}
     with open_regular(path) as file:
         nbytes = file_nbytes(file)
+        expect(file, (place for _, piece, _ in wanted if piece.start < nbytes for place in _ends(piece)))
         for name, piece, dtype in wanted:
             where = f"tensor {shown(name)} in {shown(path)}"
             if piece.start + piece.nbytes > nbytes:
                 raise CheckpointError(
                     f"{where} is said to reach to byte {piece.start + piece.nbytes}, the file has {nbytes}"
                 )
-            part = cast("BinaryIO", io.BufferedReader(_Part(file, piece.start, piece.nbytes), 1 << 12))
+            part = cast("BinaryIO", io.BufferedReader(_Part(file, piece.start, piece.nbytes), _END_NBYTES))
             archive = archive_in(part, piece.nbytes, path)
             key = archive.pickle, tuple(archive.records.items())
             if (source := known.get(key)) is None:
@@ -156,6 +158,13 @@ def _in_file(path: Path, wanted: list[tuple[str, SavedPiece, StoredType | None]]
                 said = f"{piece.shape} and {'another type' if dtype is None else dtype.value}"
                 raise CheckpointError(f"{where} is {source.shape} and {source.dtype.value}, `.metadata` says {said}")
             yield name, replace(source, name=name, offset=piece.start + source.offset)
+
+
+def _ends(piece: SavedPiece) -> Iterator[tuple[int, int]]:
+    """Give what of a piece is read to find its tensor: the first bytes, and the last."""
+    yield piece.start, min(piece.nbytes, _END_NBYTES)
+    if piece.nbytes > _END_NBYTES:
+        yield piece.start + piece.nbytes - _END_NBYTES, _END_NBYTES
 
 
 def _arrange(tensors: Mapping[str, Tensor], *, saved: Mapping[str, SavedTensor]) -> dict[str, Tensor]:
