@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -183,3 +184,29 @@ def test_a_step_that_works_at_last_is_followed_by_the_next(monkeypatch: pytest.M
     batch = Batch("a", (Asked("first", {}), Asked("second", {})))
     assert carry_out_batches([batch], make_from([OutputError("x")]), tell=lambda _: None, retries=1) == ()
     assert said == ["first", "second"]
+
+
+def test_a_model_that_the_disk_has_no_room_for_waits_and_is_listed_with_why(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("second", "third"):
+        shutil.copytree(place / "models" / "llama", place / "models" / name)
+    recipe = place / "disk.toml"
+    recipe.write_text('models = "models/*"\noutdir = "out/{model}"\ntypes = "q4_0"\n')
+    usage, waits = shutil.disk_usage(place), list[float]()
+
+    def disk_usage(_: object) -> object:
+        """There is room for the first, for the second once it has waited, and for no third."""
+        n_made = len(list((place / "out").glob(f"*/{LOCK_FILE}")))
+        return usage._replace(free=4_000_000 if n_made == 0 or (n_made == 1 and waits) else 2_500_000)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    monkeypatch.setattr("time.sleep", waits.append)
+    result = run("recipe", "run", recipe, "--retries", "1", "--keep-free", "2M")
+    assert isinstance(result.exception, OutputError)
+    assert waits == [5.0, 5.0]
+    assert sorted(path.name for path in (place / "out").iterdir()) == ["llama", "second"]
+    *_, listed = re.split(r"1 of 3 models failed:\n", result.stderr)
+    assert re.search(
+        r"^  third: the outputs need \d+ bytes, .* has 2500000 free, of which 2000000 are to stay so", listed
+    )
