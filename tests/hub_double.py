@@ -73,6 +73,7 @@ class Hub:
     on_object: threading.Event = field(default_factory=threading.Event)
     trusts_shards: bool = False
     sources: Double | None = None
+    preupload: dict[str, Any] = field(default_factory=dict)  # said of every file otherwise than by default
 
     def environment(self, home: Path, *, token: str | None = TOKEN, xet: bool = False) -> dict[str, str]:
         """Give the environment variables that lead the client here, with nothing of this user's."""
@@ -256,6 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "uploadMode": "lfs" if file["path"].endswith(_LARGE) else "regular",
                 "shouldIgnore": False,
                 "oid": oids.get(file["path"]),
+                **self.hub.preupload,
             }
             for file in asked["files"]
         ]

@@ -16,10 +16,10 @@ from gguf import Keys
 from convert.authorship import read_front_matter
 from convert.errors import OutputError, Remedy
 from convert.llama_cpp.pin import COMMIT, GIT_URL
+from convert.memory.running import BATCH, PROGRAM_NBYTES, memory_use
 from convert.publish.commands import how_to_run
 from convert.publish.conversation import prompt_format
 from convert.publish.files import FileRole
-from convert.publish.memory_use import BATCH, PROGRAM_NBYTES, memory_use
 from convert.publish.purposes import purpose
 from convert.publish.source import Source
 from convert.recipe import LOCK_FILE, is_inside, is_place
@@ -294,18 +294,33 @@ def _reproduce(facts: CardFacts) -> list[str]:
 
 def _from_lock(facts: CardFacts, lock: Lock) -> list[str]:
     """Fetch the lock, an importance matrix beside it, and the model where the lock does not name it by its address."""
-    asked, source, name = [work.asked.options for work in lock.works], facts.source, quote(facts.name)
     place = quote(f"{facts.name}-GGUF") if facts.repository else "."
-    matrices = {str(each["imatrix"]) for each in asked if is_place(each.get("imatrix"))}
+    matrices = {str(work.asked.options.get("imatrix", "")) for work in lock.works} - {""}
     beside = [LOCK_FILE, *sorted(name for name in matrices if is_inside(name) and name.isprintable())]
-    commands = [f"hf download {facts.repository} {' '.join(map(quote, beside))} --local-dir {place}"]
-    commands = commands if facts.repository else []
-    moved = ""
-    if any(is_place(each.get("model")) for each in asked):
-        moved = f" --model {name if source.repository else 'MODEL'}"
-        commands += _fetched(source, name)
+    names = " ".join(map(quote, beside))
+    fetched = [f"hf download {facts.repository} {names} --local-dir {place}"] if facts.repository else []
+    model, there = _model_of_lock(facts.source, lock)
+    moved = f" --model {there}" if there else ""
     said = f"`{LOCK_FILE}` says of what, with what and how they were made; each is compared when it is made again:"
-    return [said, "", "```sh", *commands, f"convert reproduce {place}{moved}", "```"]
+    return [said, "", "```sh", *fetched, *_fetched(model, there), f"convert reproduce {place}{moved}", "```"]
+
+
+def _model_of_lock(source: Source, lock: Lock) -> tuple[Source, str]:
+    """Say where the model of a lock comes from, and what its directory is to be called; empty where it needs none.
+
+    The name goes into most files. What other weights were merged into it, or was made of it before, is no repository's.
+    """
+    inputs = [each for work in lock.works for each in work.inputs if each.role in ("model", "base")]
+    found = next((each for each in inputs if is_place(each.place)), None)
+    if found is None:
+        return Source(), ""
+    if found.repository:
+        return Source(found.repository, found.commit), quote(found.repository.rpartition("/")[2])
+    name = found.place.rpartition("/")[2]
+    is_merged = any(work.asked.options.get("merge") for work in lock.works)
+    if is_merged or not source.repository or name in ("", "..") or not name.isprintable():
+        return Source(), "MODEL"
+    return source, quote(name)
 
 
 def _fetched(source: Source, place: str) -> list[str]:
