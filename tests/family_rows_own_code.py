@@ -60,6 +60,11 @@ _INTERNLM2S_NAMES: Final = (
 )
 
 
+def internlm2s_name(name: str) -> str:
+    """Call a tensor of Llama as InternLM2 does, if it is no part of another."""
+    return reduce(lambda text, pair: text.replace(*pair), _INTERNLM2S_NAMES, name)
+
+
 def with_internlm2s_names(weights: Weights, *, size: int) -> Weights:
     """Name a Llama's tensors as InternLM2's, with queries, keys and values in one, by groups of heads of `size`."""
     import torch
@@ -68,7 +73,7 @@ def with_internlm2s_names(weights: Weights, *, size: int) -> Weights:
     for name, each in weights.items():
         match = _QKV.fullmatch(name)
         if match is None:
-            renamed[reduce(lambda text, pair: text.replace(*pair), _INTERNLM2S_NAMES, name)] = each
+            renamed[internlm2s_name(name)] = each
         elif match[2] == "q":
             key, value = (weights[name.replace("q_proj", part)] for part in ("k_proj", "v_proj"))
             groups = [part.reshape(len(key) // size, -1, size, part.shape[1]) for part in (each, key, value)]

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from gguf import GGUFValueType, Keys, RopeScalingType
 
+from convert.architecture.metadata import Row
 from convert.architecture.rope import LONG, rope_of, rope_scaling
 from convert.checkpoint.views import Constant
 from convert.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
 
 CONTEXT: Final = ("n_positions", "max_position_embeddings")
@@ -67,7 +69,7 @@ def _root(ratio: float, length: int) -> float:
     return math.sqrt(1 + math.log(ratio) / math.log(length))
 
 
-def scaling_or_factors(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]:
+def _scaling_or_factors(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]:
     """Yield `rope_scaling`'s entries, or those of factors: the original length and the factor where they say something.
 
     The reference writes neither, and llama.cpp then takes the short factors up to the longest context.
@@ -81,3 +83,14 @@ def scaling_or_factors(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValue
         yield Keys.Rope.SCALING_ORIG_CTX_LEN, length, GGUFValueType.UINT32
     if factor != 1.0:
         yield Keys.Rope.SCALING_ATTN_FACTOR, factor, GGUFValueType.FLOAT32
+
+
+def _factor_of_file(given: Given) -> Mapping[str, Any]:
+    """Read the factor where the lengths do not give it, into the scaling that the row of the base has read."""
+    scaling = given.config.get("rope_scaling") or {}
+    if scaling.get("rope_type") != "longrope":
+        return {}
+    return {"rope_scaling": {**scaling, "attention_factor": given.get(Keys.Rope.SCALING_ATTN_FACTOR, 1.0)}}
+
+
+SCALING_OR_FACTORS: Final = Row(_scaling_or_factors, Keys.Rope.SCALING_ATTN_FACTOR, _factor_of_file)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import decoder, gated_block
 from convert.architecture.family import Facts, Family
-from convert.architecture.longrope import factors, scaling_or_factors
-from convert.architecture.metadata import COMMON, F32, ROPE_SCALING, Row, computed, f32, head_dim, required
+from convert.architecture.longrope import SCALING_OR_FACTORS, factors
+from convert.architecture.metadata import COMMON, F32, ROPE_SCALING, computed, f32, head_dim, required
 from convert.architecture.rope import LONG, rope_type
 from convert.errors import ConfigError
 from convert.tokenizer import SENTENCEPIECE_TOKENIZER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from convert.architecture.family import Rule
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.checkpoint.views import Constant
 
@@ -28,6 +29,15 @@ def _residual(h: Hyperparameters) -> float:
     if depth is None:
         raise ConfigError(f"{h.where} lacks `scale_depth`")
     return float(depth / h.size("num_hidden_layers") ** 0.5)
+
+
+def _depth(given: Given) -> Mapping[str, Any]:
+    scale = given.get(Keys.LLM.RESIDUAL_SCALE) * given.said("num_hidden_layers") ** 0.5
+    return {"scale_depth": float(f"{scale:.6g}")}
+
+
+def _base_size(given: Given) -> Mapping[str, Any]:
+    return {"dim_model_base": round(given.said("hidden_size") / given.get(Keys.LLM.LOGIT_SCALE))}
 
 
 def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule | Constant]:
@@ -40,10 +50,10 @@ MINICPM: Final = Family(
     hf_names=("MiniCPMForCausalLM",),
     arch=MODEL_ARCH.MINICPM,
     metadata=(
-        *(Row(scaling_or_factors) if row is ROPE_SCALING else row for row in COMMON),
+        *(SCALING_OR_FACTORS if row is ROPE_SCALING else row for row in COMMON),
         required(f32(Keys.LLM.EMBEDDING_SCALE, "scale_emb"), "scale_emb"),
-        computed(Keys.LLM.RESIDUAL_SCALE, F32, _residual),
-        computed(Keys.LLM.LOGIT_SCALE, F32, lambda h: h.size("hidden_size") / h.size("dim_model_base")),
+        computed(Keys.LLM.RESIDUAL_SCALE, F32, _residual, _depth),
+        computed(Keys.LLM.LOGIT_SCALE, F32, lambda h: h.size("hidden_size") / h.size("dim_model_base"), _base_size),
     ),
     tensors=_tensors,
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
