@@ -13,6 +13,7 @@ from convert.architecture.family import Rule
 from convert.architecture.hyperparameters import Rope
 from convert.architecture.rope import llama3_rope_factors
 from convert.checkpoint import StoredType, Tensor, TensorSource
+from convert.checkpoint.normalized import Normalized
 from convert.checkpoint.views import Constant, Swapped, leaves
 from convert.errors import PlanError
 
@@ -263,6 +264,15 @@ def test_deepseeks_layers_for_several_tokens_are_left_out_with_a_note() -> None:
     name = "model.layers.1.eh_proj.weight"
     assert find_family(h.architecture).left_out(h, name) == "layers that predict several tokens (MTP)"
     assert find_family(h.architecture).left_out(h, "model.layers.0.mlp.up_proj.weight") is None
+
+
+@pytest.mark.parametrize(("vocab_size", "is_divided"), [(64000, False), (125696, True)])
+def test_only_the_second_baichuans_output_is_divided_by_its_rows_lengths(vocab_size: int, *, is_divided: bool) -> None:
+    h = read_hyperparameters(LLAMA | {"architectures": ["BaichuanForCausalLM"], "vocab_size": vocab_size})
+    stored = TensorSource("x", Path("none"), 0, StoredType.F16, (vocab_size, 64))
+    rules = {rule.name: rule for rule in find_family(h.architecture).tensors(h, vocab_size) if isinstance(rule, Rule)}
+    assert isinstance(rules["output.weight"].make(stored), Normalized) == is_divided
+    assert rules["token_embd.weight"].make(stored) is stored
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (3, 64, 96), (2, 2, 64, 96)])
