@@ -12,7 +12,8 @@ ConvertError                  1
 ├── OutputError               6   disk space, permissions, existing files
 ├── ToolchainError            7   llama.cpp could not be fetched, built or run
 │   ├── ProgramError          7   a program ended badly
-│   └── NoSourceError         7   llama.cpp's source is needed, and has not been fetched
+│   ├── NoSourceError         7   llama.cpp's source is needed, and has not been fetched
+│   └── ClusterError          7   Ray is missing, or its machines die
 ├── RecipeError               8   a recipe file
 └── VerificationError         9   an output is not what it should be
 """
@@ -63,6 +64,8 @@ class Remedy(Enum):
     TRUST_CODE = "let a checkpoint's own code run"
     MORE_MEMORY = "allow more memory"
     LIST_ARCHITECTURES = "see which architectures there are"
+    PLAN_AGAIN = "make the plan anew"
+    CARRY_OUT_UNITS = "carry out the units that are left"
 
 
 # A program that calls the package asks by arguments.
@@ -102,6 +105,8 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.TRUST_CODE: "where you trust it, `trusts_code=True` of the definition lets it run, without a network",
         Remedy.MORE_MEMORY: "allow more by `max_memory` of the definition",
         Remedy.LIST_ARCHITECTURES: "`convert.llama_cpp.front_end.known_architectures()` lists them",
+        Remedy.PLAN_AGAIN: "`convert.cluster.make_job` makes it anew",
+        Remedy.CARRY_OUT_UNITS: "`convert.cluster.carry_out_units(job, job.units)` does what is left",
     }
 )
 
@@ -114,6 +119,7 @@ class ConvertError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    words: Mapping[Remedy, str] = LIBRARY_WORDS  # not each one's own: errors of another process come pickled
 
     def __init__(
         self,
@@ -127,7 +133,6 @@ class ConvertError(Exception):
         self.message = message
         self.remedies = tuple(remedies)
         self.facts = facts or {}
-        self.words: Mapping[Remedy, str] = LIBRARY_WORDS
         self._hint = hint
 
     @property
@@ -219,6 +224,10 @@ class NoSourceError(ToolchainError):
     def __init__(self, message: str, *, ref: str | None = None) -> None:
         super().__init__(message, remedies=(Remedy.FETCH_SOURCE,), facts={"ref": f" --ref {ref}" if ref else ""})
         self.ref = ref
+
+
+class ClusterError(ToolchainError):
+    """Ray is not installed, no cluster can be joined, or what a unit runs on dies again and again."""
 
 
 class RecipeError(ConvertError):

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from convert.cli import quantize_options
+from convert.cli.cluster_commands import finish, planning, work
 from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
 from convert.cli.imatrix_commands import imatrix, importance_for
@@ -17,6 +18,7 @@ from convert.cli.options import (
     PATH,
     checkpoint_options,
     dir_option,
+    ray_option,
     request_of,
     split_of,
     splitting,
@@ -31,6 +33,7 @@ _OURS_ALONE = {
     "--json": "as_json",
     "--allow-nonfinite": "allow_nonfinite",
     "--keep-split": "keep_split",
+    "--ray": "ray",
     "--split-max-size": "split_max_size",
     "--split-max-tensors": "split_max_tensors",
 }
@@ -45,7 +48,7 @@ def cli() -> None:
     """
 
 
-for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, report, split, merge, doctor):
+for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, report, split, merge, work, finish, doctor):
     cli.add_command(_command)
 
 
@@ -63,6 +66,7 @@ for _command in (dequantize, build_llamacpp, imatrix, run_gguf, verify, report, 
 @checkpoint_options
 @quantize_options.quantizing
 @splitting
+@ray_option
 @writing_options
 def all_types(
     model: Path,
@@ -110,6 +114,9 @@ def all_types(
         run_verification(paths, against=request, directory=directory)
 
 
+cli.add_command(planning(all_types))
+
+
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
 @click.argument("model", type=PATH)
 @click.argument("out", type=click.Path(path_type=str), metavar="OUT.gguf")
@@ -118,6 +125,7 @@ def all_types(
 @checkpoint_options
 @quantize_options.quantizing
 @splitting
+@ray_option
 @writing_options
 def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: Any) -> None:
     """Convert the checkpoint MODEL to the file OUT.gguf; in parts, to OUT/OUT-00001-of-00003.gguf and so on."""
@@ -145,6 +153,7 @@ def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: An
 @dir_option
 @quantize_options.requantizing
 @splitting
+@ray_option
 @writing_options
 def quantize(
     source: Path,
@@ -163,7 +172,7 @@ def quantize(
     from convert.conversion import plan_quantize  # noqa: PLC0415
     from convert.plan import OutputRequest, gguf_name  # noqa: PLC0415
 
-    given = [flag for flag, name in _OURS_ALONE.items() if run[name]]
+    given = [flag for flag, name in _OURS_ALONE.items() if run[name] not in {None, False}]
     wanted = OutputRequest(outdir, types, name, split=split_of(run))
     asked = quantize_options.words(run)
     if encoder == "llama.cpp":

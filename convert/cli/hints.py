@@ -50,6 +50,8 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.TRUST_CODE: "where you trust it, `--trust-remote-code` lets it run, without a network",
     Remedy.MORE_MEMORY: "allow more with --max-memory",
     Remedy.LIST_ARCHITECTURES: "`convert inspect --architectures` lists what there is",
+    Remedy.PLAN_AGAIN: "`convert plan` makes it anew",
+    Remedy.CARRY_OUT_UNITS: "`convert work` with the same plan does what is left",
 }
 _DEQUANTIZE: Final[Mapping[Remedy, str]] = {
     **GGUF_WORDS,

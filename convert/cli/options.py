@@ -131,6 +131,14 @@ def split_of(options: dict[str, Any]) -> SplitRequest | None:
     return None if size is None and n_tensors is None else SplitRequest(size, n_tensors)
 
 
+ray_option = click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="",
+    metavar="[ADDRESS]",
+    help="Write by a Ray cluster's nodes (extra [ray]): at this address, else the one running here, else this machine.",
+)
+
 dir_option = click.option(
     "--dir",
     "directory",

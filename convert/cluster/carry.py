@@ -1,0 +1,98 @@
+"""One machine's share of a job: its units, one after the other, each on as many threads as it may use."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
+
+from convert.checkpoint import SourceFiles
+from convert.cluster.job import check_sources
+from convert.cluster.pieces import open_piece, record, units_to_do
+from convert.cluster.units import nbytes_of, outputs_of, slices_of
+from convert.errors import OutputError, Remedy, UsageError
+from convert.process import usable_processors
+from convert.stream.encode import SliceEncoder
+from convert.stream.publish import DifferenceError, ExistingFile, open_existing
+from convert.stream.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from convert.cluster.job import Job
+    from convert.cluster.pieces import PieceFile
+    from convert.cluster.units import Unit
+    from convert.stream import Progress
+
+
+def share(job: Job, part: int, of: int) -> tuple[Unit, ...]:
+    """Return the units of one worker of several, `part` counting from 1: every so manieth."""
+    if not 1 <= part <= of:
+        raise UsageError(f"part {part} of {of}: parts count from 1 to {of}")
+    return job.units[part - 1 :: of]
+
+
+def carry_out_units(
+    job: Job, units: Sequence[Unit], *, jobs: int | None = None, progress: Progress | None = None
+) -> None:
+    """Carry out units, those without what is done already; `progress` is called with the bytes written since.
+
+    Raises CheckpointError, also for a file that has changed; WeightsError, which names the tensor; OutputError. What
+    was done by then stays done.
+    """
+    progress = progress or (lambda _: None)
+    check_sources(job)
+    to_do = {unit.number for unit in units_to_do(job)}
+    with closing(SourceFiles()) as sources:
+        for unit in units:
+            if unit.number in to_do:
+                _carry_out(job, unit, sources, jobs=jobs or usable_processors(), progress=progress)
+            else:
+                progress(nbytes_of(job.plan, unit))
+
+
+def _carry_out(job: Job, unit: Unit, sources: SourceFiles, *, jobs: int, progress: Progress) -> None:
+    started = time.monotonic()
+    with ExitStack() as opened:
+        files: dict[int, PieceFile | ExistingFile] = {}
+        for index in sorted(outputs_of(job.plan.tasks[unit.tasks[0]])):
+            output = job.plan.outputs[index]
+            files[index] = open_piece(output, job.key) if index in job.to_make else open_existing(index, output)
+            opened.callback(files[index].close)
+        workers = Workers()
+        try:
+            workers.run(jobs, _encoding(job, unit, sources, files, progress=progress, stop=workers.stop))
+        except DifferenceError as difference:
+            raise OutputError(
+                f"`{job.plan.outputs[difference.index].path}` already there, and not what this run would make",
+                remedies=(Remedy.FORCE, Remedy.OTHER_PLACE),
+            ) from None
+        for file in files.values():
+            if not isinstance(file, ExistingFile):
+                file.flush()
+    record(job, unit, seconds=time.monotonic() - started)
+
+
+def _encoding(
+    job: Job,
+    unit: Unit,
+    sources: SourceFiles,
+    files: dict[int, PieceFile | ExistingFile],
+    *,
+    progress: Progress,
+    stop: threading.Event,
+) -> Callable[[], None]:
+    slices, lock = slices_of(job.plan, unit), threading.Lock()
+    tasks = [job.plan.tasks[index] for index in unit.tasks]
+
+    def encode() -> None:
+        encoder = SliceEncoder(tasks, sources, allow_nonfinite=job.allow_nonfinite)
+        while not stop.is_set():
+            with lock:
+                piece = next(slices, None)
+            if piece is None:
+                return
+            progress(encoder.carry(piece, files))
+
+    return encode

@@ -1,0 +1,110 @@
+"""Plans as bytes, and back: what is unpickled can be nothing but values of this package, of NumPy, and paths.
+
+Unpickling calls what the bytes name. Here that is data classes and enums of the rooms that a plan is made of, GGUF's
+enums, and NumPy's arrays; everything else is refused, llama.cpp's front end too, which starts programs. What a plan
+does remain: it says which files are read and written. Paths become absolute on the way, whoever reads them where.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from dataclasses import dataclass, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from convert.errors import PlanError, UnsupportedError
+
+_ROOMS: Final = frozenset(
+    {"adapter", "checkpoint", "cluster", "dequantization", "gguf_file", "importance", "model", "plan", "quant_mix"}
+)
+_OTHERS: Final = frozenset(
+    {
+        ("builtins", "frozenset"),
+        ("builtins", "range"),
+        ("gguf.constants", "GGMLQuantizationType"),
+        ("gguf.constants", "GGUFValueType"),
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy._core.numeric", "_frombuffer"),
+    }
+)
+# What bytes that are no pickle, or not one of ours, make the unpickler say.
+_BROKEN: Final = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pickled:
+    """A value as bytes, and all paths in it."""
+
+    data: bytes
+    paths: frozenset[Path]
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=5)
+        self.paths: set[Path] = set()
+
+    def persistent_id(self, value: Any) -> str | None:  # noqa: ANN401 - whatever there is in a plan
+        if type(value).__module__.startswith("convert.llama_cpp."):
+            raise UnsupportedError(
+                f"`{value.name}` is computed by llama.cpp's own definition, in a process of this machine",
+                hint="such a model is converted by one machine",
+            )
+        if not isinstance(value, Path):
+            return None
+        self.paths.add(value.absolute())
+        return os.fspath(value.absolute())
+
+
+class _Unpickler(pickle.Unpickler):
+    def persistent_load(self, name: Any) -> Path:  # noqa: ANN401 - whatever stands in the file
+        return Path(name)
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class
+        package, _, rest = module.partition(".")
+        if (module.replace("numpy.core.", "numpy._core."), name) in _OTHERS:
+            return super().find_class(module, name)
+        if package == "convert" and rest.partition(".")[0] in _ROOMS:
+            found = super().find_class(module, name)
+            if isinstance(found, type) and found.__module__ == module and _is_plain(found):
+                return found
+        raise pickle.UnpicklingError(f"`{module}.{name}` has no place in a plan")
+
+
+def _is_plain(kind: type) -> bool:
+    return is_dataclass(kind) or issubclass(kind, Enum)
+
+
+def dumps(value: object) -> Pickled:
+    """Pickle a plan, or what belongs to one.
+
+    Raises UnsupportedError for what only this machine can give: values that another process computes.
+    """
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(value)
+    return Pickled(file.getvalue(), frozenset(pickler.paths))
+
+
+def loads(data: bytes) -> Any:  # noqa: ANN401 - what was pickled
+    """Unpickle what `dumps` has made. Raises PlanError for bytes that hold anything else, which is never called."""
+    try:
+        return _Unpickler(io.BytesIO(data)).load()
+    except _BROKEN as error:
+        raise PlanError(f"this is no plan: {error}") from error
