@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -61,7 +62,7 @@ def carry_out_by_ray(
     under way are removed then if the same again would end the same; else, and when interrupted, what is done is kept,
     and the same job goes on from there.
     """
-    to_be_made = missing_directories(job.outputs)
+    started, to_be_made = time.monotonic(), missing_directories(job.outputs)
     with _connected(address) as ray:
         try:
             _run(ray, job, jobs or _processors(ray), progress or (lambda _: None))
@@ -72,7 +73,7 @@ def carry_out_by_ray(
             else:
                 error.keeps_work = True  # type: ignore[attr-defined]  # for whoever tells of it
             raise
-    return finish(job)
+    return replace(finish(job), seconds=time.monotonic() - started)
 
 
 @contextlib.contextmanager
