@@ -140,6 +140,27 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
+def read_front_matter(path: Path) -> dict[str, Any]:
+    """Read the YAML at the head of a model card, as plain values; nothing where there is none.
+
+    Raises CheckpointError for what cannot be read, is no mapping, or would take unbounded time to read.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        _check_size(path)
+        _check_front_matter(path)
+        lines = path.read_text(encoding="utf-8").splitlines()
+        end = lines.index("---", 1) if lines[:1] == ["---"] and "---" in lines[1:] else 0
+        front = yaml.load("\n".join(lines[1:end]), Loader=_YAML_LOADER) or {}  # noqa: S506 - a safe loader
+    except _UNUSABLE as error:
+        said = f"the front matter of {shown(path)} cannot be read: {_one_line(error)}"
+        raise CheckpointError(said, hint="mend it: license, languages and gates stand in it") from error
+    if not isinstance(front, dict):
+        raise CheckpointError(f"the front matter of {shown(path)} is no mapping of keys to values")
+    return front
+
+
 def _check_size(path: Path) -> None:
     if path.is_file() and path.stat().st_size > _MAX_FILE_NBYTES:
         raise ValueError(f"`{path.name}` has {path.stat().st_size} bytes, at most {_MAX_FILE_NBYTES} make sense")

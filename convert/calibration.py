@@ -26,6 +26,7 @@ from convert.llama_cpp.environment import environment
 from convert.llama_cpp.reporter import Reporter, Silent
 from convert.model import as_request
 from convert.process import ask, run
+from convert.remote import require_here
 from convert.stream import Writing
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def _model_file(calibration: Calibration, folder: Path, reporter: Reporter) -> P
     """Give the GGUF file that the text is read with; made of a checkpoint where there is none."""
     request = as_request(calibration.model)
     if request.path.is_file() and request.path.suffix == ".gguf":
+        require_here(request.path)
         return request.path
     for kind in ("f16", "q8_0"):
         made = folder / f"{kind}.gguf"

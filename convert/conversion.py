@@ -7,6 +7,7 @@ Every function here that writes has a `plan_…` twin that decides everything an
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from convert.plan import (
     Plan,
     SplitRequest,
     directory_name,
+    directory_owner,
     gguf_name,
     joined,
     parse_type,
@@ -28,6 +30,7 @@ from convert.plan import (
     require_file,
 )
 from convert.quant_mix import NO_OPTIONS, FileType, QuantizeOptions
+from convert.remote import located
 from convert.stream import Progress, Report, Writing, carry_out
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ def plan_all(model: PathLike | ModelRequest, outputs: PathLike | OutputRequest) 
     """
     request = as_request(model)
     wanted = outputs if isinstance(outputs, OutputRequest) else OutputRequest(outputs)
+    wanted = replace(wanted, owner=wanted.owner or directory_owner(request.directory))
     name = directory_name(request.directory)
     text = plan(open_gguf_model(request), wanted.paths(name), wanted.options, wanted.split)
     return joined([text, *_other_plans(request, wanted, name)])
@@ -84,7 +88,7 @@ def plan_quantize(source: PathLike, outputs: PathLike | OutputRequest) -> Plan:
 
     Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
     """
-    path = Path(source)
+    path = Path(located(source))
     wanted = outputs if isinstance(outputs, OutputRequest) else OutputRequest(outputs, types=QUANTIZED_TYPES)
     paths = wanted.paths(gguf_name(path))
     parts = read_parts(path)
@@ -96,7 +100,7 @@ def plan_split(source: PathLike, prefix: PathLike, split: SplitRequest) -> Plan:
 
     Raises UsageError or CheckpointError; UnsupportedError for what is in parts already; PlanError as `in_parts` does.
     """
-    path = Path(source)
+    path = Path(located(source))
     parts = read_parts(path)
     if len(parts) > 1:
         raise UnsupportedError(f"`{path}` is in {len(parts)} parts already", remedies=(Remedy.MERGE_PARTS,))
@@ -111,7 +115,7 @@ def plan_merge(first: PathLike, out: PathLike) -> Plan:
 
     Raises UsageError or OutputError; CheckpointError for a file that is no part, and for parts as `read_parts` does.
     """
-    path = Path(first)
+    path = Path(located(first))
     wanted = require_file(out, such_as=f"{gguf_name(path)}.gguf")
     parts = read_parts(path)
     if len(parts) == 1 and parts[0].metadata.get(SPLIT_COUNT) != 1:

@@ -66,6 +66,8 @@ class Remedy(Enum):
     LIST_ARCHITECTURES = "see which architectures there are"
     PLAN_AGAIN = "make the plan anew"
     CARRY_OUT_UNITS = "carry out the units that are left"
+    NAME_TYPES = "say the type of tensors by name"
+    ALLOW_INEXACT = "quantize again what cannot be exact"
 
 
 # A program that calls the package asks by arguments.
@@ -104,6 +106,8 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.OTHER_SOURCE: "a newer llama.cpp may have it: `ref` of the definition",
         Remedy.TRUST_CODE: "where you trust it, `trusts_code=True` of the definition lets it run, without a network",
         Remedy.MORE_MEMORY: "allow more by `max_memory` of the definition",
+        Remedy.NAME_TYPES: "give another type to it by `tensor_type`, `output_tensor_type` or `token_embedding_type`",
+        Remedy.ALLOW_INEXACT: "lossless='possible' quantizes it as usual",
         Remedy.LIST_ARCHITECTURES: "`convert.llama_cpp.front_end.known_architectures()` lists them",
         Remedy.PLAN_AGAIN: "`convert.cluster.make_job` makes it anew",
         Remedy.CARRY_OUT_UNITS: "`convert.cluster.carry_out_units(job, job.units)` does what is left",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -17,17 +16,20 @@ from convert.architecture import find_family, read_hyperparameters
 from convert.architecture.metadata import head_dim
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
+from convert.checkpoint.regular_file import open_regular
 from convert.errors import CheckpointError, ConvertError, PlanError
 from convert.gguf_file import GGUFFile, as_one, read_gguf, read_parts
 from convert.importance import ImportanceStatistics, is_importance, read_importance, statistics_of
 from convert.llama_cpp.front_end import open_gguf_model
 from convert.memory import Memory, measure_memory
-from convert.model import GGUFModel, ModelRequest
+from convert.model import GGUFModel, ModelRequest, absolute
 from convert.plan import FileLayout, lay_out
 from convert.quant_mix import FILE_TYPES
+from convert.remote import located, said
 from convert.shown import nearest, shown
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _SHOWN_ITEMS = 8
@@ -97,7 +99,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
 
     Raises CheckpointError if there is neither.
     """
-    target = Path(path)
+    target = Path(located(path))
     if target.is_file() and _is_gguf(target):
         file = read_gguf(target)
         return _inspect_importance(target, file.metadata) if is_importance(file) else _inspect_gguf(read_parts(target))
@@ -105,12 +107,12 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         return _inspect_importance(target, {})
     if not target.exists():
         raise CheckpointError(f"{shown(target)} does not exist", hint=nearest(target))
-    path = Path(os.path.abspath(target))
-    return _inspect_checkpoint(open_checkpoint(path), path)
+    target = absolute(target)
+    return _inspect_checkpoint(open_checkpoint(target), target)
 
 
 def _is_gguf(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return path.suffix == ".gguf" or file.read(4) == b"GGUF"
 
 
@@ -118,7 +120,7 @@ def _inspect_gguf(parts: Sequence[GGUFFile]) -> Inspection:
     file = as_one(parts)
     tensors = tuple(InspectedTensor(info.name, info.shape, info.type.name, info.nbytes) for info in file.tensors)
     return Inspection(
-        path=str(file.path),
+        path=said(str(file.path)),
         kind="gguf",
         architecture=str(file.metadata.get("general.architecture", "unknown")),
         n_parameters=sum(prod(tensor.shape) for tensor in tensors),
@@ -160,7 +162,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
         for source in checkpoint.tensors.values()
     )
     return Inspection(
-        path=str(checkpoint.directory),
+        path=said(str(checkpoint.directory)),
         kind="checkpoint",
         architecture=_architecture(checkpoint.known_config),
         n_parameters=None if memory is None else memory.n_parameters,
@@ -168,10 +170,10 @@ def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
         outputs={name: file.nbytes for name, file in files.items()},
         metadata={} if model is None else _metadata(model),
         tensors=tensors,
-        problem=problem,
+        problem=problem and said(problem),
         packing=None if unpacked is None else unpacked.packing,
         decoded=() if unpacked is None else _decoded_tensors(unpacked, tensors),
-        notes=checkpoint.notes + missing + reasons + (() if unpacked is None else unpacked.notes),
+        notes=tuple(map(said, (*checkpoint.notes, *missing, *reasons, *(() if unpacked is None else unpacked.notes)))),
         memory=memory,
     )
 

@@ -17,10 +17,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import family_checkpoints_gated
 import family_checkpoints_gemma
+import family_checkpoints_gemma3n
 import family_checkpoints_newer
 import family_checkpoints_phi
 import family_checkpoints_qwen
+import family_checkpoints_whole
 from checkpoint_configs import ABSENT
 from family_checkpoints_more import MORE_ROWS
 from family_making import (
@@ -345,6 +348,9 @@ ROWS: Final[tuple[FamilyRow, ...]] = (
     *family_checkpoints_gemma.ROWS,
     *family_checkpoints_phi.ROWS,
     *family_checkpoints_newer.ROWS,
+    *family_checkpoints_whole.ROWS,
+    *family_checkpoints_gated.ROWS,
+    *family_checkpoints_gemma3n.ROWS,
 )
 
 ALL_ROWS: Final = (*ROWS, *MORE_ROWS)

@@ -99,6 +99,23 @@ ROWS: Final = (
         not_run="llama-perplexity gives an embedding model no logits",
     ),
     FamilyRow(
+        "Qwen3-Embedding-bare",
+        "the same class without a head: names without `model.`; MHA, rows of 48",
+        "Qwen3Model",
+        qwen(head_dim=16, hidden_size=48, num_attention_heads=3, num_hidden_layers=1, num_key_value_heads=3),
+        tokenizer=write_sentencepiece_with_pooling,
+        not_run="llama-perplexity gives an embedding model no logits",
+    ),
+    FamilyRow(
+        "gte-Qwen2-bare",
+        "without a head, GQA, float16",
+        "Qwen2Model",
+        qwen(num_hidden_layers=1),
+        dtype="float16",
+        tokenizer=write_sentencepiece_with_pooling,
+        not_run="llama-perplexity gives an embedding model no logits",
+    ),
+    FamilyRow(
         "Qwen3-byte-level",
         "MHA, untied, rows of 48, float16, a byte-level vocabulary",
         QWEN3,

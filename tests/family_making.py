@@ -44,6 +44,7 @@ class FamilyRow:
     only_ours: the same, of a row that we make a file of; its logits are its judge.
     differs: why the reference's file is wrong, and ours another; None where they are the same.
     only_float: why llama-quantize does not take the reference's file; None where it does.
+    options: more arguments of the reference converter.
     not_run: why llama.cpp does not compute of the reference's file what transformers does; None where it does.
     """
 
@@ -64,6 +65,7 @@ class FamilyRow:
     differs: str | None = None
     only_float: str | None = None
     not_run: str | None = None
+    options: tuple[str, ...] = ()
 
 
 def save_family_checkpoint(row: FamilyRow, folder: Path) -> None:
@@ -121,7 +123,20 @@ def _fill(row: FamilyRow, network: torch.nn.Module) -> None:
         if known.setdefault(tensor.data_ptr(), name) == name:  # the other name of a tied tensor holds the same
             mean, spread = _moments(row, name, tuple(tensor.shape))
             values = normal(f"{row.name}/{name}", tuple(tensor.shape)) * np.float32(spread) + np.float32(mean)
+            values = _surely_rounded(values) if name.endswith(".A_log") else values
             tensor.copy_(torch.from_numpy(np.asarray(values)))
+
+
+def _surely_rounded(values: Float32) -> Float32:
+    """Take for each the nearest sixteenth whose exponential is not near the middle between two float32.
+
+    There torch, as it is built, may round it wrongly.
+    """
+    sixteenths = np.arange(-32, 64) / 16
+    exact = np.exp(sixteenths) / np.spacing(np.exp(sixteenths).astype(np.float32))
+    sure = sixteenths[np.abs(exact % 1 - 0.5) > 0.1].astype(np.float32)
+    nearest: Float32 = sure[np.abs(values[:, None] - sure).argmin(axis=1)]
+    return nearest
 
 
 def _moments(row: FamilyRow, name: str, shape: tuple[int, ...]) -> tuple[float, float]:
@@ -133,8 +148,8 @@ def _moments(row: FamilyRow, name: str, shape: tuple[int, ...]) -> tuple[float, 
         return 0.0, factor * next(gain for part, gain in gains.items() if part in name) / float(np.sqrt(shape[-1]))
     if name.endswith("bias"):
         return 0.0, factor * (0.3 if "score_correction" in name else 0.1)
-    mean = next(mean for part, mean in GEMMA_NORMS.items() if part in name) if gemma else 1.0
-    return mean, factor * 0.1
+    norms = next((means for start, means in NORMS.items() if row.architecture.startswith(start)), {"": 1.0})
+    return next(mean for part, mean in norms.items() if part in name), factor * 0.1
 
 
 # Where a matrix's name holds the key, first come, its outputs have this spread for inputs of spread 1. Experts have
@@ -151,7 +166,16 @@ GAINS: Final[Mapping[str, float]] = {
 }
 # Gemma's own: else the embedding, which is also the output, would outweigh its blocks, and each token predict itself.
 GEMMA_GAINS: Final[Mapping[str, float]] = {**GAINS, "embed": 0.7}
-GEMMA_NORMS: Final[Mapping[str, float]] = {"post_": 1.0, "model.norm": 9.0, "": 0.0}  # 1 is added to each
+# The means of norms that 1 is added to, or that must be larger than 1, by the beginning of the class.
+_GEMMA_NORMS: Final = {"post_": 1.0, "model.norm": 9.0, "language_model.norm": 9.0, "": 0.0}
+_GATED_NORMS: Final = {"linear_attn.": 1.0, "": 0.0}
+NORMS: Final[Mapping[str, Mapping[str, float]]] = {
+    "Gemma3n": {"model.norm": 10.0, "post_": 0.2, "": 1.0},
+    "Gemma4": {"model.norm": 10.0, "": 1.0},
+    "Gemma": _GEMMA_NORMS,
+    "Qwen3Next": _GATED_NORMS,
+    "Qwen3_5": _GATED_NORMS,
+}
 
 
 def normal(seed: str, shape: tuple[int, ...]) -> Float32:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Final
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Final
 
 from checkpoint_configs import ABSENT
 from family_configs import LLAMA3, NARROW, NEOX_TOKENS, small
 from family_making import FamilyRow, deepseek_v3, with_next_token_layer, write_glm, write_gpt2, write_gpt_neox
+
+if TYPE_CHECKING:
+    from family_making import Weights
 
 NeoxRow: Final = partial(FamilyRow, tokenizer=write_gpt_neox, shared=True)
 GlmRow: Final = partial(FamilyRow, tokenizer=write_glm, shared=True)
@@ -25,7 +28,35 @@ MINICPM: Final = {
     "scale_depth": 1.4,
     **dict.fromkeys(("attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier"), ABSENT),
 }
+EXAONE: Final = {
+    "activation_function": "silu",
+    "architectures": ["ExaoneForCausalLM"],
+    "layer_norm_epsilon": 1e-5,
+    "model_type": "exaone",
+    "num_layers": 2,
+    **dict.fromkeys(("hidden_act", "num_hidden_layers", "rms_norm_eps"), ABSENT),
+}
+_EXAONES_NAMES: Final = (
+    ("model.embed_tokens", "transformer.wte"),
+    ("model.norm", "transformer.ln_f"),
+    ("model.layers", "transformer.h"),
+    ("self_attn.o_proj", "attn.attention.out_proj"),
+    ("self_attn", "attn.attention"),
+    ("input_layernorm", "ln_1"),
+    ("post_attention_layernorm", "ln_2"),
+    ("mlp.gate_proj", "mlp.c_fc_0"),
+    ("mlp.up_proj", "mlp.c_fc_1"),
+    ("mlp.down_proj", "mlp.c_proj"),
+)
 UNTIED: Final = {**NARROW, "tie_word_embeddings": False}
+
+
+def with_exaones_names(weights: Weights) -> Weights:
+    """Name a Llama's tensors as EXAONE 3's."""
+    return {
+        reduce(lambda text, pair: text.replace(*pair), _EXAONES_NAMES, name): each for name, each in weights.items()
+    }
+
 
 BEYOND: Final[tuple[FamilyRow, ...]] = (
     GlmRow("GLM-4-9B-0414", "GQA", "Glm4ForCausalLM", small(**NEOX_TOKENS, head_dim=16)),
@@ -64,6 +95,26 @@ BEYOND: Final[tuple[FamilyRow, ...]] = (
         "Glm4MoeLiteForCausalLM",
         deepseek_v3(**NEOX_TOKENS, hidden_size=48, n_group=1, tie_word_embeddings=True, topk_group=1),
         differs="it does not know the dense layer from mlp_layer_types, nor the sigmoid",
+    ),
+    NeoxRow(
+        "EXAONE-3.5-2.4B-Instruct",
+        "names and keys as published, made by a Llama: GQA, tied, Llama 3's scaling",
+        "LlamaForCausalLM",
+        small(**NEOX_TOKENS, rms_norm_eps=1e-5, rope_parameters=LLAMA3, tie_word_embeddings=True),
+        change_weights=with_exaones_names,
+        saved_config=EXAONE,
+        judge_unchanged=True,
+        differs="it writes no epsilon that llama.cpp looks for",
+    ),
+    NeoxRow(
+        "EXAONE-3-narrow",
+        "with the norms' epsilon by Llama's name too, MHA, untied, rows of 48, float16",
+        "LlamaForCausalLM",
+        small(**UNTIED, **NEOX_TOKENS, rms_norm_eps=1e-5),
+        dtype="float16",
+        change_weights=with_exaones_names,
+        saved_config=EXAONE | {"rms_norm_eps": 1e-5},
+        judge_unchanged=True,
     ),
     NeoxRow(
         "EXAONE-4.0-1.2B",

@@ -69,6 +69,15 @@ MODEL_TYPES: Final = (
     "qwen2",
     "qwen2_moe",
     "qwen3",
+    "mistral3",
+    "llama4",
+    "qwen3_next",
+    "qwen3_5",
+    "qwen3_5_text",
+    "qwen3_5_moe",
+    "qwen3_5_moe_text",
+    "gemma3n",
+    "gemma3n_text",
 )
 # What a class may do otherwise than the others; a change in one of these wants a look at transformers_config.py.
 _METHODS: Final = ("__post_init__", "convert_rope_params_to_dict", "to_dict", "validate_architecture", "validate_rope")
@@ -151,8 +160,14 @@ def _intervals(cls: Any) -> dict[str, tuple[float, float]]:  # noqa: ANN401
     return found
 
 
-def _sub_configs(cls: Any) -> dict[str, str]:  # noqa: ANN401
-    return {key: specification.model_type for key, specification in cls.sub_configs_defaults.items()}
+def _sub_configs(cls: Any) -> dict[str, tuple[str, dict[str, object], bool]]:  # noqa: ANN401
+    """Give of those that we know the model type, what stands for null, and whether the config may name another."""
+    found = cls.sub_configs_defaults.items()
+    return {
+        key: (each.model_type, each.init_kwargs, each.config_class.__name__ == "AutoConfig")
+        for key, each in found
+        if each.model_type in MODEL_TYPES
+    }
 
 
 def _read_only(cls: Any) -> tuple[str, ...]:  # noqa: ANN401

@@ -151,7 +151,7 @@ def packed_and_plain(
     plain: Tensors = {}
     for name, shape in tensor_shapes(config).items():
         random = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        if name.endswith("_proj.weight") and len(shape) == 2:
+        if ".layers." in name and len(shape) == 2 and not name.endswith("moe.gate.weight"):
             parts, plain[name] = pack(name.removesuffix(".weight"), (shape[0], shape[1]))
             packed |= parts
         else:

@@ -6,8 +6,8 @@
 
 It speaks what huggingface_hub 2.4 asks of it for a model: whoami, create, auth-check, model info, a card's validation,
 preupload, the LFS batch API with basic transfers and verification, and commits; and of hf_xet, by which the client
-uploads unless told otherwise, the first version of its protocol, for one file that does not compress. Contents are
-hashed on arrival and compared with their names; a commit that names an object it does not have is refused.
+uploads unless told otherwise, the first version of its protocol. Contents are hashed on arrival and compared with their
+names, where they do not come compressed by xet; a commit that names an object it does not have is refused.
 """
 
 from __future__ import annotations
@@ -21,21 +21,28 @@ from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs
+
+from xet_shards import files_of_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 TOKEN: Final = "hf_" + "double" * 5
-_LARGE: Final = (".safetensors", ".bin", ".model")  # what the Hub's default .gitattributes sends to LFS
+_LARGE: Final = (".safetensors", ".bin", ".model", ".gguf", ".dat")  # sent to LFS by name, or as binary
 _CHUNK: Final = 1 << 16
 
 
 @dataclass
 class Repository:
-    """A model repository. files: sha256 of what each path holds; oids: what git or LFS calls it."""
+    """A model repository. files: sha256 of what each path holds; oids: what git or LFS calls it.
+
+    contents: of the small files.
+    """
 
     private: bool = False
+    contents: dict[str, bytes] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     oids: dict[str, str] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
@@ -61,6 +68,7 @@ class Hub:
     holds: threading.Event = field(default_factory=threading.Event)
     card_warnings: list[dict[str, str]] = field(default_factory=list)
     on_object: threading.Event = field(default_factory=threading.Event)
+    trusts_shards: bool = False
 
     def environment(self, home: Path, *, token: str | None = TOKEN, xet: bool = False) -> dict[str, str]:
         """Give the environment variables that lead the client here, with nothing of this user's."""
@@ -133,7 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "/xet-write-token/" in self.path:
             self._reply({"casUrl": self.hub.endpoint, "accessToken": "xet", "exp": int(time.time()) + 3600})
             return
-        name = self.path.removeprefix("/api/models/").removesuffix("/auth-check/write").removesuffix("/revision/main")
+        asked = self.path.partition("?")[0]
+        name = asked.removeprefix("/api/models/").removesuffix("/auth-check/write").removesuffix("/revision/main")
         repository = self.hub.repositories.get(name)
         if repository is None:
             self._reply({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
@@ -149,6 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if self.path == "/api/repos/create":
             self._create(json.loads(body))
+        elif self.path.startswith("/api/models/") and "/paths-info/" in self.path:
+            self._paths_info(self.path.split("/paths-info/")[0].removeprefix("/api/models/"), body)
         elif self.path == "/api/validate-yaml":
             invalid = [{"message": '"license" must be one of …'}] if b"license: nonsense" in body else []
             self._reply({"errors": invalid, "warnings": self.hub.card_warnings}, 400 if invalid else 200)
@@ -159,16 +170,24 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.startswith("/verify/"):
             known = json.loads(body)["oid"] in self.hub.objects
             self._reply({} if known else {"error": "no such object"}, 200 if known else 404)
-        elif self.path.startswith("/v1/xorbs/"):
-            self.hub.objects.add(sha256(b"".join(_xorb_chunks(body))).hexdigest())
-            self.hub.uploads.append(self.path)
-            self._reply({"was_inserted": True})
-        elif self.path == "/v1/shards":
-            self._reply({"result": 1})
+        elif self.path.startswith(("/v1/xorbs/", "/v1/shards")):
+            self._xet(body)
         elif "/commit/" in self.path:
             self._commit(self.path.split("/commit/")[0].removeprefix("/api/models/"), body)
         else:
             self._reply({"error": "unknown"}, 404)
+
+    def _xet(self, body: bytes) -> None:
+        if self.path == "/v1/shards":
+            self.hub.objects.update(files_of_shard(body) if self.hub.trusts_shards else ())
+            self._reply({"result": 1})
+            return
+        chunks = _xorb_chunks(body)
+        self.hub.trusts_shards = chunks is None
+        if chunks is not None:
+            self.hub.objects.add(sha256(chunks).hexdigest())
+        self.hub.uploads.append(self.path)
+        self._reply({"was_inserted": True})
 
     def _create(self, asked: Mapping[str, Any]) -> None:
         owner = asked.get("organization") or self.hub.user
@@ -179,6 +198,18 @@ class _Handler(BaseHTTPRequestHandler):
         status = 409 if name in self.hub.repositories else 200
         self.hub.repositories.setdefault(name, Repository(private=asked.get("visibility") == "private"))
         self._reply({"url": f"{self.hub.endpoint}/{name}", "name": name}, status)
+
+    def _paths_info(self, name: str, body: bytes) -> None:
+        """Describe the files asked for, of those that are there: the body is a form, or JSON."""
+        asked = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode()).get("paths", [])
+        repository = self.hub.repositories[name]
+        found = [(path, repository.files[path]) for path in asked if path in repository.files]
+        described = [
+            {"type": "file", "path": path, "size": 1, "oid": "0" * 40}
+            | ({"lfs": {"oid": digest, "size": 1, "pointerSize": 1}} if path.endswith(_LARGE) else {})
+            for path, digest in found
+        ]
+        self._reply(described)
 
     def _preupload(self, name: str, asked: Mapping[str, Any]) -> None:
         oids = self.hub.repositories[name].oids
@@ -231,6 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
             value = line["value"]
             if line["key"] == "file":
                 data = base64.b64decode(value["content"])
+                repository.contents[value["path"]] = data
                 repository.files[value["path"]] = sha256(data).hexdigest()
                 repository.oids[value["path"]] = sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's
             elif line["key"] == "lfsFile":
@@ -253,7 +285,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
 
-    def _reply(self, value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+    def _reply(
+        self, value: Mapping[str, Any] | list[Any], status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
         data = json.dumps(value).encode()
         self.send_response(status)
         for key, text in {"Content-Type": "application/json", **(headers or {})}.items():
@@ -263,15 +297,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _xorb_chunks(xorb: bytes) -> Iterator[bytes]:
-    """Take a xorb apart: chunks, each after 8 bytes: version, length, scheme (0: as it is), length when unpacked."""
-    position = 0
+def _xorb_chunks(xorb: bytes) -> bytes | None:
+    """Take a xorb apart: chunks, each after 8 bytes: version, length, scheme (0: as it is), length when unpacked.
+
+    None where one is compressed: what its file is, only the shard tells then.
+    """
+    position, chunks = 0, b""
     while position < len(xorb):
         version, length, scheme = (
             xorb[position],
             int.from_bytes(xorb[position + 1 : position + 4], "little"),
             xorb[position + 4],
         )
-        assert (version, scheme) == (0, 0), "only chunks that are not compressed are taken apart here"
-        yield xorb[position + 8 : position + 8 + length]
+        assert version == 0
+        if scheme:
+            return None
+        chunks += xorb[position + 8 : position + 8 + length]
         position += 8 + length
+    return chunks

@@ -267,8 +267,20 @@ PUBLISHED_SPELLINGS: Final[Mapping[str, Config]] = {
     },
     "nemotron": SMALL | {"norm_eps": 1e-5, "partial_rotary_factor": 0.5, "rope_percent": 0.5, "rope_theta": 10000},
     "olmo3": SMALL | {"rope_scaling": YARN | {"rope_type": "yarn"}, "rope_theta": 500000, "sliding_window": 4096},
+    "qwen3_5_text": SMALL | {"full_attention_interval": 2, "rope_parameters": {"mrope_section": [1, 1, 2]}},
+    "qwen3_next": SMALL | {"full_attention_interval": 2, "partial_rotary_factor": 0.25, "rope_theta": 10000000},
     "smollm3": SMALL | {"no_rope_layers": [1, 0], "rope_scaling": None, "rope_theta": 5000000.0},
     "stablelm": SMALL | {"partial_rotary_factor": 0.25, "rope_theta": 10000, "use_qkv_bias": True},
+}
+
+# Of models that are more than their text model, what their text config's `model_type` is.
+WHOLES: Final = {
+    "gemma3": "gemma3_text",
+    "gemma3n": "gemma3n_text",
+    "llama4": "llama4_text",
+    "mistral3": "ministral3",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
 }
 
 ODD_VALUES: Final[tuple[Any, ...]] = (
@@ -301,7 +313,7 @@ def _base(model_type: str) -> Config:
     base: Config = {"architectures": ["AnyForCausalLM"], "model_type": model_type}
     if model_type == "bloom":
         return base | {"vocab_size": 320, "hidden_size": 64, "n_layer": 2, "n_head": 4}
-    return base if model_type == "gemma3" else base | SMALL
+    return base if model_type in WHOLES else base | SMALL
 
 
 def config_variants(model_type: str) -> Iterator[Config]:
@@ -320,8 +332,8 @@ def config_variants(model_type: str) -> Iterator[Config]:
         changes += [{key: draw.choice(ODD_VALUES)} for _ in range(3)]
     changes += [{draw.choice(keys): draw.choice(ODD_VALUES) for _ in range(2)} for _ in range(20)]
     for change in changes:
-        if model_type == "gemma3":
-            yield base | {"text_config": SMALL | {"model_type": "gemma3_text"} | change}
+        if model_type in WHOLES:
+            yield base | {"text_config": SMALL | {"model_type": WHOLES[model_type]} | change}
         yield base | change
     for key in base:
         yield {kept: value for kept, value in base.items() if kept != key}

@@ -104,13 +104,21 @@ def _prepare_build() -> Build:
     return build_llamacpp(source="pypi", backend="cpu", directory=where.user_cache().path, reporter=_Telling())
 
 
-def convert(source: Path, jobs: Sequence[tuple[Path, Path]], *, outtype: str = "f16") -> list[Converted]:
+def convert(
+    source: Path,
+    jobs: Sequence[tuple[Path, Path]],
+    *,
+    outtype: str = "f16",
+    options: Sequence[Sequence[str]] | None = None,
+) -> list[Converted]:
     """Run the reference converter on (model directory, output file) pairs, in one process, one after the other.
 
     Importing torch and transformers costs seconds and is so paid once. A checkpoint that the converter refuses is not
-    an exception here: its `error` holds the last line of the traceback.
+    an exception here: its `error` holds the last line of the traceback. options: for each job, more of its arguments.
     """
-    request = {"source": str(source), "outtype": outtype, "jobs": [[str(model), str(out)] for model, out in jobs]}
+    more = options or [()] * len(jobs)
+    listed = [[str(model), str(out), list(own)] for (model, out), own in zip(jobs, more, strict=True)]
+    request = {"source": str(source), "outtype": outtype, "jobs": listed}
     finished = subprocess.run(
         [sys.executable, "-c", _CONVERT_JOBS],
         input=json.dumps(request),
@@ -164,8 +172,8 @@ request = json.load(sys.stdin)
 answers = sys.stdout
 sys.path.insert(0, request["source"])
 import convert_hf_to_gguf
-for model, out in request["jobs"]:
-    sys.argv = ["convert_hf_to_gguf.py", model, "--outtype", request["outtype"], "--outfile", out]
+for model, out, more in request["jobs"]:
+    sys.argv = ["convert_hf_to_gguf.py", model, "--outtype", request["outtype"], "--outfile", out, *more]
     error = None
     with contextlib.redirect_stdout(sys.stderr):
         try:

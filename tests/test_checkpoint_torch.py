@@ -90,7 +90,7 @@ def test_the_file_is_loaded_without_code_and_without_weights(tmp_path: Path, mon
 
     monkeypatch.setattr("torch.load", recorded)
     read_torch_file(saved(tmp_path, {"t": torch.ones(3)}))
-    assert calls == [{"map_location": "meta", "mmap": True, "weights_only": True}]
+    assert calls == [{"map_location": "meta", "weights_only": True}]
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "module", "model_state_dict"])

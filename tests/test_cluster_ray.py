@@ -49,7 +49,7 @@ class Nodes:
         self.hooks = hooks
         (hooks / "sitecustomize.py").write_text(HOOK)
         config = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
-        self.cluster: Any = Cluster(True, head_node_args={"num_cpus": 0, "_system_config": config})
+        self.cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": config})
 
     def add(self, name: str) -> Any:  # noqa: ANN401 - Ray has no types
         with pytest.MonkeyPatch.context() as patched:

@@ -154,8 +154,8 @@ def test_other_values_of_an_odd_type_are_errors_too(key: str, value: object) -> 
 
 # Spellings of classes that were never transformers' own, or are no more.
 NOT_TRANSFORMERS: Final = {
-    "Ernie4_5_ForCausalLM", "LFM2ForCausalLM", "LLaMAForCausalLM", "MPTForCausalLM", "MiniCPMForCausalLM",
-    "OLMoForCausalLM", "PhiMoEForCausalLM", "RWForCausalLM", "StableLMEpochForCausalLM",
+    "Ernie4_5_ForCausalLM", "ExaoneForCausalLM", "LFM2ForCausalLM", "LLaMAForCausalLM", "MPTForCausalLM",
+    "MiniCPMForCausalLM", "OLMoForCausalLM", "PhiMoEForCausalLM", "RWForCausalLM", "StableLMEpochForCausalLM",
 }  # fmt: skip
 # Where what transformers fills in is no model yet, or none that llama.cpp computes.
 FILLED_IN: Final[dict[str, Config]] = {

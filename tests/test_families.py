@@ -89,8 +89,11 @@ def theirs(
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
     ours = [item for item in items if item.path == request.path and "name" in getattr(item, "fixturenames", ())]
     wanted = {str(item.callspec.params["name"]) for item in ours}
-    jobs = {name: (checkpoint(name), their_folder / f"{name}.gguf") for name in sorted(wanted)}
-    converted = llama_cpp.convert(reference.source, list(jobs.values()))
+    # Rows without options first: what an option sets stays set in the reference's classes.
+    ordered = sorted(wanted, key=lambda name: (FAMILY_CHECKPOINTS[name].options, name))
+    jobs = {name: (checkpoint(name), their_folder / f"{name}.gguf") for name in ordered}
+    options = [FAMILY_CHECKPOINTS[name].options for name in jobs]
+    converted = llama_cpp.convert(reference.source, list(jobs.values()), options=options)
     return {
         name: {"error": result.error} if result.error else _quantized(reference, name, result.outfile)
         for name, result in zip(jobs, converted, strict=True)

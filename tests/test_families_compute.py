@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 RUN: Final = [row.name for row in FAMILY_CHECKPOINTS.values() if not (row.not_run or row.refused_by_reference)]
 MOST_NATS: Final = 1e-3
 LEAST_SAME_TOP: Final = 0.99
-# The reference's files where ours differ, and the tensor that llama.cpp misses or finds wrong.
+# The reference's files where ours differ, and the tensor or key that llama.cpp misses or finds wrong.
 NOT_LOADED: Final = {
+    "EXAONE-3.5-2.4B-Instruct": "exaone.attention.layer_norm_rms_epsilon",
     "gemma-3-padded-vocabulary": "token_embd.weight",
     "OLMo-2-narrow": "output.weight",
     "Qwen2-MoE-tied": "output.weight",
+    "gemma-3n-as-saved": "blk.20.attn_k.weight",
     "phi-2-other-theta": "attn_k.weight",
 }
 N_CTX: Final = 128  # more than Gemma's window of 24, in the half that is judged
@@ -105,7 +107,9 @@ class Judge:
         transformers.utils.logging.disable_progress_bar()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+            is_whole = row.architecture.endswith("ForConditionalGeneration")
+            network = getattr(transformers, row.architecture) if is_whole else transformers.AutoModelForCausalLM
+            return network.from_pretrained(model, dtype=torch.float32).eval()
 
 
 def _logits(network: Any, ids: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.float32]]:  # noqa: ANN401

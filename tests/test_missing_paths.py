@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -65,14 +66,14 @@ def test_a_page_of_the_hub_is_told_for_what_it_is(page: str) -> None:
 @pytest.mark.parametrize("command", ["inspect", "all", "quantize", "verify"])
 def test_what_may_not_be_read_says_so(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    real = Path.open
+    real = os.open
 
-    def opened(self: Path, *arguments: object, **options: object) -> object:
-        if self.name == "m.gguf":
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return real(self, *arguments, **options)  # type: ignore[call-overload]
+    def opened(path: Path, *arguments: Any, **options: Any) -> int:  # noqa: ANN401 - os.open's own
+        if Path(path).name == "m.gguf":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(os, "open", opened)
     monkeypatch.setattr(os, "access", lambda *_, **__: False)  # by which Click would judge
     words = [command, "m.gguf", *(["out"] if command in ("all", "quantize") else [])]
     error = CliRunner().invoke(cli, words).exception

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from checkpoints import write_checkpoint
+from family_checkpoints import write_family_checkpoint
 from safetensors.torch import load_file, save_file, save_model
 
 import convert
+from convert.architecture import family_of
 from convert.errors import ConvertError, PlanError, UnsupportedError
 from convert.gguf_file import read_gguf
 
@@ -40,7 +42,9 @@ def _converted(directory: Path, out: Path) -> tuple[dict[str, bytes], tuple[str,
     plan = convert.plan_one(directory, out)
     convert.carry_out(plan)
     raw = out.read_bytes()
-    return {info.name: raw[info.offset : info.offset + info.nbytes] for info in read_gguf(out).tensors}, plan.notes
+    said = [f"{group.group}: {group.reason}, {group.nbytes} bytes" for group in plan.left_out]
+    tensors = {info.name: raw[info.offset : info.offset + info.nbytes] for info in read_gguf(out).tensors}
+    return tensors, (*plan.notes, *said)
 
 
 def _refused(directory: Path, kind: type[ConvertError] = PlanError) -> ConvertError:
@@ -60,28 +64,29 @@ def _before(prefix: str, *heads: str, inner: str = "") -> Callable[[Weights], We
 
 
 @pytest.mark.parametrize(
-    ("change", "notes"),
+    ("change", "prefix", "heads"),
     [
-        (_before("pretrained_model.", "v_head.summary.weight", "v_head.summary.bias"), 2),
-        (_before("base_model.model."), 1),
-        (_before("base_model.model.", inner="base_layer."), 1),
-        (_before("_forward_module."), 1),
-        (_before("policy."), 1),
-        (_before("actor.module.", "critic_head.weight"), 2),
-        (_before("student."), 1),
-        (_before("language_model."), 1),
-        (_before("some.wrapper.of_mine.llm."), 1),
-        (_before("", "score.weight"), 1),
+        (_before("pretrained_model.", "v_head.summary.weight", "v_head.summary.bias"), "pretrained_model.", 32),
+        (_before("base_model.model."), "base_model.model.", 0),
+        (_before("base_model.model.", inner="base_layer."), "base_model.model.", 0),
+        (_before("_forward_module."), "_forward_module.", 0),
+        (_before("policy."), "policy.", 0),
+        (_before("actor.module.", "critic_head.weight"), "actor.module.", 16),
+        (_before("student."), "student.", 0),
+        (_before("language_model."), "language_model.", 0),
+        (_before("some.wrapper.of_mine.llm."), "some.wrapper.of_mine.llm.", 0),
+        (_before("", "score.weight"), "", 16),
     ],
 )
 def test_what_stands_before_every_name_and_heads_change_nothing(
-    change: Callable[[Weights], Weights], notes: int, tmp_path: Path
+    change: Callable[[Weights], Weights], prefix: str, heads: int, tmp_path: Path
 ) -> None:
     wanted, before = _converted(write_checkpoint(LLAMA, tmp_path / "plain"), tmp_path / "plain.gguf")
     found, said = _converted(_written(tmp_path, change), tmp_path / "m.gguf")
     assert found == wanted
-    assert len(said) == len(before) + notes
-    assert all("removed `" in note or "left out: " in note for note in said[: notes - len(before)])
+    removed = (f"removed `{prefix}` from tensor names",) * bool(prefix)
+    left_out = (f"heads: for values, rewards or classes, {heads} bytes",) * bool(heads)
+    assert said == (*removed, *before, *left_out)
 
 
 @pytest.mark.parametrize("name", ["FSDPLlamaForCausalLM", "LlamaModel"])
@@ -181,3 +186,17 @@ def test_buffers_of_remote_code_are_ignored(tmp_path: Path) -> None:
 
     wanted, _ = _converted(write_checkpoint(LLAMA, tmp_path / "plain"), tmp_path / "plain.gguf")
     assert _converted(_written(tmp_path, with_buffers), tmp_path / "m.gguf")[0] == wanted
+
+
+def test_of_a_model_that_sees_the_text_model_is_converted_and_the_rest_is_told(tmp_path: Path) -> None:
+    plan = convert.plan_one(write_family_checkpoint("gemma-3-4b-it", tmp_path), tmp_path / "m.gguf")
+    told = {(group.group, group.reason, group.other_file) for group in plan.left_out}
+    reason = "a text model has none of it"
+    assert told == {("vision", reason, "mmproj"), ("projector", reason, "mmproj")}
+    assert plan.definition == "native"
+
+
+def test_a_text_model_of_another_kind_in_a_known_class_is_not_taken_for_ours() -> None:
+    config = {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"model_type": "mistral4"}}
+    with pytest.raises(UnsupportedError, match="`mistral4` in a `Mistral3ForConditionalGeneration`"):
+        family_of(config, where="config.json")

@@ -202,3 +202,9 @@ def test_hostile_checkpoints_are_errors_when_opened(case: str, tmp_path: Path) -
     with pytest.raises(error, match=message) as raised:
         unpacked(directory)
     assert type(raised.value) is error
+
+
+@pytest.mark.shared
+def test_the_plan_says_that_blocks_stay_as_they_are(tmp_path: Path) -> None:
+    plan = convert.plan_one(write_family_checkpoint("gpt-oss-20b", tmp_path), tmp_path / "m.gguf")
+    assert plan.notes == ("packed by mxfp4: 6 tensors of the file stay as they are packed",)

@@ -183,16 +183,6 @@ def test_a_method_that_is_refused_is_named_with_a_way_out(tmp_path: Path, method
     assert hint.startswith(f"{refused.remedy}; decoded are bitsandbytes, GPTQ, AWQ, ")
 
 
-@pytest.mark.parametrize("key", ["quantization", "quantization_config"])
-@pytest.mark.parametrize("mode", [{}, {"mode": "affine"}])
-def test_mlx_names_no_method_and_is_named_all_the_same(tmp_path: Path, key: str, mode: dict[str, str]) -> None:
-    config = tiny_config(**{key: {"group_size": 64, "bits": 4, **mode}})
-    directory = write_safetensors_checkpoint(tmp_path / "m", config, {f"{NAME}.weight": WORDS})
-    with pytest.raises(UnsupportedError, match="is quantized with MLX, which") as caught:
-        unpacked(directory)
-    assert "`mlx_lm.convert --dequantize`" in (caught.value.hint or "")
-
-
 def test_quanto_says_it_in_a_file_of_its_own(tmp_path: Path) -> None:
     tensors = {f"{NAME}.weight._data": torch.zeros(8, 8, dtype=torch.int8), f"{NAME}.weight._scale": torch.ones(8, 1)}
     directory = write_safetensors_checkpoint(tmp_path / "m", tiny_config(), tensors)

@@ -60,7 +60,7 @@ def test_the_file_of_importance_stands_in_the_metadata_as_it_was_typed(model: Pa
 def test_what_goes_only_with_another_option_says_so(tiny_llama: Path, tmp_path: Path) -> None:
     for options, what in (
         (("--imatrix", "auto"), "--imatrix auto needs --text"),
-        (("--text", "some.txt"), "--text goes with --imatrix auto"),
+        (("--text", "some.txt"), "--text and --chunks go with --imatrix auto"),
         (("--include-weights", "attn"), "and none is given"),
     ):
         refused = run("all", tiny_llama, tmp_path / "out", *options)
@@ -71,3 +71,26 @@ def test_what_goes_only_with_another_option_says_so(tiny_llama: Path, tmp_path: 
 def test_llama_quantize_gets_the_options_in_its_own_spelling() -> None:
     asked = {"pure": True, "leave_output_tensor": False, "tensor_type": ("a=q8_0", "b=f16"), "prune_layers": "1,2"}
     assert as_flags(asked) == ("--pure", "--tensor-type", "a=q8_0", "--tensor-type", "b=f16", "--prune-layers", "1,2")
+
+
+def test_lossless_takes_strict_for_its_value_and_no_path(tmp_path: Path) -> None:
+    model = write_small_model(SmallModel(n_layers=1), tmp_path / "m.gguf")
+    first = run("quantize", model, tmp_path / "a", "--types", "q4_0", "--tensor-type", ".=q4_0", "--name", "m")
+    assert first.returncode == 0, first.stderr
+    q4_0 = tmp_path / "a" / "m-Q4_0.gguf"
+    shown = run("quantize", "--lossless", q4_0, tmp_path / "b", "--types", "q8_0", "--leave-output-tensor", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"blk\.\*\.attn_q\.weight +1x +Q8_0 +exactly as packed", shown.stdout)
+    assert "note" in shown.stdout
+    refused = run("quantize", q4_0, tmp_path / "b", "--types", "q4_k_m", "--lossless=strict")
+    assert refused.returncode == 5
+    said = " ".join(refused.stderr.split())
+    assert "cannot be Q6_K and exactly what it is: Q6_K takes no integers and scales as they are" in said
+    assert "--lossless without =strict quantizes it as usual" in said
+    for options, what in (
+        (("--lossless=yes",), "'yes' is not one of 'possible', 'strict'"),
+        (("--lossless", "--with", "llama.cpp"), "--lossless does not go with --with llama.cpp"),
+    ):
+        refused = run("quantize", q4_0, tmp_path / "b", *options)
+        assert refused.returncode == 2
+        assert what in refused.stderr

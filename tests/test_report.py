@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from convert.report.cache import Cache
 from convert.report.columns import COLUMNS
 from convert.report.data import Size, Subject
 from convert.report.markdown import as_markdown
-from convert.report.running import Programs
+from convert.report.running import Programs, weighed_answer
 from convert.report.summary import headline, pareto
 
 if TYPE_CHECKING:
@@ -189,6 +190,38 @@ def test_the_first_sentence_says_which_file_to_take() -> None:
     assert headline(report) == ("Q4_K_M: 4.9 GB, loses 0.021 nats a token; below it quality falls fast (Q2_K: 0.400).")
     worse = _subject("Q4_0", 5_000_000_000, 0.05)
     assert [each.type for each in pareto((*subjects, worse))] == ["Q2_K", "Q4_K_M", "Q8_0"]
+
+
+def test_the_memory_of_a_program_is_its_own_peak() -> None:
+    program = (
+        "import resource; x = bytearray(300 << 20); x[::4096] = bytes(len(x[::4096]));"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    said, memory = weighed_answer([sys.executable, "-I", "-S", "-c", program])
+    assert memory == pytest.approx(int(said) * 1024, abs=8 << 20)
+    assert 300 << 20 < memory < 400 << 20
+
+
+@pytest.mark.shared
+@pytest.mark.llama_cpp
+def test_transformers_reads_the_same_tokens_and_takes_the_memory_that_it_says(
+    files: Files, text: Path, programs: Programs, shared_fixtures: Path, tmp_path: Path
+) -> None:
+    model = shared_fixtures / "stories260K"
+    one, options = {"f32": files["f32"]}, {"precisions": ("f32", "int8"), "against": model_request(model)}
+    found = _measured(one, programs, tmp_path, text=text, n_windows=4, **options)
+    reference, plain, packed = found.subjects
+    assert plain.missing == packed.missing == ()
+    assert reference.perplexity == pytest.approx(plain.perplexity, rel=1e-3)
+    assert packed.perplexity == pytest.approx(plain.perplexity, rel=0.02)
+    memory = convert.inspect(model).memory
+    assert memory is not None
+    wanted = {row.precision: row.parameters_nbytes for row in memory.rows}
+    assert plain.size is not None
+    assert packed.size is not None
+    buffers = plain.size.nbytes - (wanted["f32"] or 0)  # the rotary tables
+    assert 0 < buffers < 1024
+    assert packed.size.nbytes < plain.size.nbytes / 3
 
 
 def test_every_column_tells_what_it_means() -> None:

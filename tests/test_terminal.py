@@ -139,7 +139,7 @@ def test_without_a_command_the_help_page_comes() -> None:
     code, said = _on_a_terminal(100)
     assert code == 0
     assert said.startswith("Usage: ")
-    assert "error" not in said
+    assert "error:" not in said
     assert _on_a_terminal(100, "--help")[1] == said
 
 
@@ -178,3 +178,14 @@ def _slow(path: Path) -> Path:
     path.write_text(f"#!/bin/sh\ntouch '{path.parent}/started'\nsleep 20\n")
     path.chmod(0o755)
     return path
+
+
+def test_the_progress_line_shows_the_rate_at_which_bytes_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+    for counts in ((0, 0), (0, 45_000_000)):
+        now = iter((10.0, 12.0))
+        monkeypatch.setattr(time, "monotonic", lambda now=now: next(now))
+        received = iter(counts)
+        column = look._Reading(lambda received=received: next(received))  # type: ignore[misc]
+        said.append(column.render(None).plain)  # type: ignore[arg-type]
+    assert said == ["", "reading 22.5 MB/s"]

@@ -346,3 +346,10 @@ def test_the_command_writes_json(outputs: dict[str, Path], tiny_llama: Path, tmp
 def test_wrong_usage_has_its_exit_code(arguments: list[str], code: int, outputs: dict[str, Path]) -> None:
     result = _run(*(outputs["f16"] if word == "F16" else word for word in arguments))
     assert result.returncode == code, result.stderr
+
+
+def test_an_importance_matrix_among_the_files_is_no_model_and_no_fault(calibrated_llama: Path) -> None:
+    (file,) = verify_files([calibrated_llama / "imatrix.gguf"]).files
+    assert [(finding.severity.value, finding.message) for finding in file.findings] == [
+        ("note", "it is an importance matrix, and no model")
+    ]

@@ -20,11 +20,13 @@ from convert.architecture.cohere import COHERE, COHERE2
 from convert.architecture.config_keys import check_keys
 from convert.architecture.deepseek_v3 import DEEPSEEK_V2, DEEPSEEK_V3
 from convert.architecture.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
+from convert.architecture.exaone import EXAONE
 from convert.architecture.exaone4 import EXAONE4
 from convert.architecture.falcon import FALCON
 from convert.architecture.family import Facts, Family
 from convert.architecture.gemma import GEMMA, GEMMA2
 from convert.architecture.gemma3 import GEMMA3
+from convert.architecture.gemma3n import GEMMA3N
 from convert.architecture.glm4 import GLM4, GLM4_MOE
 from convert.architecture.glm4_moe_lite import GLM4_MOE_LITE
 from convert.architecture.gpt2 import GPT2, STARCODER
@@ -43,11 +45,13 @@ from convert.architecture.minimax_m2 import MINIMAX_M2
 from convert.architecture.ministral3 import MINISTRAL3
 from convert.architecture.mpt import MPT
 from convert.architecture.nemotron import NEMOTRON
+from convert.architecture.not_text import HEAD
 from convert.architecture.numbers_of_layers import take_numbers
 from convert.architecture.olmo import OLMO, OLMO2, OLMOE
-from convert.architecture.own_names import OwnNames, own_names
+from convert.architecture.own_names import OwnNames, own_names, with_counts
 from convert.architecture.phi import PHI2, PHI3, PHI_MOE
 from convert.architecture.qwen import QWEN2, QWEN3
+from convert.architecture.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 from convert.architecture.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from convert.architecture.seed_oss import SEED_OSS
 from convert.architecture.smollm3 import SMOLLM3
@@ -55,12 +59,14 @@ from convert.architecture.stablelm import STABLELM
 from convert.architecture.starcoder2 import STARCODER2
 from convert.errors import UnsupportedError
 from convert.fields import Fields
+from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
     "FAMILIES",
+    "HEAD",
     "Facts",
     "Family",
     "Fields",
@@ -80,6 +86,7 @@ __all__ = [
     "plain_names",
     "read_hyperparameters",
     "take_numbers",
+    "with_counts",
 ]
 
 FAMILIES: Final[tuple[Family, ...]] = (
@@ -88,9 +95,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
     QWEN3,
     QWEN2_MOE,
     QWEN3_MOE,
+    QWEN3_NEXT,
+    QWEN3_5,
+    QWEN3_5_MOE,
     GEMMA,
     GEMMA2,
     GEMMA3,
+    GEMMA3N,
     PHI2,
     PHI3,
     PHI_MOE,
@@ -117,6 +128,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     GLM4,
     GLM4_MOE,
     GLM4_MOE_LITE,
+    EXAONE,
     EXAONE4,
     ERNIE4_5,
     ERNIE4_5_MOE,
@@ -139,10 +151,18 @@ def family_of(config: Mapping[str, Any], *, where: str) -> Family:
     Raises UnsupportedError for a class that no family has, also where its text model alone would be of one.
     """
     text, outer = architectures(config, where)
+    _check_text_type(config, text)
     if outer is not None and outer != text and not any(outer in family.hf_names for family in FAMILIES):
         hint = f"its text model is a `{text}`: save that alone" if any(text in f.hf_names for f in FAMILIES) else None
         raise UnsupportedError(f"unsupported architecture `{outer}`", hint=hint)
     return find_family(text)
+
+
+def _check_text_type(config: Mapping[str, Any], text: str) -> None:
+    of_text = config.get("text_config")
+    kind = of_text.get("model_type") if isinstance(of_text, dict) else None
+    if any(text in f.hf_names and f.text_types and kind not in (None, *f.text_types) for f in FAMILIES):
+        raise UnsupportedError(f"unsupported text model {shown(str(kind))} in a `{text}`")
 
 
 def find_family(name: str) -> Family:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from convert.checkpoint import Tensor
 
 Make = Callable[["Tensor"], "Tensor"]
+_ALL: Final = slice(None)
 
 
 class Matrix(Protocol):
@@ -207,18 +208,19 @@ def one_after_the_other(n_groups: int, sizes: tuple[int, ...]) -> Make:
 
     sizes: rows of each in a group.
     """
+    return partial(grouped, n_groups=n_groups, sizes=sizes)
 
-    def make(tensor: Tensor) -> Tensor:
-        if is_ggufs_own(tensor.name):
-            return tensor
-        period, first_rows = sum(sizes), accumulate(sizes, initial=0)
-        parts = (
-            Blocks(tensor, tensor.name, (n_groups * size, *tensor.shape[1:]), period, first, size)
-            for size, first in zip(sizes, first_rows, strict=False)
-        )
-        return concatenated(tensor.name, tuple(parts))
 
-    return make
+def grouped(tensor: Tensor, n_groups: int, sizes: tuple[int, ...], taken: slice = _ALL) -> Tensor:
+    """Put the first part of every group one after the other, then the second; only the parts that are taken."""
+    if is_ggufs_own(tensor.name) or len(sizes) == 1:
+        return tensor
+    period, first_rows = sum(sizes), accumulate(sizes, initial=0)
+    parts = [
+        Blocks(tensor, tensor.name, (n_groups * size, *tensor.shape[1:]), period, first, size)
+        for size, first in zip(sizes, first_rows, strict=False)
+    ][taken]
+    return parts[0] if len(parts) == 1 else concatenated(tensor.name, tuple(parts))
 
 
 def fused_block(

@@ -36,7 +36,7 @@ _ACTIVATIONS: Final[Mapping[MODEL_ARCH, Row]] = {
     **dict.fromkeys(
         (
             MODEL_ARCH.BLOOM, MODEL_ARCH.CODESHELL, MODEL_ARCH.FALCON, MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2,
-            MODEL_ARCH.GEMMA3, MODEL_ARCH.GPT2, MODEL_ARCH.GPTNEOX, MODEL_ARCH.MPT, MODEL_ARCH.PHI2,
+            MODEL_ARCH.GEMMA3, MODEL_ARCH.GEMMA3N, MODEL_ARCH.GPT2, MODEL_ARCH.GPTNEOX, MODEL_ARCH.MPT, MODEL_ARCH.PHI2,
             MODEL_ARCH.STARCODER, MODEL_ARCH.STARCODER2,
         ),
         GELU,
@@ -62,6 +62,8 @@ _OF_ARCH: Final[Mapping[MODEL_ARCH, Mapping[str, tuple[object, ...]]]] = {
     MODEL_ARCH.DEEPSEEK2: {"rope_interleave": (None, True)},
     MODEL_ARCH.LLAMA: {"norm_topk_prob": (None, True)},
     MODEL_ARCH.QWEN3MOE: {"norm_topk_prob": (True,)},
+    MODEL_ARCH.QWEN3NEXT: {"norm_topk_prob": (True,)},
+    MODEL_ARCH.QWEN35MOE: {"norm_topk_prob": (None, True)},
     MODEL_ARCH.QWEN2MOE: {"norm_topk_prob": _OFF},
     MODEL_ARCH.OLMOE: {"norm_topk_prob": _OFF},
     MODEL_ARCH.SMOLLM3: {"no_rope_layer_interval": (None, 4)},
@@ -105,6 +107,10 @@ _HARMLESS: Final = frozenset(
         # what other keys are derived from, heads of other tasks, precision and placing of what is computed
         "summary_activation summary_proj_to_labels summary_type summary_use_proj moe_norm_min "
         "reorder_and_upcast_attn scale_attention_softmax_in_fp32 embedding_fraction init_device "
+        "mamba_ssm_dtype mtp_num_hidden_layers mtp_use_dedicated_embeddings "
+        # of what is beside a text model
+        "multimodal_projector_bias spatial_merge_size vision_feature_layer "
+        "altup_coef_clip layers_with_keys "
         # decided by the window, below
         "layer_types sliding_window use_sliding_window sliding_window_pattern"
     ).split()
@@ -189,7 +195,7 @@ _ROPE_KEYS: Final = frozenset(
     (  # noqa: SIM905 - a list would take a line for each
         "rope_theta rope_type type factor original_max_position_embeddings beta_fast beta_slow attention_factor "
         "attn_factor extrapolation_factor low_freq_factor high_freq_factor finetuned partial_rotary_factor mscale "
-        "mscale_all_dim truncate full_attention sliding_attention mrope_section"
+        "mscale_all_dim truncate full_attention sliding_attention mrope_section mrope_interleaved"
     ).split()
 )
 

@@ -82,6 +82,17 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """A number of layers that the config may not say, or say wrongly, and the tensors tell.
+
+    key: of the config. pattern: of names, with the layer's number a group.
+    """
+
+    key: str
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What other programs do with a family, beyond what its files say; each None or empty where it is not known.
 
@@ -126,9 +137,11 @@ class Family:
     """One row of the table.
 
     hf_names: classes of transformers. left_out: says of a stored tensor that GGUF has no use for, why.
-    renames: (pattern, replacement) for names that gguf's map does not know. facts: for rooms that look at models.
+    renames: (pattern, replacement) for names that gguf's map does not know; `{n_layers}` is the first number behind
+    the last layer. facts: for rooms that look at models. counted: layers, before all else is read.
     n_blocks: that GGUF counts, with those that predict several tokens. numbers: tensors that become metadata.
-    first: rows that stand before all others of the file.
+    first: rows that stand before all others of the file. text_types: the `model_type`s that the text model of a class
+    may have, where that may be of several; any where empty.
     """
 
     hf_names: tuple[str, ...]
@@ -143,3 +156,5 @@ class Family:
     n_blocks: Callable[[Hyperparameters], int] = n_layers
     numbers: tuple[Numbers, ...] = ()
     first: tuple[Row, ...] = ()
+    text_types: tuple[str, ...] = ()
+    counted: Counted | None = None

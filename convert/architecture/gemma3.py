@@ -43,7 +43,7 @@ def _window(h: Hyperparameters) -> int | None:
 
 
 GEMMA3: Final = Family(
-    hf_names=("Gemma3ForCausalLM",),
+    hf_names=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     arch=MODEL_ARCH.GEMMA3,
     metadata=(
         *COMMON,

@@ -79,6 +79,11 @@ class Hyperparameters(Fields):
     is_accepted: bool
     rope: Rope
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the config is of more than a text model, whose own config is a part of it."""
+        return "text_config" in self.values
+
     def replaced(self, **changes: Any) -> Hyperparameters:  # noqa: ANN401 - JSON
         """Give the same with other values under these keys; `rope` stays."""
         return replace(self, values={**self.values, **changes})

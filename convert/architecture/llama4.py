@@ -71,7 +71,7 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
 
 
 LLAMA4: Final = Family(
-    hf_names=("Llama4ForCausalLM",),
+    hf_names=("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
     arch=MODEL_ARCH.LLAMA4,
     metadata=(
         Row(_check),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from gguf import get_tensor_name_map
 
-from convert.architecture.family import Family, Parts, Rule, n_experts
+from convert.architecture.family import Family, Parts, Rule, n_experts, n_layers
 from convert.architecture.left_over import lacks, no_place
+from convert.architecture.not_text import HEAD, why_left_out
 from convert.architecture.rope import rope_type
 from convert.architecture.row_order import is_ggufs_own
 from convert.checkpoint import StoredType
@@ -39,8 +40,8 @@ _COMMON_RENAMES: Final = ((r"e_score_correction_bias$", "e_score_correction.bias
 _EMBEDDINGS: Final = "token_embd.weight"
 _OUTPUT: Final = "output.weight"
 _WHOLE: Final = -1  # the place of a tensor that is no part of a stack
-# A member of a stack: an expert, which gguf's map has that word for, or a head's norm.
-_MEMBER: Final = re.compile(r"(\.experts|\.norms)\.(\d+)\.")
+# A member of a stack: an expert, which gguf's map has that word for, a head's norm, or what is between AltUp's states.
+_MEMBER: Final = re.compile(r"(\.experts|\.norms|\.altup_projections|\.altup_unembed_projections)\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,7 @@ def map_tensors(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor
         raise UnsupportedError(f"rope scaling `llama3` in {h.where}: llama.cpp has no factors in a {h.architecture}")
     made = [(rule.name, _made(rule, sources[rule.source], tensors)) for rule in _in_file_order(rules, sources, tensors)]
     made.sort(key=lambda item: isinstance(item[1].dtype, StoredType))  # the reference copies blocks before all else
-    n_packed = sum(not isinstance(tensor.dtype, StoredType) for _, tensor in made)
     notes = [f"left out: {count} tensors, {reason}" for reason, count in reasons.items()]
-    notes += [f"{n_packed} tensors of the file stay as they are packed"] if n_packed else []
     return Mapped((*constants, *made), tuple(notes))
 
 
@@ -123,7 +122,7 @@ def have_place(family: Family, h: Hyperparameters, names: Iterable[str], *, n_to
     if h.flag("tie_word_embeddings"):
         rules -= {_OUTPUT}
     locate = _locator(family, h)
-    return [name for name in names if family.left_out(h, name) is None and locate(name)[0] in rules]
+    return [name for name in names if why_left_out(family, h, name) is None and locate(name)[0] in rules]
 
 
 def place_finder(family: Family, h: Hyperparameters) -> Callable[[str], bool]:
@@ -135,7 +134,7 @@ def place_finder(family: Family, h: Hyperparameters) -> Callable[[str], bool]:
     def has_place(name: str) -> bool:
         source, _ = locate(name)  # itself, where nothing knows it
         known = (source and source != name) or is_ggufs_own(name) or name.endswith(_BUFFERS)
-        return bool(known or family.left_out(h, name)) or any(pattern.fullmatch(name) for pattern in patterns)
+        return bool(known or why_left_out(family, h, name)) or any(pattern.fullmatch(name) for pattern in patterns)
 
     return lambda name: has_place(_MEMBER.sub(r"\1.0.", name))  # of thousands of experts one is asked
 
@@ -151,7 +150,7 @@ def _gather(
     reasons: Counter[str] = Counter()
     unmapped = []
     for name in names:
-        reason = family.left_out(h, name)
+        reason = why_left_out(family, h, name)
         if name.endswith(_BUFFERS) or reason is not None:
             reasons.update([reason] if reason is not None else [])
             continue
@@ -159,7 +158,7 @@ def _gather(
         if is_tied and source == _OUTPUT:
             places.setdefault(_OUTPUT, None)
         if source not in places or (index != _WHOLE and index >= (places[source] or 0)):
-            unmapped.append(name)
+            unmapped += [] if HEAD.search(name) else [name]
         elif index in gathered[source]:
             raise PlanError(f"`{gathered[source][index]}` and `{name}` both become `{source}`")
         else:
@@ -181,7 +180,10 @@ def _name_map(arch: MODEL_ARCH, n_layers: int) -> TensorNameMap:
 def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, int]]:
     """Return the function from a checkpoint's name to gguf's, and the place in a stack of experts."""
     name_map = _name_map(family.arch, family.n_blocks(h))
-    renames = [(re.compile(pattern), new) for pattern, new in (*_COMMON_RENAMES, *family.renames)]
+    behind = str(n_layers(h))
+    renames = [
+        (re.compile(pattern), new.replace("{n_layers}", behind)) for pattern, new in (*_COMMON_RENAMES, *family.renames)
+    ]
 
     def locate(name: str) -> tuple[str, int]:
         for pattern, new in renames:

@@ -15,7 +15,7 @@ from gguf import MODEL_ARCH_NAMES, ExpertGatingFuncType, GGUFValueType, Keys, Ro
 
 from convert.architecture.family import N_EXPERTS, n_layers
 from convert.architecture.hyperparameters import MAX_EXPERTS
-from convert.architecture.rope import rope_base, rope_base_of_windows, rope_scaling
+from convert.architecture.rope import rope_base, rope_base_of_windows, rope_scaling, rope_sections
 from convert.errors import ConfigError, UnsupportedError
 from convert.gguf_file import KeyValue
 from convert.shown import shown
@@ -212,6 +212,7 @@ COMMON: Final = (
     u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads", "n_kv_heads"),
     computed(Keys.Attention.CAUSAL, BOOL, lambda h: False if h.get("is_causal") is False else None),
     Row(rope_scaling),
+    computed(Keys.Rope.DIMENSION_SECTIONS, GGUFValueType.ARRAY, rope_sections),
     computed(Keys.Rope.FREQ_BASE, F32, rope_base),
     computed(Keys.Rope.FREQ_BASE_SWA, F32, rope_base_of_windows),
     f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", "norm_eps"),

@@ -18,12 +18,14 @@ from convert.architecture.rope import rope_of
 
 
 def _of_rope(key: str, name: str) -> Row:
-    return required(computed(key, F32, lambda h: rope_of(h).number(name)), name)
+    row = required(computed(key, F32, lambda h: rope_of(h).number(name)), name)
+    return Row(lambda h: row.values(h) if h.get("model_type") == "ministral3" else iter(()))  # not of a Mistral
 
 
 MINISTRAL3: Final = replace(
     LLAMA,
-    hf_names=("Ministral3ForCausalLM",),
+    hf_names=("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
+    text_types=("ministral3", "mistral"),
     arch=MODEL_ARCH.MISTRAL3,
     metadata=(
         *LLAMA.metadata,

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from convert.architecture.mapping import place_finder
+from convert.architecture.not_text import HEAD, text_name
 from convert.checkpoint import TensorSource
 from convert.checkpoint.views import Rows
 from convert.errors import UnsupportedError
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from convert.architecture.family import Family
     from convert.architecture.hyperparameters import Hyperparameters
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 _ADAPTER: Final = re.compile(r"\.(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|modules_to_save)\.")
 _BASE_LAYER: Final = ".base_layer."  # what peft puts around a layer that an adapter changes
-_HEAD: Final = re.compile(
-    r"(^|\.)(v_head|value_head|critic_head|reward_head|score|classifier|regression_head|qa_outputs)\."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +40,38 @@ class OwnNames:
     notes: tuple[str, ...] = ()
 
 
+def with_counts(family: Family, h: Hyperparameters, names: Iterable[str]) -> Hyperparameters:
+    """Put into the hyperparameters what of layers the tensors tell."""
+    if family.counted is None:
+        return h
+    pattern = re.compile(family.counted.pattern)
+    layers = {found[1] for name in names if (found := pattern.search(name))}
+    return h.replaced(**{family.counted.key: len(layers)})
+
+
 def own_names(family: Family, h: Hyperparameters, tensors: Mapping[str, Tensor]) -> OwnNames:
-    """Take off a prefix that leaves more names that the family has a place for, and leave out heads.
+    """Take off a prefix that leaves more names that the family has a place for; heads keep theirs.
 
     Raises UnsupportedError for a model saved together with an adapter that is not merged into it.
     """
+    tensors = _named(tensors, {name: text_name(h, name) for name in tensors})
     has_place = place_finder(family, h)
     if all(map(has_place, tensors)):
         return OwnNames(tensors)
     _refuse_adapter(tensors)
-    heads = [name for name in tensors if _HEAD.search(name) and not has_place(name)]
-    bodies = [name for name in tensors if name not in heads]
+    bodies = [name for name in tensors if not (HEAD.search(name) and not has_place(name))]
     prefix = _prefix(bodies, has_place)
-    names = {name: name.removeprefix(prefix).replace(_BASE_LAYER, ".") for name in bodies}
-    notes = [f"removed {shown(prefix)} from tensor names"] if prefix else []
-    if heads:
-        notes.append(f"left out: {len(heads)} tensors, a head for values, rewards or classes: {shown_list(heads)}")
+    names = dict.fromkeys(tensors, "") | {name: name.removeprefix(prefix).replace(_BASE_LAYER, ".") for name in bodies}
+    named = _named(tensors, {name: new or name for name, new in names.items()})
+    return OwnNames(named, (f"removed {shown(prefix)} from tensor names",) * bool(prefix))
+
+
+def _named(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> Mapping[str, Tensor]:
+    """Give the tensors by other names; as they are where two would have one."""
+    if all(name == new for name, new in names.items()):
+        return tensors
     named = {new: _renamed(tensors[name], new) for name, new in names.items()}
-    return OwnNames(named, tuple(notes)) if len(named) == len(names) else OwnNames(tensors)
+    return named if len(named) == len(names) else tensors
 
 
 def _refuse_adapter(names: Mapping[str, Tensor]) -> None:

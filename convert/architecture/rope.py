@@ -27,6 +27,7 @@ _DEFAULT_BASE: Final = 10000.0  # src/llama-model.cpp, llama_model_base::load_hp
 _POSITIVE: Final = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor")
 # "dynamic" scaling leaves nothing in the file: llama.cpp runs such a model at its original length.
 _TYPES: Final = ("default", "linear", "yarn", "llama3", "dynamic")
+_MOST_PAIRS: Final = 1 << 16
 _LONG: Final = ("longrope", "su")  # by factors, which only the families that have them look at
 _YARN: Final = (
     (Keys.Rope.SCALING_YARN_EXT_FACTOR, ("extrapolation_factor",)),
@@ -85,6 +86,16 @@ def rope_scaling(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]
             value = rope.number(*aliases)
             if value is not None:
                 yield key, value, _F32
+
+
+def rope_sections(h: Hyperparameters) -> tuple[int, ...] | None:
+    """Give how many pairs of a head turn with each axis of a position, for four axes; None where it is not said."""
+    sections = h.rope.get("mrope_section")
+    if sections is None:
+        return None
+    if not (isinstance(sections, list) and all(type(size) is int and 0 <= size < _MOST_PAIRS for size in sections)):
+        raise h.rope.wrong(("mrope_section",), "a list of numbers of pairs")
+    return (*sections, 0, 0, 0, 0)[:4]
 
 
 def rope_base(h: Hyperparameters) -> float | None:

@@ -254,6 +254,35 @@ def _of_glm4_moe_lite(values: Values, _extra: Values) -> None:
     values["qk_head_dim"] = values["qk_nope_head_dim"] + values["qk_rope_head_dim"]
 
 
+def _of_qwen3_5(values: Values, extra: Values) -> None:
+    extra.setdefault("partial_rotary_factor", 0.25)
+    if values["layer_types"] is None:
+        every, kinds = extra.pop("full_attention_interval", 4), ("full_attention", "linear_attention")
+        values["layer_types"] = [kinds[bool((i + 1) % every)] for i in range(values["num_hidden_layers"])]
+
+
+def _of_qwen3_next(values: Values, extra: Values) -> None:
+    values["mlp_only_layers"] = [] if values["mlp_only_layers"] is None else values["mlp_only_layers"]
+    _of_qwen3_5(values, extra)
+
+
+def _of_gemma3n_text(values: Values, _extra: Values) -> None:
+    n_layers, inner = values["num_hidden_layers"], values["intermediate_size"]
+    values["intermediate_size"] = _for_each(n_layers, inner if isinstance(inner, list) else [inner] * n_layers)
+    _windows_but_every(values, 5)
+    sparse, n_sparse = values["activation_sparsity_pattern"], 10
+    if sparse is None:
+        n_sparse = n_sparse if n_layers > n_sparse else 0
+        sparse = [0.95] * n_sparse + [0.0] * (n_layers - n_sparse)
+    values["activation_sparsity_pattern"] = _for_each(n_layers, sparse)
+
+
+def _for_each(n_layers: int, listed: list[Any]) -> list[Any]:
+    if len(listed) != n_layers:
+        raise ValueError(listed)
+    return listed
+
+
 POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
     "apertus": _of_apertus,
     "arcee": _fill_head_dim,
@@ -269,6 +298,7 @@ POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
     "gemma": _of_gemma,
     "gemma2": _of_gemma2,
     "gemma3_text": _of_gemma3_text,
+    "gemma3n_text": _of_gemma3n_text,
     "glm4": _of_glm4,
     "glm4_moe": _with_rotary_part(0.5),
     "glm4_moe_lite": _of_glm4_moe_lite,
@@ -296,7 +326,10 @@ POST_INIT: Final[Mapping[str, Callable[[Values, Values], None]]] = {
     "qwen2": _of_qwen,
     "qwen2_moe": _of_qwen2_moe,
     "qwen3": _of_qwen,
+    "qwen3_5_moe_text": _of_qwen3_5,
+    "qwen3_5_text": _of_qwen3_5,
     "qwen3_moe": _of_qwen3_moe,
+    "qwen3_next": _of_qwen3_next,
     "seed_oss": _fill_head_dim,
     "smollm3": _of_smollm3,
     "stablelm": _with_rotary_part(0.25),

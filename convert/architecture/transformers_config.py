@@ -28,6 +28,7 @@ _TYPES: Final[Mapping[str, Callable[[Any], bool]]] = {
     "dict": lambda value: isinstance(value, dict),
     "None": lambda value: value is None,
     "list[int]": lambda value: isinstance(value, list) and all(type(item) is int for item in value),
+    "list[float]": lambda value: isinstance(value, list) and all(isinstance(item, float) for item in value),
     "list[str]": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
 }
 _PART: Final = "mpt_attention"  # of MPT's config, and no model's
@@ -68,8 +69,9 @@ def _resolved(model_type: str, config: Mapping[str, Any]) -> Values:
         POST_INIT[model_type](values, extra)
     if model_type == "mpt":
         values["attn_config"] = _resolved(_PART, values["attn_config"] or {})
-    for key, kind in table.SUB_CONFIGS.get(model_type, {}).items():
-        values[key] = _sub_config(kind, values[key] or {})
+    for key, (kind, usual, may_be_another) in table.SUB_CONFIGS.get(model_type, {}).items():
+        config = dict(usual) if values[key] is None else values[key]
+        values[key] = _resolved(config.get("model_type", kind) if may_be_another else kind, config)
     _check_dtype(extra)
     _check_labels(extra)
     _check_attention(extra)
@@ -81,7 +83,7 @@ def _resolved(model_type: str, config: Mapping[str, Any]) -> Values:
     _rename_layer_types(values)
     _validate(model_type, values)
     values["model_type"] = model_type
-    if model_type == "gemma3_text" and values["use_bidirectional_attention"]:
+    if model_type in ("gemma3_text", "gemma3n_text") and values.get("use_bidirectional_attention"):
         values["sliding_window"] = (values["sliding_window"] - 1) * 2  # to_dict
     return values
 
@@ -99,13 +101,6 @@ def _checked(model_type: str, key: str, config: Mapping[str, Any]) -> Any:  # no
 
 def _is(value: object, name: str) -> bool:
     return value == name[1:-1] if name.startswith("'") else _TYPES[name](value)
-
-
-def _sub_config(model_type: str, config: Mapping[str, Any]) -> Values:
-    # Only the vision config's own `model_type` is looked at; of another kind than usual we know nothing.
-    if model_type == "siglip_vision_model" and config.get("model_type", model_type) != model_type:
-        raise ValueError(model_type)
-    return _resolved(model_type, config)
 
 
 def _check_dtype(extra: Values) -> None:

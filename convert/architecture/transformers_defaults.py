@@ -23,7 +23,7 @@ ALIASES: Final[Mapping[str, Mapping[str, str]]] = _TABLES["ALIASES"]
 # key → the least and the greatest value taken.
 INTERVALS: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = _TABLES["INTERVALS"]
 # key → the model_type that the object under it is read as.
-SUB_CONFIGS: Final[Mapping[str, Mapping[str, str]]] = _TABLES["SUB_CONFIGS"]
+SUB_CONFIGS: Final[Mapping[str, Mapping[str, tuple[str, Mapping[str, Any], bool]]]] = _TABLES["SUB_CONFIGS"]
 # rope_theta where none is said, of those that have one.
 DEFAULT_THETA: Final[Mapping[str, Any]] = _TABLES["DEFAULT_THETA"]
 # Whose hidden_size must be a multiple of num_attention_heads.

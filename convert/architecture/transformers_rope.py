@@ -92,6 +92,7 @@ def _of_phimoe(values: Values, extra: Values, theta: float) -> None:
 
 _OWN: Final[Mapping[str, Callable[[Values, Values, Any], None]]] = {
     "gemma3_text": _of_gemma3,
+    "gemma3n_text": _of_gemma3,
     "gpt_neox": _of_gpt_neox,
     "minimax_m2": _of_minimax_m2,
     "olmo3": _of_olmo3,

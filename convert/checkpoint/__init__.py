@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from convert.checkpoint.index import absent_tensors, compare, merge
 from convert.checkpoint.json_file import read_json
 from convert.checkpoint.parts import ChosenFiles, WeightFormat, choose_parts
+from convert.checkpoint.regular_file import of_each, stored_nbytes
 from convert.checkpoint.safetensors_file import read_safetensors
 from convert.checkpoint.source import (
     Checkpoint,
@@ -60,7 +61,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """
     parts = choose_parts(Path(directory))
     files, notes = _read(parts)
-    sources = merge(files, {name: parts.directory / file for name, file in (parts.weight_map or {}).items()})
+    weight_map = parts.weight_map or {}
+    paths = {file: parts.directory / file for file in set(weight_map.values())}
+    sources = merge(files, {name: paths[file] for name, file in weight_map.items()})
     if not sources:
         raise CheckpointError(f"{shown(parts.directory)} has no tensors in its weights")
     _refuse_placeholders(parts.directory, sources)
@@ -70,7 +73,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     return Checkpoint(
         directory=parts.directory,
         tensors=MappingProxyType(tensors),
-        files=tuple(WeightFile(path, path.stat().st_size) for path in parts.paths),
+        files=tuple(WeightFile(path, stored_nbytes(path)) for path in parts.paths),
         config=config,
         notes=(*parts.notes, *notes, *more_notes, *wrappers),
         lacking=lacking,
@@ -119,6 +122,6 @@ def _config(directory: Path) -> dict[str, Any] | ConfigError | None:
 
 def _read(parts: ChosenFiles) -> tuple[list[tuple[TensorSource, ...]], tuple[str, ...]]:
     if parts.weight_format is WeightFormat.SAFETENSORS:
-        return [read_safetensors(path) for path in parts.paths], ()
+        return of_each(parts.paths, read_safetensors), ()
     files = [read_torch_file(path) for path in parts.paths]
     return [file.sources for file in files], tuple(note for file in files for note in file.notes)

@@ -1,9 +1,11 @@
-"""Some columns of a tensor's rows, as a view: what is stored side by side, or one and one."""
+"""Some columns of a tensor's rows, as a view: what is stored side by side, or one and one; and rows of zeros behind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from convert.checkpoint.views import OfOne, read_rows
 
@@ -39,3 +41,48 @@ class Columns(OfOne):
         seen = read.reshape(len(out), -1, self.period, self.dtype.itemsize)
         taken = seen[:, :, self.first : self.first + self.n_taken]
         out.reshape(taken.shape)[:] = taken
+
+
+@dataclass(frozen=True, slots=True)
+class SwappedColumns(OfOne):
+    """Columns seen as (a, b, inner) become (b, a, inner).
+
+    a 2, b 3, inner 1:    in a0 a1 a2 b0 b1 b2    out a0 b0 a1 b1 a2 b2
+    """
+
+    a: int
+    b: int
+    inner: int
+
+    @property
+    def shape(self) -> Shape:
+        """As the base's."""
+        return self.base.shape
+
+    @property
+    def nbytes(self) -> int:
+        """As the base's."""
+        return self.base.nbytes
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        read = read_rows(self.base, files, range(first, first + len(out)))
+        seen = read.reshape(len(out), self.a, self.b, -1).swapaxes(1, 2)
+        np.copyto(out.reshape(seen.shape), seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Padded(OfOne):
+    """A tensor with rows of zeros behind its own."""
+
+    shape: Shape
+
+    @property
+    def nbytes(self) -> int:
+        """The base's: the zeros are read from nowhere."""
+        return self.base.nbytes
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        n_stored = max(min(self.base.shape[0] - first, len(out)), 0)
+        if n_stored:
+            self.base.read_rows(files, first, out[:n_stored])
+        out[n_stored:] = 0

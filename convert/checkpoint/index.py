@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.json_file import read_json
 from convert.errors import CheckpointError
+from convert.remote import hub_name
 from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ def read_weight_map(path: Path, *, suffix: str) -> dict[str, str]:
     weight_map = read_json(path, max_nbytes=MAX_INDEX_NBYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{shown(path)} has no `weight_map` from tensor names to file names")
+    sound: set[str] = set()  # of ten thousands of entries a few hundred files are looked at
     for tensor, file_name in weight_map.items():
         if not isinstance(file_name, str):
             raise CheckpointError(f"{shown(path)} maps {shown(tensor)} to {shown(file_name)}, wanted a file name")
+        if file_name in sound:
+            continue
         if fault := _fault_in_entry(file_name, suffix):
             raise CheckpointError(f"{shown(path)} maps {shown(tensor)} to {shown(file_name)}, {fault}")
+        sound.add(file_name)
     return weight_map
 
 
@@ -102,7 +107,9 @@ def _roots(directory: Path) -> list[Path]:
 
 
 def cached_name(directory: Path) -> str | None:
-    """Return `ORG/NAME`, where a directory is a snapshot in the Hub's cache and so called after a commit; else None."""
+    """Return `ORG/NAME`, where a directory is a snapshot in the Hub's cache, or stands for one elsewhere; else None."""
+    if (elsewhere := hub_name(directory)) is not None:
+        return elsewhere
     repository = directory.parent.parent.name
     if directory.parent.name != "snapshots" or not repository.startswith("models--"):
         return None
@@ -122,7 +129,8 @@ def compare(weight_map: Mapping[str, str], sources: Mapping[str, TensorSource], 
     conversion/base.py, ModelBase.index_tensors @ 0c1e570 refuses names that are in one only.
     """
     extra = [name for name in sources if name not in weight_map]
-    moved = [name for name, file in weight_map.items() if name in sources and sources[name].path != index.parent / file]
+    paths = {file: index.parent / file for file in set(weight_map.values())}
+    moved = [name for name, file in weight_map.items() if name in sources and sources[name].path != paths[file]]
     notes = []
     if extra:
         notes.append(f"{shown(index.name)} does not name {len(extra)} tensors that its files have: {shown_list(extra)}")

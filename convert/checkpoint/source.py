@@ -121,16 +121,19 @@ class TensorSource:
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         if self.is_transposed:
-            self._read_columns(first, out.reshape(len(out), -1, self.dtype.itemsize))
+            self._read_columns(files, first, out.reshape(len(out), -1, self.dtype.itemsize))
         else:
             files.read_into(self.path, self.offset + first * out.shape[1], out, name=self.name)
 
-    def _read_columns(self, first: int, out: U8Array) -> None:
-        """Read rows that lie in the file as columns; maps the tensor for this one read, such checkpoints are rare."""
+    def _read_columns(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        """Read rows that lie in the file as columns, a piece of each stored row at a time; such are rare."""
         import numpy as np  # noqa: PLC0415 - opening a checkpoint needs none
 
-        stored = np.memmap(self.path, np.uint8, "r", self.offset, (*self.shape[::-1], self.dtype.itemsize))
-        np.copyto(out, stored[:, first : first + len(out)].swapaxes(0, 1))
+        piece = np.empty(out.shape[::2], np.uint8)
+        for row in range(out.shape[1]):
+            begin = (row * self.shape[0] + first) * self.dtype.itemsize
+            files.read_into(self.path, self.offset + begin, piece, name=self.name)
+            out[:, row] = piece
 
 
 @dataclass(frozen=True, slots=True)

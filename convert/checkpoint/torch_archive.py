@@ -21,7 +21,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from convert.checkpoint.regular_file import LFS_POINTER_START, file_nbytes, open_regular, refuse_lfs_pointer
+from convert.checkpoint.regular_file import LFS_POINTER_START, expect, file_nbytes, open_regular, refuse_lfs_pointer
 from convert.errors import CheckpointError, UnsupportedError
 from convert.shown import shown
 
@@ -33,6 +33,7 @@ MAX_PICKLE_NBYTES: Final = 32 << 20  # a tensor takes about 200 bytes of data.pk
 MAX_PICKLE_OPCODES: Final = 5_000_000  # a tensor takes about 40
 _PROTOCOL: Final = 2  # torch/serialization.py, DEFAULT_PROTOCOL
 MAX_DIRECTORY_NBYTES: Final = 16 << 20  # a record takes about 60 bytes
+_HEADER_NBYTES: Final = 512  # of a record, with its name and what aligns its bytes
 _ZIP_START: Final = b"PK\x03\x04"
 # torch/serialization.py, MAGIC_NUMBER, pickled
 _LEGACY_START: Final = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
@@ -136,6 +137,7 @@ def _read_records(file: BinaryIO, nbytes: int, path: Path) -> dict[str, tuple[in
             f"{shown(path)} is a broken zip of {nbytes} bytes: {error}",
             hint="a file that was cut short ends so: copy or download it again",
         ) from error
+    expect(file, ((entry.header_offset, _HEADER_NBYTES) for entry in entries if entry.header_offset >= 0))
     records: dict[str, tuple[int, int]] = {}
     for entry in entries:
         name = entry.filename.partition("/")[2] or entry.filename

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from convert.checkpoint.regular_file import open_regular
 from convert.checkpoint.source import StoredType, TensorSource
 from convert.checkpoint.torch_archive import read_torch_archive
 from convert.errors import CheckpointError, UnsupportedError
@@ -75,7 +76,7 @@ class TorchFile:
 def read_torch_file(path: Path) -> TorchFile:
     """Read where the tensors of a state dict lie; the dict may be the whole file, or under one of WRAPPERS in it.
 
-    Loads with `weights_only=True`, `mmap=True` and the meta device: no code of the file runs, no weight is read.
+    Loads with `weights_only=True` and the meta device: no code of the file runs, no weight is read.
     Raises CheckpointError for a file that is broken or would run code, a dict without tensors, and a tensor that is
     neither a contiguous window of its storage nor the transpose of one; UnsupportedError for tensors that are not
     plain numbers.
@@ -95,7 +96,8 @@ def _load(path: Path) -> object:
     import torch  # noqa: PLC0415 - heavy, and needed for torch files only
 
     try:
-        return torch.load(path, map_location="meta", mmap=True, weights_only=True)
+        with open_regular(path) as file:
+            return torch.load(file, map_location="meta", weights_only=True)
     except _LOAD_ERRORS as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{shown(path)} is refused by `torch.load`: {reason}") from error

@@ -24,6 +24,9 @@ _INTERRUPTED = 130
 _NOTHING_LEFT = "; no partial file is left"
 _LEFT = dict.fromkeys(("all", "gguf", "quantize", "split", "merge"), _NOTHING_LEFT) | {
     "dequantize": f"{_NOTHING_LEFT}; the same command goes on with the shards that are there",
+    "recipe": f"{_NOTHING_LEFT}; the same command goes on with what is not made yet",
+    "publish": "; nothing of it is visible on the Hub, and the same command goes on from here",
+    "work": "; units that are done stay done, and the same command goes on with the others",
     "build-llamacpp": "; the same command goes on from here",
 }
 
@@ -66,12 +69,12 @@ def _run() -> int:  # noqa: PLR0911 - one way out for each way to end
     except click.Abort:
         click.echo("nothing was done", err=True)  # the answer to a question
         return 1
-    except KeyboardInterrupt:
-        click.echo(f"\ninterrupted{_what_is_left()}", err=True)
+    except KeyboardInterrupt as error:
+        click.echo(f"\ninterrupted{_what_is_left(error)}", err=True)
         return _INTERRUPTED
     except _Terminated as end:
         with contextlib.suppress(OSError):  # the terminal may be gone
-            click.echo(f"terminated{_what_is_left()}", err=True)
+            click.echo(f"terminated{_what_is_left(end)}", err=True)
         return end.exit_code
     except BrokenPipeError:
         # The reader of our stdout has gone, as `head` does; keep Python from complaining at exit.
@@ -82,8 +85,10 @@ def _run() -> int:  # noqa: PLR0911 - one way out for each way to end
     return result if isinstance(result, int) else 0
 
 
-def _what_is_left() -> str:
+def _what_is_left(end: BaseException) -> str:
     """Say what an interruption leaves, as far as the command makes something."""
+    if getattr(end, "keeps_work", False):
+        return "; what is done is kept, and the same command goes on from there"
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     return _LEFT.get(asked, "")
 

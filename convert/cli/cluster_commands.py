@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
     from convert.plan import Plan
 
-_NOT_FOR_A_PLAN = {"as_json": False, "dry_run": False, "ray": None, "verifies": False}
+# Of `all`: what happens after the files are there, or instead; and as what it is then not asked for.
+_NOT_FOR_A_PLAN = {
+    "as_json": False, "base_model": None, "discard_uploaded": False, "dry_run": False, "lock": False, "private": False,
+    "push_to_hub": None, "verifies": False,
+}  # fmt: skip
 _EPILOG = """
 Plan once, work anywhere, finish once; every machine needs MODEL, OUTDIR and plan.bin under the same paths:
 
@@ -26,7 +30,7 @@ Plan once, work anywhere, finish once; every machine needs MODEL, OUTDIR and pla
 
 def planning(whole: click.Command) -> click.Command:
     """Make the command that plans what another, which does everything, would do: its arguments and options."""
-    options = [option for option in whole.params if option.name not in _NOT_FOR_A_PLAN]
+    options = [option for option in whole.params if option.name not in {*_NOT_FOR_A_PLAN, "ray"}]
     out = click.Option(["-o", "plan_file"], type=PATH, required=True, metavar="FILE", help="Where the plan goes.")
 
     def plan(**given: Any) -> None:

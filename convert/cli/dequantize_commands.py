@@ -44,6 +44,8 @@ def dequantize(
 ) -> None:
     """Write the checkpoint MODEL, of any architecture, to OUTDIR as `from_pretrained` loads it: unpacked.
 
+    MODEL may be elsewhere, as hf://USER/MODEL[@REVISION].
+
     Tensors are decoded slice by slice; a killed run is continued by running the same command again.
 
     --through takes the matrices that transformers 5 would quantize: 2-D `.weight`s of linear layers. It leaves
@@ -67,6 +69,7 @@ def dequantize(
         plan_dequantize,
     )
     from convert.model import model_request  # noqa: PLC0415
+    from convert.remote import received_nbytes  # noqa: PLC0415
     from convert.stream import Writing  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
     from convert.terminal.plan import show_plan, show_whole_plan  # noqa: PLC0415
@@ -82,7 +85,7 @@ def dequantize(
     repository = _prepare(plan, push_to_hub, private=private) if push_to_hub else None
     with look.warnings_shown():
         kernel_level()
-    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
+    with look.warnings_shown(), look.byte_progress(plan.nbytes, received_nbytes) as progress:
         report = carry_out_dequantize(plan, Writing(force, jobs, allow_nonfinite), progress=progress)
     show_report(report, then=[*program_name().split(), "all", str(outdir), "quantized/"])
     if repository is not None:

@@ -49,6 +49,8 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.OTHER_SOURCE: "a newer llama.cpp may have it: `--ref`",
     Remedy.TRUST_CODE: "where you trust it, `--trust-remote-code` lets it run, without a network",
     Remedy.MORE_MEMORY: "allow more with --max-memory",
+    Remedy.NAME_TYPES: "give another type to it with --tensor-type, --output-tensor-type or --token-embedding-type",
+    Remedy.ALLOW_INEXACT: "--lossless without =strict quantizes it as usual",
     Remedy.LIST_ARCHITECTURES: "`convert inspect --architectures` lists what there is",
     Remedy.PLAN_AGAIN: "`convert plan` makes it anew",
     Remedy.CARRY_OUT_UNITS: "`convert work` with the same plan does what is left",
@@ -67,12 +69,52 @@ _SPLIT: Final[Mapping[Remedy, str]] = {
     Remedy.NAME_DIRECTORY: "choose another OUT",
     Remedy.MORE_ROOM: "make room, or choose another disk",
 }
-_OF_COMMAND: Final = {"dequantize": _DEQUANTIZE, "imatrix": _IMATRIX, "split": _SPLIT, "merge": _SPLIT}
+RECIPE_WORDS: Final[Mapping[Remedy, str]] = {
+    **GGUF_WORDS,
+    Remedy.WIDER_FLOAT: 'keep the range with `types = "bf16"`',
+    Remedy.ALLOW_NONFINITE: "write the file all the same with `allow-nonfinite = true`",
+    Remedy.FORCE: "`force = true` replaces",
+    Remedy.OTHER_PLACE: "choose another `outdir` or `name`",
+    Remedy.MORE_ROOM: "choose fewer `types`, or another `outdir`",
+    Remedy.GIVE_NAME: "give one as `name`",
+    Remedy.LARGER_SHARDS: "give a larger `max-shard-size`",
+    Remedy.LARGER_PARTS: "make the parts larger: `split-max-size` or `split-max-tensors`",
+    Remedy.WITHOUT_THROUGH: "without `through` it is dequantized to what it holds",
+    Remedy.NAME_PRE_TOKENIZER: (
+        "say which of llama.cpp's it is with `pre-tokenizer` (`default` is falcon's, seldom right)"
+    ),
+    Remedy.GIVE_BASE: 'give the base among `models`, and `merge = ["{adapter}"]`',
+    Remedy.GIVE_COMMON_BASE: "give the model that both belong to among `models`, and both as `merge`",
+    Remedy.ALLOW_PUBLIC: "make it private in its settings, or leave out `private`",
+    Remedy.GIVE_IMPORTANCE: "give an importance matrix that has them as `imatrix`",
+    Remedy.OTHER_TYPES: "leave these types out of `types`",
+    Remedy.REQUANTIZE: "`allow-requantize = true` does it all the same",
+    Remedy.OTHER_SOURCE: "a newer llama.cpp may have it: `ref`",
+    Remedy.TRUST_CODE: "where you trust it, `trust-remote-code = true` lets it run, without a network",
+    Remedy.MORE_MEMORY: "allow more with `max-memory`",
+}
+_OF_COMMAND: Final = {
+    "dequantize": _DEQUANTIZE,
+    "imatrix": _IMATRIX,
+    "split": _SPLIT,
+    "merge": _SPLIT,
+    "recipe": RECIPE_WORDS,
+}
 ALL_WORDS: Final = (GGUF_WORDS, *_OF_COMMAND.values())
+
+
+class _OptionalValues(click.Command):
+    """A command that does not take what follows `--lossless` for its value: that is given as `--lossless=strict`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give Click the value that is meant."""
+        return super().parse_args(ctx, ["--lossless=possible" if arg == "--lossless" else arg for arg in args])
 
 
 class HintingGroup(click.Group):
     """Commands whose errors hint at their own options."""
+
+    command_class = _OptionalValues
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that is asked for, and let its errors speak as it does."""

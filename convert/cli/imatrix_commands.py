@@ -55,7 +55,13 @@ def imatrix(
 
 
 def importance_for(
-    model: ModelRequest, wanted: OutputRequest, text: Path | None, *, directory: Path | None, **run: Any
+    model: ModelRequest,
+    wanted: OutputRequest,
+    text: Path | None,
+    *,
+    n_windows: int | None = None,
+    directory: Path | None,
+    **run: Any,
 ) -> Path:
     """Give the importance matrix of `convert all --imatrix auto`: beside the outputs, made where it is not there.
 
@@ -83,7 +89,7 @@ def importance_for(
         writing = {name: run[name] for name in ("force", "jobs", "allow_nonfinite")}
         stream.carry_out(plan, stream.Writing(**writing))
         source = as_request(plan.outputs[0].path)
-    run_calibration(source, text, path, jobs=run["jobs"], force=run["force"], directory=directory)
+    run_calibration(source, text, path, n_windows=n_windows, jobs=run["jobs"], force=run["force"], directory=directory)
     return path
 
 

@@ -316,7 +316,9 @@ def quantize_by_llama_cpp(
     from convert.errors import ToolchainError  # noqa: PLC0415
     from convert.llama_cpp import find_program  # noqa: PLC0415
     from convert.llama_cpp.quantize import check_quantize, quantize_with_llama_cpp  # noqa: PLC0415
+    from convert.remote import require_here  # noqa: PLC0415
 
+    require_here(source)
     program = find_program("quantize", directory)
     if program is None:
         raise ToolchainError("no llama.cpp build was found", hint="run `convert build-llamacpp`")

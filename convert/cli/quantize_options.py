@@ -22,6 +22,7 @@ _OPTIONS: Final = (
     click.option(
         "--imatrix", metavar="FILE", help="An importance matrix, as llama-imatrix makes it; on `all` auto makes one."
     ),
+    click.option("--imatrix-name", metavar="TEXT", help="What the files call it; by default its path, as given."),
     click.option("--include-weights", multiple=True, metavar="NAME", help="Use it only for tensors with this name."),
     click.option("--exclude-weights", multiple=True, metavar="NAME", help="Do not use it for tensors with this name."),
     click.option("--pure", is_flag=True, help="No mixture: every tensor in the file's own type."),
@@ -33,6 +34,12 @@ _OPTIONS: Final = (
     ),
     click.option("--tensor-type-file", type=PATH, metavar="FILE", help="More of these, after the others."),
     click.option("--prune-layers", metavar="N,N…", help="Leave layers out."),
+    click.option(
+        "--lossless",
+        type=click.Choice(["possible", "strict"]),
+        metavar="[=strict]",
+        help="Keep a packed checkpoint's integers and scales where blocks of the type can hold them; =strict: or fail.",
+    ),
     click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set metadata: int, float, bool, str."),
 )
 _REQUANTIZE: Final = click.option(
@@ -40,9 +47,9 @@ _REQUANTIZE: Final = click.option(
 )
 _KEEP_SPLIT: Final = click.option("--keep-split", is_flag=True, help="Files in parts, cut where IN.gguf is.")
 _NAMES: Final = (
-    "imatrix", "include_weights", "exclude_weights", "pure", "leave_output_tensor", "output_tensor_type",
-    "token_embedding_type", "tensor_type", "tensor_type_file", "prune_layers", "override_kv", "allow_requantize",
-    "keep_split",
+    "imatrix", "imatrix_name", "include_weights", "exclude_weights", "pure", "leave_output_tensor",
+    "output_tensor_type", "token_embedding_type", "tensor_type", "tensor_type_file", "prune_layers", "override_kv",
+    "allow_requantize", "keep_split", "lossless",
 )  # fmt: skip
 
 

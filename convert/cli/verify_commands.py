@@ -24,6 +24,13 @@ _TIMEOUT_S = 24 * 3600.0
 @click.argument("files", type=PATH, nargs=-1, required=True, metavar="GGUF…")
 @click.option("--against", type=PATH, metavar="MODEL", help="The checkpoint they were made of, or a float GGUF file.")
 @click.option("--text", type=PATH, metavar="FILE", help="Measure perplexity and divergence on this text.")
+@click.option(
+    "--max-divergence",
+    "limits",
+    multiple=True,
+    metavar="TYPE=NATS",
+    help="With --text: the most that a file of this type may diverge from the base, such as q4_k_m=0.05.",
+)
 @click.option("--pre-tokenizer", metavar="NAME", help="With --against: as given for the conversion.")
 @click.option("--merge", multiple=True, metavar="ADAPTER[:WEIGHT]", help="With --against: as given for the conversion.")
 @click.option(
@@ -39,6 +46,7 @@ def verify(
     files: tuple[Path, ...],
     against: Path | None,
     text: Path | None,
+    limits: tuple[str, ...],
     pre_tokenizer: str | None,
     merge: tuple[str, ...],
     with_llama_cpp: bool | None,
@@ -62,6 +70,7 @@ def verify(
         files,
         against=request,
         text=text,
+        limits=limits,
         with_llama_cpp=with_llama_cpp,
         directory=directory,
         with_tensors=with_tensors,
@@ -74,6 +83,7 @@ def run_verification(
     *,
     against: ModelRequest | None = None,
     text: Path | None = None,
+    limits: Sequence[str] = (),
     with_llama_cpp: bool | None = None,
     directory: Path | None = None,
     with_tensors: bool = False,
@@ -87,7 +97,9 @@ def run_verification(
 
     from convert.llama_cpp.front_end import open_gguf_model  # noqa: PLC0415
     from convert.terminal.verification import show_verification  # noqa: PLC0415
-    from convert.verify import verify_files  # noqa: PLC0415
+    from convert.verify import held_to, parse_limit, verify_files  # noqa: PLC0415
+
+    wanted_limits = [parse_limit(limit) for limit in limits]
 
     measuring = _measuring(with_llama_cpp, directory, text=text)
     if measuring is not None and against is not None and against.path.is_dir():
@@ -95,6 +107,7 @@ def run_verification(
     is_checkpoint = against is not None and against.path.suffix != ".gguf"
     wanted = open_gguf_model(against) if is_checkpoint and against is not None else None
     verification = verify_files(files, against=against, measuring=measuring, wanted=wanted)
+    verification = held_to(verification, wanted_limits)
     if as_json:
         click.echo(json.dumps(verification.as_json(), indent=2, ensure_ascii=False))
     else:

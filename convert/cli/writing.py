@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from convert.cli.asked_options import with_lock_note, write_lock
 from convert.cli.cluster_commands import write_plan
-from convert.cli.options import program_name
+from convert.cli.options import program_name, ray_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from convert.plan import Plan
@@ -17,21 +20,32 @@ if TYPE_CHECKING:
 
 
 def show_and_write(
-    plan: Plan, *, dry_run: bool, as_json: bool, ray: str | None = None, plan_file: Path | None = None, **writing: Any
+    plan: Plan,
+    place: Path | None = None,
+    settled: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    dry_run: bool,
+    as_json: bool,
+    lock: bool = False,
+    plan_file: Path | None = None,
+    **writing: Any,
 ) -> None:
     """Show a plan, and carry it out unless it is a dry run.
 
-    ray: a cluster's address, where it is to be done by one. plan_file: where the plan goes instead, cut up for others.
+    place: where a lock goes. settled: options that are known better by now, for the lock. plan_file: where the plan
+    goes instead, cut up for others.
     """
     from convert import stream  # noqa: PLC0415
     from convert.codec import kernel_level  # noqa: PLC0415
     from convert.plan.as_json import plan_as_json  # noqa: PLC0415
+    from convert.remote import received_nbytes  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
     from convert.terminal.plan import show_plan, show_whole_plan  # noqa: PLC0415
     from convert.terminal.report import show_report  # noqa: PLC0415
 
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
+    plan = with_lock_note(plan) if lock else plan
     if dry_run:
         if as_json:
             click.echo(plan_as_json(plan))
@@ -44,16 +58,20 @@ def show_and_write(
     if plan_file is not None:
         write_plan(plan, plan_file, **writing)
         return
-    with look.warnings_shown(), look.byte_progress(plan.nbytes) as progress:
-        how = stream.Writing(**writing)
-        report = stream.carry_out(plan, how, progress=progress) if ray is None else _by_ray(plan, how, ray, progress)
-    show_report(report, then=try_out(plan))
+    context = click.get_current_context()
+    carry_out = stream.carry_out if ray_of(context) is None else _by_ray
+    with look.warnings_shown(), look.byte_progress(plan.nbytes, received_nbytes) as progress:
+        report = carry_out(plan, stream.Writing(**writing), progress=progress)
+    if lock and place is not None:
+        write_lock(plan, place, **settled)
+    show_report(report, then=try_out(plan) if context.parent is context.find_root() else ())
 
 
-def _by_ray(plan: Plan, how: Writing, address: str, progress: Progress) -> Report:
+def _by_ray(plan: Plan, how: Writing, *, progress: Progress) -> Report:
     from convert.cluster import carry_out_by_ray, make_job  # noqa: PLC0415
 
-    return carry_out_by_ray(make_job(plan, how), address or None, jobs=how.jobs, progress=progress)
+    address = ray_of(click.get_current_context()) or None
+    return carry_out_by_ray(make_job(plan, how), address, jobs=how.jobs, progress=progress)
 
 
 def try_out(plan: Plan) -> list[str]:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -80,6 +81,7 @@ def carry_out_by_ray(
 def _connected(address: str | None) -> Iterator[ModuleType]:
     """Join a cluster for as long as it is needed, silently; how signals end this process stays as it was."""
     ray = _ray()
+    _require_answer(address or os.environ.get("RAY_ADDRESS", ""))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -93,6 +95,17 @@ def _connected(address: str | None) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise ClusterError where nothing listens at HOST:PORT, which Ray would find out in minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), _GRACE_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"no Ray cluster answers at `{address}`: {error}") from error
 
 
 def _ray() -> ModuleType:

@@ -13,12 +13,13 @@ from convert.cluster.pieces import open_piece, record, units_to_do
 from convert.cluster.units import nbytes_of, outputs_of, slices_of
 from convert.errors import OutputError, Remedy, UsageError
 from convert.process import usable_processors
+from convert.remote import StoppedError
 from convert.stream.encode import SliceEncoder
 from convert.stream.publish import DifferenceError, ExistingFile, open_existing
 from convert.stream.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from convert.cluster.job import Job
     from convert.cluster.pieces import PieceFile
@@ -44,25 +45,24 @@ def carry_out_units(
     progress = progress or (lambda _: None)
     check_sources(job)
     to_do = {unit.number for unit in units_to_do(job)}
-    with closing(SourceFiles()) as sources:
-        for unit in units:
-            if unit.number in to_do:
-                _carry_out(job, unit, sources, jobs=jobs or usable_processors(), progress=progress)
-            else:
-                progress(nbytes_of(job.plan, unit))
+    for unit in units:
+        if unit.number in to_do:
+            _carry_out(job, unit, jobs=jobs or usable_processors(), progress=progress)
+        else:
+            progress(nbytes_of(job.plan, unit))
 
 
-def _carry_out(job: Job, unit: Unit, sources: SourceFiles, *, jobs: int, progress: Progress) -> None:
+def _carry_out(job: Job, unit: Unit, *, jobs: int, progress: Progress) -> None:
     started = time.monotonic()
     with ExitStack() as opened:
+        sources = opened.enter_context(closing(SourceFiles()))
         files: dict[int, PieceFile | ExistingFile] = {}
         for index in sorted(outputs_of(job.plan.tasks[unit.tasks[0]])):
             output = job.plan.outputs[index]
             files[index] = open_piece(output, job.key) if index in job.to_make else open_existing(index, output)
             opened.callback(files[index].close)
-        workers = Workers()
         try:
-            workers.run(jobs, _encoding(job, unit, sources, files, progress=progress, stop=workers.stop))
+            _encode(job, unit, sources, files, jobs=jobs, progress=progress)
         except DifferenceError as difference:
             raise OutputError(
                 f"`{job.plan.outputs[difference.index].path}` already there, and not what this run would make",
@@ -74,25 +74,38 @@ def _carry_out(job: Job, unit: Unit, sources: SourceFiles, *, jobs: int, progres
     record(job, unit, seconds=time.monotonic() - started)
 
 
-def _encoding(
+def _encode(
     job: Job,
     unit: Unit,
     sources: SourceFiles,
     files: dict[int, PieceFile | ExistingFile],
     *,
+    jobs: int,
     progress: Progress,
-    stop: threading.Event,
-) -> Callable[[], None]:
-    slices, lock = slices_of(job.plan, unit), threading.Lock()
+) -> None:
+    slices, lock, workers = slices_of(job.plan, unit), threading.Lock(), Workers()
     tasks = [job.plan.tasks[index] for index in unit.tasks]
+    if unit.rows is None:  # else what is fetched ahead would be the whole tensor
+        sources.expect(task.tensor for task in tasks)
 
     def encode() -> None:
         encoder = SliceEncoder(tasks, sources, allow_nonfinite=job.allow_nonfinite)
-        while not stop.is_set():
-            with lock:
-                piece = next(slices, None)
-            if piece is None:
-                return
-            progress(encoder.carry(piece, files))
+        try:
+            while not workers.stop.is_set():
+                with lock:
+                    piece = next(slices, None)
+                if piece is None:
+                    return
+                progress(encoder.carry(piece, files))
+        except StoppedError:
+            return  # who stopped the reading says why
+        except BaseException:
+            sources.stop()  # the others may wait for a network
+            raise
 
-    return encode
+    def stop() -> None:
+        workers.stop.set()
+        sources.stop()
+
+    workers.run(jobs, encode, on_interruption=stop)
+    sources.check()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, replace
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from convert.cluster.pickled import dumps
 from convert.cluster.units import Unit, cut_plan
-from convert.errors import CheckpointError, Remedy
+from convert.errors import CheckpointError, PlanError, Remedy
+from convert.remote.stand_in import StandIn, read_stand_in, root
 from convert.stream import check_room, outputs_to_make, with_statistics
+from convert.stream.journal import work_key
 from convert.stream.publish import check_parts
 
 if TYPE_CHECKING:
@@ -20,14 +21,20 @@ if TYPE_CHECKING:
     from convert.plan import Output, Plan
     from convert.stream import Writing
 
+_KEY_LENGTH: Final = 16  # of 64 letters: enough in a file's name
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file that tensors, or their importance, are read from: as it was when the job was made."""
+    """A file that tensors, or their importance, are read from: as it was when the job was made.
+
+    stand_in: of a file whose bytes are elsewhere.
+    """
 
     path: Path
     nbytes: int
     mtime_ns: int
+    stand_in: StandIn | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +67,27 @@ def make_job(plan: Plan, writing: Writing, *, unit_nbytes: int | None = None) ->
     to_make = outputs_to_make(plan, force=writing.force)
     check_parts(plan.outputs)
     check_room(list(to_make.values()))
-    sources = tuple(_sources(plan))
+    sources, units = tuple(_sources(plan)), cut_plan(plan, unit_nbytes)
+    key = work_key(plan, (writing.allow_nonfinite, units))[:_KEY_LENGTH]
     plan = with_statistics(plan, jobs=writing.jobs)
-    units = cut_plan(plan, unit_nbytes)
-    job = Job(plan, units, frozenset(to_make), sources, writing.force, writing.allow_nonfinite, "")
-    return replace(job, key=_key(job))
+    return Job(plan, units, frozenset(to_make), sources, writing.force, writing.allow_nonfinite, key)
 
 
 def _sources(plan: Plan) -> Iterator[Source]:
     for path in sorted(dumps(plan.tasks).paths):
         stat = path.stat()
-        yield Source(path, stat.st_size, stat.st_mtime_ns)
+        yield Source(path, stat.st_size, stat.st_mtime_ns, read_stand_in(path))
 
 
 def check_sources(job: Job) -> None:
-    """Raise CheckpointError if a file that the job is made from is not what it was."""
+    """Raise CheckpointError if a file that the job is made from is not what it was.
+
+    Of files that are elsewhere, the stand-ins come with the job; whether the bytes are still theirs, reading them says.
+    """
     for source in job.sources:
+        if source.stand_in is not None:
+            _bring(source.path, source.stand_in)
+            continue
         try:
             stat = source.path.stat()
         except OSError as error:
@@ -91,12 +103,15 @@ def check_sources(job: Job) -> None:
             )
 
 
-def _key(job: Job) -> str:
-    """Say which work this is, in 16 letters: the same work makes the same bytes from the same units."""
-    digest = hashlib.sha256(repr((version("gguf-convert"), job.allow_nonfinite, job.sources)).encode())
-    for output in job.plan.outputs:
-        digest.update(repr((output.path.name, output.nbytes)).encode())
-        digest.update(output.header)
-    for part in (*job.plan.tasks, *job.units):
-        digest.update(repr(part).encode())
-    return digest.hexdigest()[:16]
+def _bring(path: Path, stand_in: StandIn) -> None:
+    """Have a stand-in here too, where another machine made it."""
+    if ".." in path.parts or not path.is_relative_to(root()):
+        raise PlanError(f"`{path}` is no place for what stands for a file elsewhere")
+    if read_stand_in(path) is not None:
+        return
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        stand_in.write(made)
+        made.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"`{path}` cannot be written: {error.strerror}") from error

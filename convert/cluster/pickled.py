@@ -2,7 +2,8 @@
 
 Unpickling calls what the bytes name. Here that is data classes and enums of the rooms that a plan is made of, GGUF's
 enums, and NumPy's arrays; everything else is refused, llama.cpp's front end too, which starts programs. What a plan
-does remain: it says which files are read and written. Paths become absolute on the way, whoever reads them where.
+does remain: it says which files are read and written. Paths become absolute on the way, whoever reads them where;
+those of stand-ins, for files that are on the Hub or in a store, are found again in everyone's own cache.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from convert.errors import PlanError, UnsupportedError
+from convert.remote.stand_in import root
 
 _ROOMS: Final = frozenset(
     {"adapter", "checkpoint", "cluster", "dequantization", "gguf_file", "importance", "model", "plan", "quant_mix"}
@@ -23,6 +25,7 @@ _ROOMS: Final = frozenset(
 _OTHERS: Final = frozenset(
     {
         ("builtins", "frozenset"),
+        ("convert.remote.stand_in", "StandIn"),
         ("builtins", "range"),
         ("gguf.constants", "GGMLQuantizationType"),
         ("gguf.constants", "GGUFValueType"),
@@ -33,6 +36,7 @@ _OTHERS: Final = frozenset(
         ("numpy._core.numeric", "_frombuffer"),
     }
 )
+_ELSEWHERE: Final = "elsewhere:"  # then a path among the stand-ins, which each user has in a cache of their own
 # What bytes that are no pickle, or not one of ours, make the unpickler say.
 _BROKEN: Final = (
     pickle.UnpicklingError,
@@ -69,12 +73,16 @@ class _Pickler(pickle.Pickler):
         if not isinstance(value, Path):
             return None
         self.paths.add(value.absolute())
+        if value.is_relative_to(root()):
+            return _ELSEWHERE + os.fspath(value.relative_to(root()))
         return os.fspath(value.absolute())
 
 
 class _Unpickler(pickle.Unpickler):
     def persistent_load(self, name: Any) -> Path:  # noqa: ANN401 - whatever stands in the file
-        return Path(name)
+        place = root() if name.startswith(_ELSEWHERE) else Path()
+        found: Path = place / name.removeprefix(_ELSEWHERE)
+        return found
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class
         package, _, rest = module.partition(".")

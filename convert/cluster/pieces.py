@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from convert.cluster.units import outputs_of
 from convert.errors import OutputError
 from convert.file_system import sync, sync_directory
+from convert.stream.journal import Journal
 from convert.stream.publish import PartialFile
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def open_piece(output: Output, key: str) -> PieceFile:
             os.ftruncate(fd, output.nbytes)
     except OSError as error:
         raise OutputError(f"`{path}` cannot be written: {error.strerror}") from error
-    return PieceFile(output.path, path, fd)
+    return PieceFile(output.path, path, fd, Journal(path))  # records are kept instead
 
 
 def under_way(output: Output, key: str) -> Path:

@@ -13,7 +13,7 @@ numpy_rows  the same without kernels
 from __future__ import annotations
 
 from convert.codec import ggml_types  # noqa: F401 - before any type is looked up
-from convert.codec.compiled import available_levels, kernel_level
+from convert.codec.compiled import available_levels, kernel_level, kernels_digest
 from convert.codec.contract import (
     F16_OVERFLOW,
     FLOAT_TYPES,
@@ -41,5 +41,6 @@ __all__ = [
     "encode_rows",
     "encode_rows_allowing_nonfinite",
     "kernel_level",
+    "kernels_digest",
     "row_nbytes",
 ]

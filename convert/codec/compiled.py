@@ -209,6 +209,13 @@ def load_kernels() -> Kernels | None:
     return None
 
 
+def kernels_digest() -> str:
+    """Say which kernels encode here: the SHA-256 of the sources they were built from, or "numpy"."""
+    kernels = load_kernels()
+    is_used = kernels is not None and os.environ.get(LEVEL_VARIABLE) != NUMPY_LEVEL
+    return str(kernels.library.convert_kernels_digest().decode()) if kernels and is_used else NUMPY_LEVEL
+
+
 def available_levels() -> tuple[str, ...]:
     """List what `CONVERT_KERNELS` may ask for on this machine, the best first; "numpy" is always there, and last."""
     kernels = load_kernels()

@@ -18,7 +18,7 @@ A type is one row here and one in C:
     in C        kernels/: a file that ends with `const codec LEVEL(q9_z) = {...}`, its name in the list of `codecs.h`,
                 its number in `kernels.h`. An encoder sees a chunk of whole blocks (codecs.h), LANES of them at a time
                 at best, and gives the reference's bytes at every instruction set: lanes never share a sum. A decoder
-                sees one block; without one, NumPy decodes.
+                sees one block.
     judged      by `tests/test_codec*.py`, which go through the table: NumPy and every level against ggml, on all cases
                 of weights and importance.
 

@@ -42,6 +42,7 @@ def decode_rows(blocks: U8Array, tensor_type: GGMLQuantizationType) -> F32Array:
         return codec.decode(blocks)
     blocks, n_blocks = np.ascontiguousarray(blocks), row_size // codec.type_size
     out = np.empty((n_rows, n_blocks * codec.block_size), np.float32)
+    kernels.give_grid(level, tensor_type)
     request = DecodeRequest(blocks.ctypes.data, n_rows * n_blocks, int(tensor_type), out.ctypes.data)
     return out if kernels.decode(level, request) else codec.decode(blocks)
 

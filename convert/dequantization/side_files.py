@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from convert.checkpoint.index import require_inside
+from convert.checkpoint.packed import is_mlx
 from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer
 from convert.checkpoint.source import TORCH_NAMES
 from convert.errors import CheckpointError
@@ -124,7 +125,7 @@ def _mended(section: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     for key, value in section.items():
         if key in _DTYPE_KEYS:
             mended[key] = dtype
-        elif key not in _QUANTIZATION_KEYS:
+        elif key not in _QUANTIZATION_KEYS and not (key == "quantization" and is_mlx(value)):
             mended[key] = _mended(value, dtype) if isinstance(value, dict) and key.endswith("_config") else value
     return mended
 

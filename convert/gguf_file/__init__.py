@@ -20,10 +20,10 @@ Source: ggml/docs/gguf.md and ggml/src/gguf.cpp @ 0c1e570.
 
 from __future__ import annotations
 
-from convert.gguf_file.data import ALIGNMENT, Entry, KeyValue, TensorInfo, padded, tensor_nbytes
+from convert.gguf_file.data import ALIGNMENT, Entry, KeyValue, TensorInfo, padded, scale_name, tensor_nbytes
 from convert.gguf_file.header import layout
 from convert.gguf_file.key_values import encode_key_value, encoded_entry
-from convert.gguf_file.reader import GGUFFile, read_gguf
+from convert.gguf_file.reader import GGUFFile, parse_gguf, read_gguf
 from convert.gguf_file.split import SPLIT_COUNT, SPLIT_KEYS, Part, as_one, part_of, read_parts
 
 __all__ = [
@@ -40,8 +40,10 @@ __all__ = [
     "encoded_entry",
     "layout",
     "padded",
+    "parse_gguf",
     "part_of",
     "read_gguf",
     "read_parts",
+    "scale_name",
     "tensor_nbytes",
 ]

@@ -58,3 +58,11 @@ def tensor_nbytes(shape: Sequence[int], tensor_type: GGMLQuantizationType) -> in
     Raises ShapeError if the last dimension is not a multiple of the type's block size.
     """
     return prod(shape[:-1]) * row_nbytes(tensor_type, shape[-1] if shape else 1)
+
+
+def scale_name(weight: str) -> str:
+    """Name the tensor of what llama.cpp multiplies with besides a weight, where there is one: `X.scale` of `X.weight`.
+
+    Source: src/llama-model.cpp, llama_model_base::load_tensors @ 0c1e570.
+    """
+    return weight.removesuffix("weight") + "scale"

@@ -9,10 +9,12 @@ Source: ggml/src/gguf.cpp, gguf_init_from_file_impl @ 0c1e570.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from gguf import GGML_QUANT_SIZES
 
+from convert.checkpoint.regular_file import file_nbytes, open_regular
 from convert.gguf_file.cursor import Cursor
 from convert.gguf_file.data import ALIGNMENT, Entry, TensorInfo, padded, tensor_nbytes
 from convert.gguf_file.header import MAGIC, Described, decode_counts, decode_tensor
@@ -53,11 +55,16 @@ def read_gguf(path: Path) -> GGUFFile:
     """
     if not path.is_file():
         raise no_file(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if not (head := file.read(HEAD_NBYTES)).startswith(MAGIC):
             raise not_a_gguf(path, head)
         file.seek(0)
-        return _read(Cursor(path, file, path.stat().st_size))
+        return _read(Cursor(path, file, file_nbytes(file)))
+
+
+def parse_gguf(path: Path, header: bytes, nbytes: int) -> GGUFFile:
+    """Read the header of a file that is planned, or elsewhere. nbytes: of the whole file; errors as for `read_gguf`."""
+    return _read(Cursor(path, BytesIO(header), nbytes))
 
 
 def _read(cursor: Cursor) -> GGUFFile:

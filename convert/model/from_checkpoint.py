@@ -23,10 +23,11 @@ from convert.architecture import (
     plain_names,
     read_hyperparameters,
     take_numbers,
+    with_counts,
 )
 from convert.authorship import write_authorship
-from convert.checkpoint import open_checkpoint
-from convert.checkpoint.packed import as_floats, model_tensors
+from convert.checkpoint import StoredType, open_checkpoint
+from convert.checkpoint.packed import DECODED, as_floats, model_tensors
 from convert.checkpoint.views import leaves
 from convert.errors import PlanError
 from convert.gguf_file import ALIGNMENT, KeyValue, encoded_entry
@@ -82,6 +83,7 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
     h = read_hyperparameters(config, where=where)
     unpacked = model_tensors(checkpoint)
     floats, casts = as_floats(unpacked.tensors)
+    h = with_counts(family, h, floats)
     own = own_names(family, h, floats)
     merged = merge_adapters(plain_names(family, h, own.tensors), base.requests)
     if merged.vocab_size is not None:
@@ -135,16 +137,30 @@ def gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> G
         tensors=mapped.tensors,
         alignment=ALIGNMENT,
         through=GGMLQuantizationType.F16,
-        notes=model.notes + mapped.notes + unused + said + vocabulary.notes + _notes(h, vocabulary),
+        notes=_packing_told(model.notes, mapped)
+        + mapped.notes
+        + unused
+        + said
+        + vocabulary.notes
+        + _notes(h, vocabulary),
         definition=NATIVE,
         left_out=_left_out(model, mapped.tensors),
     )
 
 
+def _packing_told(notes: tuple[str, ...], mapped: Mapped) -> tuple[str, ...]:
+    """Say of packed weights that the file keeps in their blocks that they stay so, and not that they are decoded."""
+    n_kept = sum(not isinstance(tensor.dtype, StoredType) for _, tensor in mapped.tensors)
+    kept = f"{n_kept} tensors of the file stay as they are packed"
+    return tuple(f"{note.partition(':')[0]}: {kept}" if n_kept and note.endswith(DECODED) else note for note in notes)
+
+
 def _left_out(model: Model, tensors: Sequence[tuple[str, Tensor]]) -> tuple[LeftOut, ...]:
     used = {leaf.name for _, tensor in tensors for leaf in leaves(tensor)}
     names = {name for name, tensor in model.tensors.items() if any(leaf.name in used for leaf in leaves(tensor))}
-    return left_out(model.tensors, names, lambda name: model.family.left_out(model.hyperparameters, name))
+    h = model.hyperparameters
+    others = ("mmproj",) * h.is_whole
+    return left_out(model.tensors, names, lambda name: model.family.left_out(h, name), others)
 
 
 def _mapped(model: Model, *, n_tokens: int) -> Mapped:

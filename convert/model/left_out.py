@@ -7,6 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from convert.architecture import HEAD
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
@@ -55,6 +57,7 @@ _ROWS: Final = (
     ("vision", r"vision|visual|image_|(^|\.)v(it|pm)\.|siglip|patch_(embed|merge)|pixel", _NOT_TEXT, "mmproj"),
     ("audio", r"audio|speech|sound_|conformer|whisper|talker|token2wav|code2wav", _NOT_TEXT, "mmproj"),
     ("projector", r"projector\.|connector\.|resampler|mm_|multi_modal", _NOT_TEXT, "mmproj"),
+    ("heads", HEAD.pattern, "for values, rewards or classes", None),
     ("further tokens", r"(^|\.)mtp[._]|nextn|eh_proj|shared_head", _FURTHER, "mtp"),
 )
 _GROUPS: Final = tuple(_Group(name, re.compile(pattern), reason, other) for name, pattern, reason, other in _ROWS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.adapter import MergeRequest, parse_merge
+from convert.remote import located
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,7 +74,7 @@ def model_request(
     Raises UsageError for a weight that is not finite.
     """
     listed = [merge] if isinstance(merge, (str, os.PathLike, MergeRequest)) else merge
-    return ModelRequest(absolute(model), tuple(map(_merge_request, listed)), pre_tokenizer, definition)
+    return ModelRequest(absolute(located(model)), tuple(map(_merge_request, listed)), pre_tokenizer, definition)
 
 
 def as_request(model: PathLike | ModelRequest) -> ModelRequest:
@@ -86,7 +87,7 @@ def _merge_request(merge: Merge) -> MergeRequest:
         request = merge
     else:
         request = parse_merge(merge) if isinstance(merge, str) else MergeRequest(Path(merge))
-    return replace(request, path=absolute(request.path))
+    return replace(request, path=absolute(located(request.path)))
 
 
 def absolute(path: PathLike) -> Path:

@@ -12,14 +12,18 @@ A plan is frozen data that pickles. `stream` carries it out and decides nothing;
     split    how files are cut into parts
     stored   a GGUF file cut into parts, and parts put together
     joined   the plans of a model's text and of what is beside it as one
+    part     some of a plan's files, made by themselves
+    styles   how files are called
 """
 
 from convert.plan.data import FileKind, FileLayout, Output, Plan, Target, Task
 from convert.plan.joined import joined
 from convert.plan.layout import lay_out, plan
+from convert.plan.part import packed, part
 from convert.plan.request import (
     OutputRequest,
     directory_name,
+    directory_owner,
     gguf_name,
     parse_type,
     parse_types,
@@ -28,8 +32,10 @@ from convert.plan.request import (
 )
 from convert.plan.split import SplitRequest, parse_size
 from convert.plan.stored import plan_in_parts, plan_merged
+from convert.plan.styles import STYLES
 
 __all__ = [
+    "STYLES",
     "FileKind",
     "FileLayout",
     "Output",
@@ -39,12 +45,15 @@ __all__ = [
     "Target",
     "Task",
     "directory_name",
+    "directory_owner",
     "gguf_name",
     "joined",
     "lay_out",
+    "packed",
     "parse_size",
     "parse_type",
     "parse_types",
+    "part",
     "plan",
     "plan_in_parts",
     "plan_merged",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from convert.remote import said
+
 if TYPE_CHECKING:
     from convert.plan.data import Plan
 
@@ -33,13 +35,13 @@ def plan_as_json(plan: Plan) -> str:
         for output in plan.outputs
     ]
     document = {
-        "source": str(plan.source),
+        "source": said(str(plan.source)),
         "architecture": plan.architecture,
         "n_parameters": plan.n_parameters,
         "source_nbytes": plan.source_nbytes,
         "nbytes": plan.nbytes,
         "definition": plan.definition,
-        "notes": plan.notes,
+        "notes": [said(note) for note in plan.notes],
         "left_out": [
             {
                 "group": group.group,

@@ -80,7 +80,7 @@ def _lacking(
     facts = ModelFacts.of(model.values, options.overridden)
     stored = {name: tensor_type(tensor) for name, tensor in model.tensors}
     for info in tensors:
-        is_made = info.type is not stored[info.name] or not options.has_importance
+        is_made = info.type is not stored.get(info.name, info.type) or not options.has_importance
         may_be = may_be_quantized(info.name, info.shape, facts, options)
         needs = may_be and needs_importance(info.name, info.type, wanted)
         cannot = info.type in CODECS and CODECS[info.type].needs_importance

@@ -15,7 +15,8 @@ from convert.gguf_file import ALIGNMENT, Part, layout
 from convert.model import Decoded, GGUFModel, tensor_type
 from convert.plan.checks import check_importance, importance_notes, n_importance_values
 from convert.plan.data import FileLayout, Output, Plan, Target, Task
-from convert.plan.files import file_content
+from convert.plan.files import FileContent, file_content
+from convert.plan.lossless import Exactness, find_exact
 from convert.plan.pruned import prune
 from convert.plan.request import require_directory
 from convert.plan.split import folder_prefix, in_parts, part_path, parts_kept
@@ -48,12 +49,17 @@ def plan(
     _check_distinct(map(str, outputs.values()), "output")
     _check_distinct((name for name, _ in model.tensors), "tensor")
     model, options = prune(model, options)
-    by_type = {wanted: _outputs(model, wanted, path, options, split) for wanted, path in outputs.items()}
+    contents = {wanted: file_content(model, wanted, options) for wanted in outputs}
+    exact = find_exact(model, contents.values(), options)
+    by_type = {
+        wanted: _outputs(model, exact.content(contents[wanted]), wanted, path, options, split)
+        for wanted, path in outputs.items()
+    }
     tensors = {wanted: [info for file in files for info in file.tensors] for wanted, files in by_type.items()}
     check_importance(model, tensors, options)
     planned = tuple(chain.from_iterable(by_type.values()))
-    _check_encodable(model, planned, options)
-    tasks = _tasks(model, planned, options)
+    _check_encodable(model, planned, options, exact)
+    tasks = _tasks(model, planned, options, exact)
     return Plan(
         source=model.source,
         architecture=model.architecture,
@@ -61,7 +67,13 @@ def plan(
         source_nbytes=model.source_nbytes,
         outputs=planned,
         tasks=tasks,
-        notes=model.notes + importance_notes(tasks, options) + _requantized_note(tasks) + large_parts(planned, split),
+        notes=(
+            *model.notes,
+            *exact.notes(),
+            *importance_notes(tasks, options),
+            *_requantized_note(tasks),
+            *large_parts(planned, split),
+        ),
         definition=model.definition,
         left_out=model.left_out,
     )
@@ -87,9 +99,13 @@ def _laid_out(content: FileContent, alignment: int) -> FileLayout:
 
 
 def _outputs(
-    model: GGUFModel, wanted: FileType, path: Path, options: QuantizeOptions, split: SplitRequest | None
+    model: GGUFModel,
+    content: FileContent,
+    wanted: FileType,
+    path: Path,
+    options: QuantizeOptions,
+    split: SplitRequest | None,
 ) -> tuple[Output, ...]:
-    content = file_content(model, wanted, options)
     if options.keep_split:
         return outputs_in_parts(parts_kept(content, model), folder_prefix(path), model.alignment, wanted.name)
     if split is not None:
@@ -118,13 +134,19 @@ def outputs_in_parts(
     )
 
 
-def _tasks(model: GGUFModel, outputs: Sequence[Output], options: QuantizeOptions) -> tuple[Task, ...]:
+def _tasks(model: GGUFModel, outputs: Sequence[Output], options: QuantizeOptions, exact: Exactness) -> tuple[Task, ...]:
     gathered: dict[str, dict[GGMLQuantizationType, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     for index, output in enumerate(outputs):
         for info in output.tensors:
             gathered[info.name][info.type].append((index, info.offset))
-    tasks = (task for name, tensor in model.tensors for task in _of_tensor(name, tensor, gathered[name], options))
-    return tuple(replace(task, through=model.through) for task in tasks)
+    tasks: list[Task] = []
+    for name, tensor in (*model.tensors, *exact.scales):
+        places = gathered[name]
+        copied = {kind: exact.blocks[name, kind] for kind in places if (name, kind) in exact.blocks}
+        tasks += [Task(name, rows, kind, (Target(kind, tuple(places[kind])),)) for kind, rows in copied.items()]
+        others = {kind: listed for kind, listed in places.items() if kind not in copied}
+        tasks += _of_tensor(name, tensor, others, options)
+    return tuple(replace(task, through=model.through) for task in tasks if task.targets)
 
 
 def _of_tensor(
@@ -148,12 +170,12 @@ def _of_tensor(
         yield Task(name, Decoded(tensor), GGMLQuantizationType.F32, made, importance)
 
 
-def _check_encodable(model: GGUFModel, outputs: Iterable[Output], options: QuantizeOptions) -> None:
-    stored = {name: tensor_type(tensor) for name, tensor in model.tensors}
+def _check_encodable(model: GGUFModel, outputs: Iterable[Output], options: QuantizeOptions, exact: Exactness) -> None:
+    stored = {name: tensor_type(tensor) for name, tensor in (*model.tensors, *exact.scales)}
     for output in outputs:
         for info in output.tensors:
             own = stored[info.name]
-            if own is info.type:
+            if own is info.type or (info.name, info.type) in exact.blocks:
                 continue
             if own in _UNQUANTIZED:
                 raise UnsupportedError(

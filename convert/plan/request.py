@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.index import cached_name
 from convert.errors import OutputError, Remedy, UsageError
+from convert.plan.styles import STYLES
 from convert.quant_mix import FILE_TYPES, NO_OPTIONS, FileType, QuantizeOptions, find_file_types, in_words
 from convert.shown import shown
 
@@ -33,6 +34,7 @@ class OutputRequest:
     types: such as `"f16,q8_0"` or `["f16", "q8_0"]`, in any case. name: the files' base name, by default the model's.
     discard_f16: leave the F16 file out. options: of the quantized files, as `quantize_options` reads them.
     mmproj, mtp: the type of a file of what is not text, and of one of the layers that predict further tokens.
+    style: whose habit the names follow, a row of `STYLES`. owner: whose the model is, for habits that say it.
     split: the files, but these two, are in parts, `OUTDIR/NAME-TYPE/NAME-TYPE-00001-of-00003.gguf` and so on.
     """
 
@@ -43,6 +45,8 @@ class OutputRequest:
     options: QuantizeOptions = NO_OPTIONS
     mmproj: str | FileType | None = None
     mtp: str | FileType | None = None
+    style: str = "plain"
+    owner: str | None = None
     split: SplitRequest | None = None
 
     def paths(self, own_name: str) -> dict[FileType, Path]:
@@ -62,7 +66,18 @@ class OutputRequest:
         name = own_name if self.name is None else self.name
         if not name or name in (".", "..") or "/" in name or "\0" in name:
             raise UsageError(f"`{name}` cannot be the base name of files", remedies=(Remedy.GIVE_NAME,))
-        return Path(self.outdir) / f"{prefix}{name}-{kind}.gguf"
+        if self.style not in STYLES:
+            raise UsageError(f"unknown style {shown(self.style)}", hint=f"known are {', '.join(STYLES)}")
+        important = self.options.importance is not None
+        owner = self.owner if self.name is None else None
+        return Path(self.outdir) / STYLES[self.style].file_name(
+            name, kind, role=prefix, owner=owner, important=important
+        )
+
+
+def directory_owner(directory: Path) -> str | None:
+    """Give the owner of a model in the Hub's cache."""
+    return (cached_name(directory) or "").rpartition("/")[0] or None
 
 
 def directory_name(directory: Path) -> str:

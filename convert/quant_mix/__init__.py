@@ -21,7 +21,7 @@ from convert.quant_mix.choose import (
 from convert.quant_mix.facts import ModelFacts
 from convert.quant_mix.file_types import FILE_TYPES, SETS, FileType, find_file_types, in_words
 from convert.quant_mix.float_types import PACKED, choose_float_types
-from convert.quant_mix.options import NO_OPTIONS, QuantizeOptions, quantize_options
+from convert.quant_mix.options import NO_OPTIONS, Lossless, QuantizeOptions, quantize_options
 from convert.quant_mix.roles import Role, ggml_n_dims, role_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "PACKED",
     "SETS",
     "FileType",
+    "Lossless",
     "ModelFacts",
     "QuantizeOptions",
     "Role",

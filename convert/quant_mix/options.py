@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,14 @@ _UINT32: Final = 1 << 32
 _RESERVED: Final = "general.alignment"  # Parity: llama-quantize writes the number, and lays the file out by 32
 
 
+class Lossless(Enum):
+    """Whether packed tensors keep their integers and scales where a type's blocks can hold them; or all must."""
+
+    OFF = "off"
+    WHERE_POSSIBLE = "possible"
+    STRICT = "strict"
+
+
 @dataclass(frozen=True, slots=True)
 class TensorTypeRule:
     """The type of all tensors whose name a pattern, as C++ reads it, is found in."""
@@ -43,7 +52,7 @@ class QuantizeOptions:
     embedding_type: theirs. tensor_types: by name, the first that fits. prune_layers: to leave out, from 0 on.
     overrides: metadata to set, which the rules see too. allow_requantize: tensors that are quantized already may be
     decoded and quantized again. importance: how much each column of a weight counts. keep_split: the files are in parts
-    where the source, a GGUF file, is.
+    where the source, a GGUF file, is. lossless: the one that is not llama-quantize's.
     """
 
     pure: bool = False
@@ -55,6 +64,7 @@ class QuantizeOptions:
     overrides: tuple[KeyValue, ...] = ()
     allow_requantize: bool = False
     importance: Importance | None = None
+    lossless: Lossless = Lossless.OFF
     keep_split: bool = False
 
     @property
@@ -173,11 +183,15 @@ def quantize_options(  # noqa: PLR0913 - llama-quantize's
     override_kv: Iterable[str] = (),
     allow_requantize: bool = False,
     imatrix: str | Path | None = None,
+    imatrix_name: str | None = None,
     include_weights: Iterable[str] = (),
     exclude_weights: Iterable[str] = (),
+    lossless: str | None = None,
     keep_split: bool = False,
 ) -> QuantizeOptions:
-    """Read options in llama-quantize's words and spelling; files are read.
+    """Read options in llama-quantize's words and spelling; files are read. lossless: `possible` or `strict`.
+
+    imatrix_name: what files call the importance matrix that they were made with; by default its path, as given.
 
     Raises UsageError, or CheckpointError for an importance matrix that is broken.
     """
@@ -185,8 +199,9 @@ def quantize_options(  # noqa: PLR0913 - llama-quantize's
     importance = None
     if imatrix is not None:
         importance = read_importance(imatrix, include=tuple(include_weights), exclude=tuple(exclude_weights))
-    elif include_weights or exclude_weights:
-        raise UsageError("weights are included or excluded of an importance matrix, and none is given")
+        importance = importance if imatrix_name is None else replace(importance, file=imatrix_name)
+    elif include_weights or exclude_weights or imatrix_name is not None:
+        raise UsageError("weights or a name of an importance matrix are given, and none is given itself")
     return QuantizeOptions(
         pure=pure,
         leave_output=leave_output_tensor,
@@ -197,5 +212,13 @@ def quantize_options(  # noqa: PLR0913 - llama-quantize's
         overrides=tuple(map(parse_override, override_kv)),
         allow_requantize=allow_requantize,
         importance=importance,
+        lossless=Lossless.OFF if lossless is None else _lossless(lossless),
         keep_split=keep_split,
     )
+
+
+def _lossless(asked: str) -> Lossless:
+    try:
+        return Lossless(asked)
+    except ValueError:
+        raise UsageError(f"lossless is `{asked}`, wanted {', '.join(each.value for each in Lossless)}") from None

@@ -6,13 +6,15 @@ workers x one slice whatever the model's size. Files appear under their final na
 
 from convert.stream.carry_out import Progress, Report, Writing, WrittenOutput, carry_out, outputs_to_make
 from convert.stream.first_pass import with_statistics
-from convert.stream.publish import OutputState, check_room, existing_parent, output_states
+from convert.stream.publish import OutputState, check_room, existing_parent, output_states, remove_empty
 from convert.stream.siblings import remove_abandoned
+from convert.stream.workers import Workers
 
 __all__ = [
     "OutputState",
     "Progress",
     "Report",
+    "Workers",
     "Writing",
     "WrittenOutput",
     "carry_out",
@@ -21,5 +23,6 @@ __all__ = [
     "output_states",
     "outputs_to_make",
     "remove_abandoned",
+    "remove_empty",
     "with_statistics",
 ]

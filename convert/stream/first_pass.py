@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from convert.checkpoint import SourceFiles
@@ -30,14 +31,21 @@ def with_statistics(plan: Plan, *, jobs: int | None = None) -> Plan:
     tensors = planned = tuple(task.tensor for task in plan.tasks)
     with closing(SourceFiles()) as sources:
         while found := lacking(tensors):
+            sources.expect(found)
             workers, measuring = Workers(), _Measuring(found, sources)
-            workers.run(jobs or usable_processors(), lambda: measuring.work(workers.stop))  # noqa: B023 - runs here
+            work, stop = partial(measuring.work, workers.stop), partial(_stop, workers, sources)
+            workers.run(jobs or usable_processors(), work, on_interruption=stop)
             tensors = replaced(tensors, measuring.known())
     if tensors is planned:
         return plan
     return replace(
         plan, tasks=tuple(replace(task, tensor=tensor) for task, tensor in zip(plan.tasks, tensors, strict=True))
     )
+
+
+def _stop(workers: Workers, sources: SourceFiles) -> None:
+    workers.stop.set()
+    sources.stop()
 
 
 class _Measuring:

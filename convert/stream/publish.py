@@ -2,7 +2,7 @@
 
 An output is written to a hidden sibling, locked while it is written, flushed to disk, and renamed.
 Killed at any moment, no final name holds a partial file; what is left behind is the sibling, whose
-name is known, and the next run takes it over.
+name is known, and the next run takes it over. What of it is done, its journal says (`journal`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import glob
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -22,10 +22,11 @@ from convert.file_system import allow_open_files, lock, sync, sync_directory
 from convert.gguf_file.split import prefix_of
 from convert.plan.data import FileKind
 from convert.shown import shown_list
+from convert.stream.journal import Journal, journal_path, read_journal
 from convert.stream.siblings import sibling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from convert.plan import Output, Plan
@@ -108,8 +109,10 @@ class PartialFile:
     final: Path
     partial: Path
     fd: int
+    journal: Journal
     is_published: bool = False
     is_new: bool = False  # nothing stood under the final name
+    finished: list[int] = field(default_factory=list)  # slices that are written, and not yet in the journal
     n_held: int = 0  # bytes written since the last write-behind; threads may miss each other's, which only delays it
 
     def write(self, data: memoryview, offset: int) -> None:
@@ -139,9 +142,10 @@ class PartialFile:
             raise _output_error(self.final, error) from error
 
     def abandon(self) -> None:
-        """Drop what was written, so that a flush under way ends at once."""
-        with contextlib.suppress(OSError):
-            os.ftruncate(self.fd, 0)
+        """Drop what was written, so that a flush under way ends at once; what the journal speaks of stays."""
+        if not self.journal.is_begun:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.fd, 0)
 
     def publish(self) -> None:
         """Give the flushed file its final name; `settle` is to follow."""
@@ -159,11 +163,15 @@ class PartialFile:
                 self.final.unlink()
 
     def close(self) -> None:
-        """Release the file and its lock."""
+        """Release the file and its lock; remove the sibling, unless it is gone on with or has become the output."""
+        if self.is_published or not self.journal.is_begun:
+            self.discard()
+        self.journal.close()
         os.close(self.fd)
 
     def discard(self) -> None:
-        """Remove the sibling, unless it has become the output."""
+        """Remove the journal, and the sibling unless it has become the output."""
+        self.journal.remove()
         if not self.is_published:
             with contextlib.suppress(FileNotFoundError):
                 self.partial.unlink()
@@ -177,13 +185,18 @@ def open_existing(index: int, output: Output) -> ExistingFile:
         raise _output_error(output.path, error) from error
 
 
-def open_partial(output: Output) -> PartialFile:
+def open_partial(output: Output, key: Callable[[], str]) -> PartialFile:
     """Create, lock and preallocate an output's sibling, taking over what a killed run left.
 
+    key: of the work; what is left of the same work is gone on with, of other work nothing is.
     Raises OutputError if another run is writing it, or the directory or disk does not allow it.
     """
     file = _open_locked(output.path)
     try:
+        file.journal = read_journal(output.path, key)
+        if file.journal.done and _is_under_way(file.fd, output):
+            return file
+        file.journal.remove()
         os.ftruncate(file.fd, 0)
         _reserve(file.fd, output.nbytes)
         file.write(memoryview(output.header), 0)
@@ -192,6 +205,11 @@ def open_partial(output: Output) -> PartialFile:
         file.close()
         raise error if isinstance(error, OutputError) else _output_error(output.path, error) from error
     return file
+
+
+def _is_under_way(fd: int, output: Output) -> bool:
+    """Whether a sibling has the length and the header of what is to be written."""
+    return os.fstat(fd).st_size == output.nbytes and os.pread(fd, len(output.header), 0) == output.header
 
 
 def settle(directories: Iterable[Path]) -> None:
@@ -213,21 +231,21 @@ def _open_locked(final: Path) -> PartialFile:
             fd = _create(partial)
         except OSError as error:
             raise _output_error(final, error) from error
-        file = PartialFile(final, partial, fd)
+        file = PartialFile(final, partial, fd, Journal(journal_path(final)))
         try:
             is_ours = lock(fd, partial)
         except OSError as error:
             if os.fstat(fd).st_size == 0:  # made here, not found
-                file.discard()
-            file.close()
+                partial.unlink(missing_ok=True)
+            os.close(fd)
             raise _output_error(final, error) from error
         if not is_ours:
-            file.close()
+            os.close(fd)
             raise OutputError(f"another run is writing `{final}`")
         # Between open and lock another run may have renamed this very file to its final name.
         if _is_same_file(fd, partial):
             return file
-        file.close()
+        os.close(fd)
 
 
 def _create(path: Path) -> int:
@@ -267,7 +285,8 @@ def check_room(outputs: Sequence[Output]) -> None:
     for output in outputs:
         directory = existing_parent(output.path)
         device = directory.stat().st_dev
-        needed[device] = directory, needed.get(device, (directory, 0))[1] + output.nbytes
+        more = max(output.nbytes - _taken(sibling(output.path)), 0)
+        needed[device] = directory, needed.get(device, (directory, 0))[1] + more
     for directory, nbytes in needed.values():
         free = shutil.disk_usage(directory).free
         if free < nbytes:
@@ -275,6 +294,13 @@ def check_room(outputs: Sequence[Output]) -> None:
                 f"the outputs need {nbytes} bytes, `{directory}` has {free} free",
                 remedies=(Remedy.MORE_ROOM,),
             )
+
+
+def _taken(partial: Path) -> int:
+    """Count what a sibling that an earlier run left takes of the disk."""
+    with contextlib.suppress(FileNotFoundError):
+        return partial.lstat().st_blocks * 512
+    return 0
 
 
 def check_parts(outputs: Sequence[Output]) -> None:
@@ -318,7 +344,5 @@ def _reserve(fd: int, nbytes: int) -> None:
 
 def _output_error(path: Path, error: OSError) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(
-            f"the disk is full while writing `{path}`", hint="nothing was left behind; make room and run again"
-        )
+        return OutputError(f"the disk is full while writing `{path}`", hint="make room and run the same command again")
     return OutputError(f"`{path}` cannot be written: {error.strerror}")

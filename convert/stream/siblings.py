@@ -1,6 +1,6 @@
 """The hidden siblings that files are written to: their names, their locks, and what killed runs left of them.
 
-A lock is the sign of life: it goes with the process, however that ends. What has none is nobody's, and is removed.
+A lock is the sign of life: it goes with the process, however that ends. What has none, and no journal, is removed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ def sibling(final: Path) -> Path:
 
 
 def remove_abandoned(directories: Iterable[Path]) -> None:
-    """Remove what killed runs left in these directories; what a run is writing, as its lock says, stays."""
+    """Remove what killed runs left in these directories.
+
+    What a run is writing, as its lock says, stays, and what has a journal, which the same command goes on with.
+    """
     for directory in directories:
         for path in (path for pattern in _OURS for path in directory.glob(pattern)):
+            if path.with_suffix(".journal").exists():
+                continue
             with contextlib.suppress(OSError):
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 try:

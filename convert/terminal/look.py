@@ -1,23 +1,36 @@
-"""How things look: consoles, sizes, foreign text, lines, progress, warnings, errors; no other room is needed here."""
+"""How things look: consoles, sizes, foreign text, lines, progress, warnings, errors."""
 
 from __future__ import annotations
 
 import re
+import time
 import warnings
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.progress import Task
+
     from convert.errors import ConvertError
 
 _UNLIMITED: Final = 100_000
+_with_bar: Final[list[Console]] = []
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 # ECMA-48: control sequences (colours, the cursor), operating system commands (titles, links), other escapes.
 _CONTROL: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
@@ -47,8 +60,8 @@ def counted(number: int, thing: str) -> str:
 
 
 def stderr() -> Console:
-    """Return the console that people read."""
-    return _console(stderr=True)
+    """Return the console that people read; while a bar is shown, the bar's, above which lines go."""
+    return _with_bar[-1] if _with_bar else _console(stderr=True)
 
 
 def stdout() -> Console:
@@ -104,11 +117,13 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def show_error(error: ConvertError, *, program: str = "convert") -> None:
     """Print `error: …`, a blank line, `hint: …`. program: what the command is called here, for hints that name it."""
+    from convert.remote import said  # noqa: PLC0415 - what is rarely needed
+
     console = stderr()
-    say(console, error.message, label="error:", style="bold red")
+    say(console, said(error.message), label="error:", style="bold red")
     if error.hint:
         console.print()
-        say(console, _COMMAND.sub(f"{program} ", error.hint), label="hint:", style="bold")
+        say(console, _COMMAND.sub(f"{program} ", said(error.hint)), label="hint:", style="bold")
 
 
 @contextmanager
@@ -116,23 +131,48 @@ def warnings_shown() -> Iterator[None]:
     """Print warnings as `warning: …` instead of Python's way."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
+        warnings.simplefilter("ignore", DeprecationWarning)  # between packages; a user can do nothing about it
         yield
     for warning in caught:
         say(stderr(), str(warning.message), label="warning:", style="bold yellow")
 
 
+class _Reading(ProgressColumn):
+    """The rate at which bytes come, over the last seconds."""
+
+    def __init__(self, received: Callable[[], int]) -> None:
+        super().__init__()
+        self._received = received
+        self._seen = deque([(time.monotonic(), received())], maxlen=50)  # drawn ten times a second
+
+    def render(self, task: Task) -> Text:
+        del task
+        (then, before), (now, count) = self._seen[0], (time.monotonic(), self._received())
+        self._seen.append((now, count))
+        return Text(f"reading {size((count - before) / max(now - then, 1e-3))}/s" if count else "")
+
+
 @contextmanager
-def byte_progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar of bytes while the work goes on, and that they are brought to the disk; only on a terminal."""
+def byte_progress(
+    total: int, received: Callable[[], int] = lambda: 0, *, doing: str = "writing"
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar of bytes while the work goes on, and that they are brought to the disk; only on a terminal.
+
+    received: how many bytes have come from elsewhere so far; where any do, their rate is shown beside that of writing.
+    """
     console = stderr()
-    times = (TransferSpeedColumn(), TimeRemainingColumn())
+    times = (TransferSpeedColumn(), TimeRemainingColumn(), _Reading(received))
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), *times)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("writing", total=total)
+        _with_bar.append(console)
+        task = progress.add_task(doing, total=total)
 
         def advance(nbytes: int) -> None:
             progress.advance(task, nbytes)
-            if progress.tasks[0].finished:
+            if progress.tasks[0].finished and doing == "writing":
                 progress.update(task, description="flushing to disk")
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            _with_bar.remove(console)

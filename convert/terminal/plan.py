@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from convert import stream
+from convert.remote import said
 from convert.terminal.look import count, counted, say, size, stdout
 from convert.terminal.table import show_pairs, show_table
 
@@ -21,13 +22,18 @@ if TYPE_CHECKING:
     from convert.plan import Output, Plan
 
 
-def show_plan(plan: Plan, console: Console) -> None:
-    """Print the plan in a few lines: source, architecture, outputs, total size, disk."""
-    show_pairs(console, _lines(plan))
+def show_plan(plan: Plan, console: Console, *, at_once: int | None = None) -> None:
+    """Print the plan in a few lines: source, architecture, outputs, total size, disk.
+
+    at_once: bytes that lie on the disk at most, where that is not all.
+    """
+    show_pairs(console, _lines(plan, at_once))
 
 
-def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
-    yield "source", f"{plan.source}  ({size(plan.source_nbytes)}, {count(plan.n_parameters)} parameters)"
+def _lines(plan: Plan, at_once: int | None) -> Iterator[tuple[str, str]]:
+    source = said(str(plan.source))
+    ranges = "" if source == str(plan.source) else ", read by ranges"
+    yield "source", f"{source}{ranges}  ({size(plan.source_nbytes)}, {count(plan.n_parameters)} parameters)"
     definition = f"  (definition: {plan.definition})" if plan.definition else ""
     yield "model", f"{plan.architecture}{definition}"
     label = "outputs" if len(plan.outputs) > 1 else "output"
@@ -38,11 +44,11 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         yield label, f"{root}/"
         for files in plan.models:
             yield "", f"  {os.path.relpath(files[0].path, root)}  {_sizes(files)}"
-    yield "disk", _disk(plan)
+    yield "disk", _disk(plan, at_once)
     for group in plan.left_out:
         yield "left out", _left_out(group)
     for note in plan.notes:
-        yield "note", note
+        yield "note", said(note)
 
 
 def _sizes(files: Sequence[Output]) -> str:
@@ -61,15 +67,16 @@ def _left_out(group: LeftOut) -> str:
     )
 
 
-def _disk(plan: Plan) -> str:
-    directory = stream.existing_parent(plan.outputs[0].path)
-    return f"{size(plan.nbytes)} to write, {size(shutil.disk_usage(directory).free)} free"
+def _disk(plan: Plan, at_once: int | None) -> str:
+    free = size(shutil.disk_usage(stream.existing_parent(plan.outputs[0].path)).free)
+    turns = "" if at_once is None else f", at most {size(at_once)} at a time"
+    return f"{size(plan.nbytes)} to write{turns}, {free} free"
 
 
-def show_whole_plan(plan: Plan) -> None:
+def show_whole_plan(plan: Plan, *, at_once: int | None = None) -> None:
     """Print everything that a run would do: exact lengths, disk, and each tensor's type with the rule that chose it."""
     console = stdout()
-    show_plan(plan, console)
+    show_plan(plan, console, at_once=at_once)
     console.print(f"\n{plan.nbytes} bytes in all")
     for output in plan.outputs:
         console.print()

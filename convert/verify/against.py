@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from gguf import GGML_QUANT_SIZES, quants
 
-from convert.checkpoint import SourceFiles
+from convert.checkpoint import SourceFiles, matrix_shape
 from convert.checkpoint.statistics import measured
 from convert.codec import CODECS, FLOAT_TYPES, decode_rows
 from convert.errors import UnsupportedError, UsageError
+from convert.gguf_file import scale_name
 from convert.model import GGUFModel, ModelRequest, float_values, gguf_model, read_gguf_model, tensor_type
 from convert.quant_mix import ggml_n_dims
 from convert.stream.slices import row_ranges
@@ -67,10 +68,11 @@ class Comparison:
         """Compare names, then every tensor that both have, in the file's order."""
         for name in self._wanted.keys() - self._stored.keys():
             self.findings.append(problem(CHECK, f"tensor `{name}` of the checkpoint is not in the file"))
-        for name in self._stored.keys() - self._wanted.keys():
+        for name in self._stored.keys() - self._wanted.keys() - {scale_name(name) for name in self._wanted}:
             self.findings.append(problem(CHECK, f"tensor `{name}` of the file is not in the checkpoint"))
         self.findings.sort(key=lambda finding: finding.message)
         with closing(SourceFiles()) as sources:
+            sources.expect(self._wanted.get(name) for name in self._stored)
             for stored in self._stored.values():
                 if stored.name in self._wanted:
                     self._compare_one(stored, self._wanted[stored.name], sources)
@@ -87,11 +89,21 @@ class Comparison:
         gathered = _Gathered(stored, with_importance=self._with_importance)
         wanted = measured(wanted, sources)
         for rows in row_ranges(wanted):
-            values = float_values(wanted, sources, rows)
+            values = self._unscaled(stored, rows, float_values(wanted, sources, rows))
             gathered.add(values, self._read_blocks(stored, rows.start * values.shape[1], values.size))
         error = gathered.result()
         self.errors.append(error)
         self.findings += _judged(error, stored.type, with_importance=self._with_importance)
+
+    def _unscaled(self, stored: TensorInfo, rows: range, values: F32Array) -> F32Array:
+        """Divide by what llama.cpp multiplies the tensor with besides, a factor for each matrix of a stack."""
+        beside = self._stored.get(scale_name(stored.name))
+        if beside is None or beside.name in self._wanted:
+            return values
+        scale = self._file.read(beside.offset, beside.nbytes).view("<f4")
+        each = np.arange(rows.start, rows.stop) * len(scale) // matrix_shape(stored.shape)[0]
+        unscaled: F32Array = values / scale[each, None]
+        return unscaled
 
     def _read_blocks(self, stored: TensorInfo, first: int, n_values: int) -> U8Array:
         block_size, type_size = GGML_QUANT_SIZES[stored.type]

@@ -39,13 +39,13 @@ def check_chat_template(values: Mapping[str, Any]) -> Iterator[Finding]:
         if key.startswith(Keys.Tokenizer.CHAT_TEMPLATE) and isinstance(value, str)
     }
     vocabulary = values.get(Keys.Tokenizer.LIST)
-    tokens = [_text(token) for token in vocabulary] if isinstance(vocabulary, tuple) else []
+    tokens = [token_text(token) for token in vocabulary] if isinstance(vocabulary, tuple) else []
     for key, template in templates.items():
         yield from _check_template(key, template, values, tokens)
 
 
 def _check_template(key: str, template: str, values: Mapping[str, Any], tokens: Sequence[str]) -> Iterator[Finding]:
-    rendered, error = _render(template, _named_tokens(values, tokens))
+    rendered, error = _render(template, named_tokens(values, tokens))
     if error is not None:
         # What comes beside the default (`tool_use`, `rag`) may need more than a conversation.
         report = problem if key == Keys.Tokenizer.CHAT_TEMPLATE else note
@@ -74,7 +74,8 @@ def _check_end(key: str, rendered: str, values: Mapping[str, Any], tokens: Seque
         yield note(CHECK, f"`{key}` ends no turn with {listed}: the model may not stop by itself")
 
 
-def _named_tokens(values: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, str]:
+def named_tokens(values: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, str]:
+    """Give a template what it calls `bos_token`, `eos_token` and the like."""
     named = {}
     for role in ("bos", "eos", "unk", "sep", "pad"):
         key = "unknown" if role == "unk" else "seperator" if role == "sep" else "padding" if role == "pad" else role
@@ -88,13 +89,14 @@ def _render(template: str, named: Mapping[str, str]) -> tuple[str, str | None]:
     """Return the text of the first conversation that the template takes, or why it takes none."""
     error: str | None = None
     for messages in _CONVERSATIONS:
-        rendered, error = _render_one(template, messages, named)
+        rendered, error = render_conversation(template, messages, named)
         if error is None:
             return rendered, None
     return "", error
 
 
-def _render_one(template: str, messages: object, named: Mapping[str, str]) -> tuple[str, str | None]:
+def render_conversation(template: str, messages: object, named: Mapping[str, str]) -> tuple[str, str | None]:
+    """Render a template as transformers does, up to where the model is to speak; or say why it does not render."""
     from jinja2 import TemplateError  # noqa: PLC0415 - only where a file has a template
 
     given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True, **named}
@@ -141,5 +143,6 @@ def _generation_tag() -> type[Any]:
     return Generation
 
 
-def _text(token: object) -> str:
+def token_text(token: object) -> str:
+    """Give a token of the vocabulary as text."""
     return token.decode(errors="replace") if isinstance(token, bytes) else str(token)

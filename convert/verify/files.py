@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.errors import CheckpointError, UnsupportedError
-from convert.gguf_file import as_one, part_of, read_parts
+from convert.gguf_file import as_one, part_of, read_gguf, read_parts
 from convert.gguf_file.mistaken import no_file
+from convert.importance import is_importance
 from convert.model import ModelRequest, open_model
+from convert.remote import located
 from convert.shown import shown
 from convert.verify.against import Comparison, wanted_model
 from convert.verify.blocks import check_blocks
@@ -24,7 +27,6 @@ from convert.verify.structure import check_structure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from convert.gguf_file import GGUFFile
     from convert.model import GGUFModel
@@ -60,7 +62,7 @@ def verify_files(
 
 
 def _request(against: Path | ModelRequest) -> ModelRequest:
-    return against if isinstance(against, ModelRequest) else ModelRequest(against)
+    return against if isinstance(against, ModelRequest) else ModelRequest(Path(located(against)))
 
 
 def _without_later_parts(paths: Sequence[Path]) -> list[Path]:
@@ -84,6 +86,8 @@ def _verify(path: Path, wanted: GGUFModel | None, judge: SecondWay | None, notes
     except (CheckpointError, UnsupportedError) as error:
         return VerifiedFile(path, path.stat().st_size, (problem("header", error.message),))
     header = as_one(parts)
+    if is_importance(header):
+        return VerifiedFile(path, header.nbytes, (note("importance", "it is an importance matrix, and no model"),))
     said = (note("split", f"it is in {len(parts)} parts, which are checked together"),) if len(parts) > 1 else ()
     with open_file(*parts) as file:
         findings, errors = _findings(header, file, wanted)
@@ -112,7 +116,7 @@ def _findings(header: GGUFFile, file: OpenFile, wanted: GGUFModel | None) -> tup
 
 def _measured(files: tuple[VerifiedFile, ...], measuring: Measuring) -> tuple[VerifiedFile, ...]:
     """Run the sound ones: what is broken on paper is not given to another program."""
-    sound = [file.path for file in files if not file.problems]
+    sound = [file.path for file in files if not file.problems and not is_importance(read_gguf(file.path))]
     results = measure_all(sound, measuring)
     return tuple(
         file

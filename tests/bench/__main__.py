@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels` and `planning`.
+"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels`, `types`, `remote`, `endurance` and `planning`.
 
 Every figure is a ratio against the reference measured in the same run, medians of several alternating runs; but for
 `planning`, which has none.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import sys
 
-from . import families, kernels, nf4, pipeline, planning
+from . import endurance, families, kernels, nf4, pipeline, planning, remote, type_table
 
 _BENCHMARKS = {
     "pipeline": pipeline.main,
     "families": families.main,
     "nf4": nf4.main,
     "kernels": kernels.main,
+    "types": type_table.main,
     "planning": planning.main,
+    "remote": remote.main,
+    "endurance": endurance.main,
 }
 
 

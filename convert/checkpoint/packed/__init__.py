@@ -12,11 +12,12 @@ before any output, and the rest a slice at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.packed.casts import CAST_TYPES, CastTensor, as_floats
-from convert.checkpoint.packed.quantization_config import Quantization, read_quantization
+from convert.checkpoint.packed.quantization_config import Quantization, is_mlx, read_quantization
 from convert.checkpoint.packed.table import find_format, has_plain_weights
+from convert.checkpoint.source_files import bring_small_ones
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,9 +30,12 @@ __all__ = [
     "ModelTensors",
     "Quantization",
     "as_floats",
+    "is_mlx",
     "model_tensors",
     "read_quantization",
 ]
+
+DECODED: Final = "tensors are decoded on the way"  # unless a family has GGUF keep the blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ def model_tensors(checkpoint: Checkpoint) -> ModelTensors:
     if row is None:
         said = f"{quantization.where} declares `{quantization.method}`, but the weights are plain: read as they are"
         return ModelTensors(checkpoint.tensors, notes=(said,) if is_stale else ())
+    bring_small_ones(checkpoint.tensors.values())
     tensors = row.unpack(quantization, checkpoint.tensors)
     n_decoded = sum(tensor is not checkpoint.tensors.get(name) for name, tensor in tensors.items())
-    decoded = f"packed by {row.label}: {n_decoded} tensors are decoded on the way"
+    decoded = f"packed by {row.label}: {n_decoded} {DECODED}"
     return ModelTensors(tensors, row.label, (decoded, *row.notes(checkpoint.tensors)))

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from convert.checkpoint.packed.grouped import Grouping, checked, contradiction, dequantize_into, read_bit_stream
+from convert.checkpoint.packed.grouped import (
+    Grouping,
+    checked,
+    contradiction,
+    dequantize_into,
+    integers_of,
+    read_bit_stream,
+)
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, WORD_TYPES, PackedModule, unpack_modules
 from convert.checkpoint.packed.values import as_float32, read_window
 from convert.errors import ConfigError, UnsupportedError
@@ -26,10 +33,11 @@ from convert.shown import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from convert.checkpoint.packed.integers import Integers
     from convert.checkpoint.packed.quantization_config import Quantization
     from convert.checkpoint.source import Shape, StoredType, Tensor, TensorSource
     from convert.checkpoint.source_files import SourceFiles
-    from convert.codec.contract import U8Array
+    from convert.codec.contract import F32Array, U8Array
 
 SUFFIXES: Final = ("qweight", "qzeros", "scales")
 _BITS: Final = 4
@@ -68,16 +76,36 @@ class AwqGemmTensor:
         return self.scales.dtype
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        rows = range(first, first + len(out))
+        _read_rows(self, files, first, out)
+
+    def integers(self) -> Integers:
+        """See OfIntegers."""
+        return integers_of(self, _BITS, self.shape[1] // self.scales.shape[0])
+
+    def read_codes(self, files: SourceFiles, rows: range) -> U8Array:
+        """See GroupedTensor."""
+        return _read_columns(self.qweight, files, rows)
+
+    def read_zeros(self, files: SourceFiles, rows: range) -> U8Array:
+        """See GroupedTensor."""
+        return _read_columns(self.qzeros, files, rows)
+
+    def read_scales(self, files: SourceFiles, rows: range) -> F32Array:
+        """See GroupedTensor."""
         scales = read_window(self.scales, files, rows=range(self.scales.shape[0]), cols=rows)
-        dequantize_into(
-            out,
-            _read_columns(self.qweight, files, rows),
-            zeros=_read_columns(self.qzeros, files, rows),
-            scales=np.ascontiguousarray(as_float32(scales, self.dtype).T),
-            group_of=None,
-            dtype=self.dtype,
-        )
+        return np.ascontiguousarray(as_float32(scales, self.dtype).T)
+
+
+def _read_rows(tensor: AwqGemmTensor | AwqGemvTensor, files: SourceFiles, first: int, out: U8Array) -> None:
+    rows = range(first, first + len(out))
+    dequantize_into(
+        out,
+        tensor.read_codes(files, rows),
+        zeros=tensor.read_zeros(files, rows),
+        scales=tensor.read_scales(files, rows),
+        group_of=None,
+        dtype=tensor.dtype,
+    )
 
 
 def _read_columns(source: TensorSource, files: SourceFiles, cols: range) -> U8Array:
@@ -111,19 +139,27 @@ class AwqGemvTensor:
         return self.scales.dtype
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
-        rows = range(first, first + len(out))
-        codes, zeros, scales = (
-            read_window(source, files, rows=rows, cols=range(source.shape[1]))
-            for source in (self.qweight, self.qzeros, self.scales)
-        )
-        dequantize_into(
-            out,
-            read_bit_stream(codes, _BITS),
-            zeros=read_bit_stream(zeros, _BITS)[:, : self.n_groups],
-            scales=as_float32(scales, self.dtype)[:, : self.n_groups],
-            group_of=None,
-            dtype=self.dtype,
-        )
+        _read_rows(self, files, first, out)
+
+    def integers(self) -> Integers:
+        """See OfIntegers."""
+        return integers_of(self, _BITS, self.shape[1] // self.n_groups)
+
+    def read_codes(self, files: SourceFiles, rows: range) -> U8Array:
+        """See GroupedTensor."""
+        return read_bit_stream(_whole_rows(self.qweight, files, rows), _BITS)
+
+    def read_zeros(self, files: SourceFiles, rows: range) -> U8Array:
+        """See GroupedTensor."""
+        return read_bit_stream(_whole_rows(self.qzeros, files, rows), _BITS)[:, : self.n_groups]
+
+    def read_scales(self, files: SourceFiles, rows: range) -> F32Array:
+        """See GroupedTensor."""
+        return as_float32(_whole_rows(self.scales, files, rows), self.dtype)[:, : self.n_groups]
+
+
+def _whole_rows(source: TensorSource, files: SourceFiles, rows: range) -> U8Array:
+    return read_window(source, files, rows=rows, cols=range(source.shape[1]))
 
 
 def marks_awq(source: TensorSource) -> bool:

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
     from convert.checkpoint.packed.compressed_tensors_config import CompressionConfig, Scheme
     from convert.checkpoint.packed.compressed_tensors_module import Module
+    from convert.checkpoint.packed.integers import Codes, Factors
     from convert.checkpoint.packed.quantization_config import Quantization
-    from convert.checkpoint.packed.scaled import BlockShape, Codes, Factors
+    from convert.checkpoint.packed.scaled import BlockShape
     from convert.checkpoint.source import Tensor, TensorSource
 
 

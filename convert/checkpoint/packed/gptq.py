@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from convert.checkpoint.packed.grouped import Grouping, checked, contradiction, dequantize_into, read_bit_stream
+from convert.checkpoint.packed.grouped import (
+    Grouping,
+    checked,
+    contradiction,
+    dequantize_into,
+    integers_of,
+    read_bit_stream,
+)
 from convert.checkpoint.packed.packed_module import FLOAT_TYPES, WORD_TYPES, PackedModule, unpack_modules
 from convert.checkpoint.packed.values import as_float32, as_integers, read_small, read_window
 from convert.checkpoint.source import StoredType
@@ -29,10 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from convert.checkpoint.packed.grouped import GroupsArray
+    from convert.checkpoint.packed.integers import Integers
     from convert.checkpoint.packed.quantization_config import Quantization
     from convert.checkpoint.source import Shape, Tensor, TensorSource
     from convert.checkpoint.source_files import SourceFiles
-    from convert.codec.contract import U8Array
+    from convert.codec.contract import F32Array, U8Array
     from convert.fields import Fields
 
 SUFFIXES: Final = ("qweight", "qzeros", "scales", "g_idx")
@@ -90,23 +98,36 @@ class GptqTensor:
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         rows = range(first, first + len(out))
-        scales = read_window(self.scales, files, rows=range(self.scales.shape[0]), cols=rows)
         dequantize_into(
             out,
-            self._codes(files, rows),
-            zeros=self._zeros(files, rows),
-            scales=np.ascontiguousarray(as_float32(scales, self.dtype).T),
+            self.read_codes(files, rows),
+            zeros=self.read_zeros(files, rows),
+            scales=self.read_scales(files, rows),
             group_of=self.group_of,
             dtype=self.dtype,
         )
 
-    def _codes(self, files: SourceFiles, rows: range) -> U8Array:
+    def integers(self) -> Integers | str:
+        """See OfIntegers."""
+        n_cols = self.shape[1]
+        columns = np.arange(n_cols) * self.scales.shape[0] // n_cols if self.group_of is None else self.group_of
+        group_cols = int(np.count_nonzero(columns == columns[0]))
+        if not np.array_equal(columns, np.arange(n_cols) // group_cols):
+            return "its columns are not in the order of their groups"
+        return integers_of(self, self.bits, group_cols)
+
+    def read_scales(self, files: SourceFiles, rows: range) -> F32Array:
+        """Return the scales of some rows of the weight: float32 (n_rows, groups)."""
+        scales = read_window(self.scales, files, rows=range(self.scales.shape[0]), cols=rows)
+        return np.ascontiguousarray(as_float32(scales, self.dtype).T)
+
+    def read_codes(self, files: SourceFiles, rows: range) -> U8Array:
         """Return the codes of some rows of the weight: uint8 (n_rows, in)."""
         raw = read_window(self.qweight, files, rows=range(self.qweight.shape[0]), cols=rows)
         words = np.ascontiguousarray(as_integers(raw, StoredType.I32).T)
         return read_bit_stream(words.view(np.uint8), self.bits)[:, : self.shape[1]]
 
-    def _zeros(self, files: SourceFiles, rows: range) -> U8Array:
+    def read_zeros(self, files: SourceFiles, rows: range) -> U8Array:
         """Return the zero points of some rows of the weight: uint8 (n_rows, groups)."""
         n_words = 3 if self.bits == 3 else 1  # noqa: PLR2004 - 32 codes in three words, or a word by itself
         n_codes = n_words * _WORD_BITS // self.bits

@@ -9,10 +9,11 @@ float32: one rounding to the scales' type gives what torch gives when it multipl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from convert.checkpoint.packed.integers import Integers, Span
 from convert.checkpoint.packed.values import pieces, to_bytes
 from convert.errors import CheckpointError, ConfigError
 from convert.shown import shown
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from convert.checkpoint.packed.packed_module import PackedModule
     from convert.checkpoint.source import StoredType
+    from convert.checkpoint.source_files import SourceFiles
     from convert.codec.contract import F32Array, U8Array
 
     GroupsArray = NDArray[np.unsignedinteger[Any]]
@@ -43,6 +45,50 @@ class Grouping:
     def __str__(self) -> str:
         groups = "one group a row" if self.group_size == -1 else f"groups of {self.group_size}"
         return f"{self.bits} bits and {groups}"
+
+
+class GroupedTensor(Protocol):
+    """A weight whose codes, zero points and scales are read for some of its rows."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files that all rows are made from."""
+
+    def read_codes(self, files: SourceFiles, rows: range) -> U8Array:
+        """Return uint8 (n_rows, n_cols)."""
+
+    def read_zeros(self, files: SourceFiles, rows: range) -> U8Array:
+        """Return uint8 (n_rows, n_groups)."""
+
+    def read_scales(self, files: SourceFiles, rows: range) -> F32Array:
+        """Return float32 (n_rows, n_groups)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Codes, zero points or scales of a weight, as `Integers` has them."""
+
+    base: GroupedTensor
+    part: str
+    bits: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.base.nbytes
+
+    @property
+    def span(self) -> Span:
+        return Span(0, (1 << self.bits) - 1)
+
+    def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
+        values: F32Array = getattr(self.base, f"read_{self.part}")(files, range(first, first + n_rows))
+        return values.astype(np.float32)
+
+
+def integers_of(base: GroupedTensor, bits: int, group_cols: int) -> Integers:
+    """Give the integers of a weight whose columns fill their groups in order."""
+    codes, scales, zeros = (_Part(base, part, bits) for part in ("codes", "scales", "zeros"))
+    return Integers(codes, codes.span, scales, group_cols, zeros)
 
 
 def checked(grouping: Grouping, *, bits: tuple[int, ...], where: str) -> Grouping:

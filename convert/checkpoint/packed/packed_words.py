@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convert.checkpoint.packed.integers import Span
 from convert.checkpoint.packed.scaled import read_rows
 
 if TYPE_CHECKING:
@@ -30,10 +31,10 @@ def n_words(count: int, bits: int) -> int:
     return -(-count * bits // _WORD_BITS)
 
 
-def unpack(raw: U8Array, bits: int, *, first: int, count: int) -> F32Array:
+def unpack(raw: U8Array, bits: int, *, first: int, count: int, zero: int | None = None) -> F32Array:
     """Unpack `count` numbers of each row from the bit `first` on: float32 (n_rows, count).
 
-    raw: uint8 (n_rows, 4 * words), words little endian.
+    raw: uint8 (n_rows, 4 * words), words little endian. zero: what stands for 0; by default 2 ** (bits - 1).
     """
     if bits == 8 and first == 0:  # noqa: PLR2004
         codes: U8Array = raw[:, :count]
@@ -42,7 +43,7 @@ def unpack(raw: U8Array, bits: int, *, first: int, count: int) -> F32Array:
     else:
         codes = _gather(raw, bits, first, count)
     values = codes.astype(np.float32)
-    values -= np.float32(1 << (bits - 1))
+    values -= np.float32(1 << (bits - 1) if zero is None else zero)
     return values
 
 
@@ -58,18 +59,25 @@ def _gather(raw: U8Array, bits: int, first: int, count: int) -> U8Array:
 
 @dataclass(frozen=True, slots=True)
 class PackedCodes:
-    """Codes in words along a row. source: I32 (n_rows, words). n_cols: numbers of a row."""
+    """Codes in words along a row. source: I32 or U32 (n_rows, words). n_cols: numbers of a row. zero: see `unpack`."""
 
     source: TensorSource
     bits: int
     n_cols: int
+    zero: int | None = None
 
     @property
     def nbytes(self) -> int:
         return self.source.nbytes
 
+    @property
+    def span(self) -> Span:
+        zero = 1 << (self.bits - 1) if self.zero is None else self.zero
+        return Span(-zero, (1 << self.bits) - 1 - zero)
+
     def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
-        return unpack(read_rows(self.source, files, first, n_rows), self.bits, first=0, count=self.n_cols)
+        raw = read_rows(self.source, files, first, n_rows)
+        return unpack(raw, self.bits, first=0, count=self.n_cols, zero=self.zero)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def read_quantization(checkpoint: Checkpoint) -> Quantization:
             if isinstance(values, Mapping) and values.get(section):
                 where = f"{shown(f'{part}.{section}')} in {shown(path)}"
                 return _quantization(values[section], dtype or _dtype(values), where, _NOTHING)
-    if _is_mlx(config.get("quantization")):
+    if is_mlx(config.get("quantization")):
         return _quantization(config["quantization"], dtype, f"`quantization` in {shown(path)}", _MLX)
     for name, defaults in _OTHER_FILES.items():
         if (directory / name).is_file():
@@ -95,10 +95,10 @@ def _unnamed_method(options: Mapping[str, Any]) -> str | None:
     """Name the method of a section without one: before transformers 4.32 only bitsandbytes wrote sections."""
     if any(key.startswith(_BITSANDBYTES_KEYS) for key in options):
         return "bitsandbytes"
-    return next((method for key, method in _TELLING_KEYS if key in options), "mlx" if _is_mlx(options) else None)
+    return next((method for key, method in _TELLING_KEYS if key in options), "mlx" if is_mlx(options) else None)
 
 
-def _is_mlx(section: object) -> bool:
+def is_mlx(section: object) -> bool:
     """Tell whether a section is mlx_lm's: bits and a group size, and no method."""
     return isinstance(section, Mapping) and {"bits", "group_size"} <= section.keys()
 

@@ -36,7 +36,7 @@ REFUSED_METHODS: Final = (
     RefusedMethod(("quanto",), "quanto", "tensors that transformers itself does not save"),
     RefusedMethod(("quark",), "AMD Quark", "any of several packings of its own", _DEQUANTIZE),
     RefusedMethod(("sinq",), "SINQ", "codes with scales along both dimensions"),
-    RefusedMethod(("metal", "mlx"), "MLX", "words of Apple's MLX", f"{_ANOTHER}, or `mlx_lm.convert --dequantize` it"),
+    RefusedMethod(("metal",), "Metal kernels", "words of a kernel for Apple's GPUs", _ANOTHER),
     RefusedMethod(("gemma",), "Gemma's quantization", "a layout of those models alone"),
     RefusedMethod(("fouroversix",), "Four Over Six", "4-bit floats with adaptive block scales"),
     RefusedMethod(("exl2", "exl3", "exllamav2", "exllamav3"), "ExLlama's EXL", "codes of its CUDA kernels", _ANOTHER),

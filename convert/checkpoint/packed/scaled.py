@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from convert.checkpoint.packed.float8 import decode_bytes, decode_nibbles
+from convert.checkpoint.packed.integers import E2M1_SPAN, Apart, Integers, Span
 from convert.checkpoint.packed.values import FLOATS, as_float32, pieces, rounded, to_bytes
 from convert.checkpoint.source import Shape, StoredType, TensorSource, matrix_shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from convert.checkpoint.packed.integers import Codes, Factors
     from convert.checkpoint.source_files import SourceFiles
     from convert.codec.contract import F32Array, U8Array
 
@@ -55,28 +57,6 @@ def each_row(shape: Shape) -> BlockShape:
     return BlockShape(1, shape[-1])
 
 
-class Codes(Protocol):
-    """The numbers that are scaled, not yet scaled."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes they take in their file."""
-
-    def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
-        """Return float32 (n_rows, n_cols) of the rows from `first` on."""
-
-
-class Factors(Protocol):
-    """Scales or zero points: a row of them for each row of the weight."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes they take in their file."""
-
-    def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
-        """Return float32 (n_rows, n_groups) for the weight's rows from `first` on."""
-
-
 @dataclass(frozen=True, slots=True)
 class ByteCodes:
     """Codes of one byte: I8 or an 8-bit float."""
@@ -86,6 +66,10 @@ class ByteCodes:
     @property
     def nbytes(self) -> int:
         return self.source.nbytes
+
+    @property
+    def span(self) -> Span | None:
+        return Span(-128, 127) if self.source.dtype is StoredType.I8 else None
 
     def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
         return decode_bytes(read_rows(self.source, files, first, n_rows), self.source.dtype)
@@ -101,6 +85,10 @@ class NibbleCodes:
     @property
     def nbytes(self) -> int:
         return self.source.nbytes
+
+    @property
+    def span(self) -> Span:
+        return E2M1_SPAN
 
     def read(self, files: SourceFiles, first: int, n_rows: int) -> F32Array:
         raw = read_rows(self.source, files, first, n_rows)
@@ -135,6 +123,13 @@ class FactorGrid:
         stored = self._values(read_rows(self.source, files, start, end - start))
         values: F32Array = np.take(stored, grid_rows - start, axis=0)
         return values
+
+    def apart(self, dtype: StoredType) -> Apart | None:
+        """Take out the factor that all have in common; None where there is none. dtype: of the weight."""
+        if self.rounded_to is not None or (self.multiplier is None) is (self.divisor is None):
+            return None
+        common = self.multiplier if self.divisor is None else np.float32(1) / np.float32(self.divisor)
+        return Apart(replace(self, multiplier=None, divisor=None), float(np.float32(common)), dtype)
 
     def _values(self, raw: U8Array) -> F32Array:
         dtype = self.source.dtype
@@ -186,6 +181,15 @@ class ScaledTensor:
     def nbytes(self) -> int:
         """Bytes of the files that all rows are made from."""
         return self.codes.nbytes + self.scales.nbytes + (self.zeros.nbytes if self.zeros else 0)
+
+    def integers(self) -> Integers | str:
+        """See OfIntegers."""
+        if self.group_of is not None:
+            return "its columns are not in the order of their groups"
+        if self.codes.span is None or (self.zeros is not None and self.rounds_differences):
+            return "its codes or zero points are floats"
+        apart = self.scales.apart(self.dtype) if isinstance(self.scales, FactorGrid) else None
+        return Integers(self.codes, self.codes.span, self.scales, self.block_cols, self.zeros, apart=apart)
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         with np.errstate(all="ignore"):  # a scale may be NaN or infinite; the run says where

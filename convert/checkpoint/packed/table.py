@@ -16,6 +16,7 @@ from convert.checkpoint.packed.float8 import FLOAT8_TYPES
 from convert.checkpoint.packed.fp8 import is_fp8_scale, unpack_fp8
 from convert.checkpoint.packed.gptq import marks_gptq, unpack_gptq, zero_bias_notes
 from convert.checkpoint.packed.hqq import marks_hqq, unpack_hqq
+from convert.checkpoint.packed.mlx import marks_mlx, unpack_mlx
 from convert.checkpoint.packed.modelopt import is_nvfp4_scale, unpack_modelopt
 from convert.checkpoint.packed.mxfp4 import is_mxfp4_blocks, unpack_mxfp4
 from convert.checkpoint.packed.packed_format import PackedFormat
@@ -59,6 +60,7 @@ PACKED_FORMATS: Final[tuple[PackedFormat, ...]] = (
         activation_notes,
     ),
     PackedFormat("mxfp4", ("mxfp4",), is_mxfp4_blocks, unpack_mxfp4),
+    PackedFormat("MLX", ("mlx",), marks_mlx, unpack_mlx),
     PackedFormat("AQLM", ("aqlm",), marks_aqlm, unpack_aqlm),
     PackedFormat("torchao", ("torchao",), marks_torchao, unpack_torchao, torchao_notes),
 )

@@ -23,7 +23,7 @@ const codec *LEVEL(find_codec)(int32_t type) {
 
 int32_t LEVEL(decode)(const decode_request *request) {
     const codec *row = LEVEL(find_codec)(request->type);
-    if (row == NULL || row->decode == NULL) return 1;
+    if (row == NULL) return 1;
     for (int64_t k = 0; k < request->n_blocks; k++)
         row->decode(request->blocks + k * row->nbytes, request->out + k * row->block);
     return 0;

@@ -45,7 +45,7 @@ typedef struct {
     int wants_row_power;            /* `encode_weighted` reads c->row_power */
     encode_blocks *encode;          /* NULL where ggml does not encode without importance */
     encode_blocks *encode_weighted; /* NULL where importance changes nothing */
-    decode_block *decode;           /* NULL where only NumPy decodes */
+    decode_block *decode;
 } codec;
 
 #define DECLARE_CODEC(name) extern const codec LEVEL(name);

@@ -132,5 +132,28 @@ static void encode_nvfp4(chunk *c, uint8_t *out) {
     }
 }
 
-const codec LEVEL(mxfp4) = {TYPE_MXFP4, BLOCK, MXFP4_NBYTES, .wants_measures = 1, .encode = encode_mxfp4};
-const codec LEVEL(nvfp4) = {TYPE_NVFP4, NVFP4_BLOCK, NVFP4_NBYTES, .encode = encode_nvfp4};
+static const float fp4_doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+static void decode_mxfp4(const uint8_t *b, float *x) {
+    const float d = half_of_e8m0(b[0]);
+    for (int i = 0; i < BLOCK / 2; i++) {
+        x[i] = fp4_doubled[b[1 + i] & 15] * d;
+        x[i + BLOCK / 2] = fp4_doubled[b[1 + i] >> 4] * d;
+    }
+}
+
+/* Parity: ggml reads no sign in a scale, and takes 0x7f for 0, not for NaN. ggml-impl.h, ggml_ue4m3_to_fp32 @ 0c1e570. */
+static void decode_nvfp4(const uint8_t *b, float *x) {
+    for (int s = 0; s < NVFP4_BLOCK / NVFP4_SUB; s++, x += NVFP4_SUB) {
+        const float d = b[s] == 0x7f ? 0 : half_of_ue4m3(b[s] & 0x7f);
+        const uint8_t *q = b + 4 + 8 * s;
+        for (int i = 0; i < NVFP4_SUB / 2; i++) {
+            x[i] = fp4_doubled[q[i] & 15] * d;
+            x[i + NVFP4_SUB / 2] = fp4_doubled[q[i] >> 4] * d;
+        }
+    }
+}
+
+const codec LEVEL(mxfp4) = {
+    TYPE_MXFP4, BLOCK, MXFP4_NBYTES, .wants_measures = 1, .encode = encode_mxfp4, .decode = decode_mxfp4};
+const codec LEVEL(nvfp4) = {TYPE_NVFP4, NVFP4_BLOCK, NVFP4_NBYTES, .encode = encode_nvfp4, .decode = decode_nvfp4};

@@ -11,6 +11,7 @@
  *
  * Source: ggml-quants.c, quantize_row_iq1_{s,m}_impl and iq1_find_best_neighbour2 @ 0c1e570.
  */
+#include "grid_decode.h"
 #include "grid_search.h"
 
 #define IQ1_S_NBYTES 50
@@ -353,6 +354,34 @@ static void encode_iq1_m(chunk *c, uint8_t *out) { encode_all(c, out, 16, 0); }
 
 static void encode_important_iq1_m(chunk *c, uint8_t *out) { encode_all(c, out, 16, 1); }
 
-const codec LEVEL(iq1_s) = {TYPE_IQ1_S, SUPER, IQ1_S_NBYTES, .encode_weighted = encode_iq1_s};
+/* Eight weights: scale * (level + shift). */
+INLINE void decode_shifted(unsigned index, float scale, float shift, float *x) {
+    const uint32_t point = LEVEL(grid_iq1).of_index[index];
+    for (int i = 0; i < 8; i++) x[i] = scale * ((float)((int)(point >> 2 * i & 3) - 1) + shift);
+}
+
+static void decode_iq1_s(const uint8_t *b, float *x) {
+    const float d = load_half(b);
+    for (int k = 0; k < 32; k++, x += 8) {
+        const unsigned high = half_word_at(b + 34 + k / 4 * 2);
+        const float scale = d * (float)(2 * (high >> 12 & 7) + 1);
+        decode_shifted(b[2 + k] | (high >> 3 * (k % 4) & 7) << 8, scale, high & 0x8000 ? -SHIFT : SHIFT, x);
+    }
+}
+
+static void decode_iq1_m(const uint8_t *b, float *x) {
+    uint16_t half = 0;
+    for (int k = 0; k < 4; k++) half = (uint16_t)(half | half_word_at(b + 48 + 2 * k) >> 12 << 4 * k);
+    const float d = load_half((const uint8_t *)&half);
+    for (int k = 0; k < 32; k++, x += 8) {
+        const unsigned high = b[32 + k / 2] >> 4 * (k % 2), scales = half_word_at(b + 48 + k / 8 * 2);
+        const float scale = d * (float)(2 * (scales >> 3 * (k / 2 % 4) & 7) + 1);
+        decode_shifted(b[k] | (high & 7) << 8, scale, high & 8 ? -SHIFT : SHIFT, x);
+    }
+}
+
+const codec LEVEL(iq1_s) = {
+    TYPE_IQ1_S, SUPER, IQ1_S_NBYTES, .encode_weighted = encode_iq1_s, .decode = decode_iq1_s};
 const codec LEVEL(iq1_m) = {
-    TYPE_IQ1_M, SUPER, IQ1_M_NBYTES, .encode = encode_iq1_m, .encode_weighted = encode_important_iq1_m};
+    TYPE_IQ1_M, SUPER, IQ1_M_NBYTES, .encode = encode_iq1_m, .encode_weighted = encode_important_iq1_m,
+    .decode = decode_iq1_m};

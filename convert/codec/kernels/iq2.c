@@ -9,6 +9,7 @@
  *
  * Source: ggml-quants.c, quantize_row_iq2_{xxs,xs,s}_impl @ 0c1e570.
  */
+#include "grid_decode.h"
 #include "grid_search.h"
 #include "positive.h"
 
@@ -177,7 +178,38 @@ static void encode_important_iq2_s(chunk *c, uint8_t *out) {
     encode_all(c, out, c->importance, encode_super_s, IQ2_S_NBYTES);
 }
 
-const codec LEVEL(iq2_xxs) = {TYPE_IQ2_XXS, SUPER, IQ2_XXS_NBYTES, .encode_weighted = encode_iq2_xxs};
-const codec LEVEL(iq2_xs) = {TYPE_IQ2_XS, SUPER, IQ2_XS_NBYTES, .encode_weighted = encode_iq2_xs};
+INLINE float decoded_scale(float d, unsigned step) { return d * (0.5f + (float)step) * 0.25f; }
+
+static void decode_iq2_xxs(const uint8_t *b, float *x) {
+    const float d = load_half(b);
+    for (int j = 0; j < 8; j++, b += 8) {
+        const uint32_t word = word_at(b + 6);
+        for (int k = 0; k < 4; k++, x += 8)
+            decode_eight(&LEVEL(grid_iq2_xxs), b[2 + k], eight_signs(word >> 7 * k & 127), decoded_scale(d, word >> 28), x);
+    }
+}
+
+static void decode_iq2_xs(const uint8_t *b, float *x) {
+    const float d = load_half(b);
+    for (int k = 0; k < 32; k++, x += 8) {
+        const unsigned packed = half_word_at(b + 2 + 2 * k);
+        const float scale = decoded_scale(d, b[66 + k / 4] >> k / 2 % 2 * 4 & 15);
+        decode_eight(&LEVEL(grid_iq2_xs), packed & 511, eight_signs(packed >> 9), scale, x);
+    }
+}
+
+static void decode_iq2_s(const uint8_t *b, float *x) {
+    const float d = load_half(b);
+    for (int k = 0; k < 32; k++, x += 8) {
+        const unsigned index = b[2 + k] | (b[66 + k / 4] >> 2 * (k % 4) & 3u) << 8;
+        decode_eight(&LEVEL(grid_iq2_s), index, b[34 + k], decoded_scale(d, b[74 + k / 4] >> k / 2 % 2 * 4 & 15), x);
+    }
+}
+
+const codec LEVEL(iq2_xxs) = {
+    TYPE_IQ2_XXS, SUPER, IQ2_XXS_NBYTES, .encode_weighted = encode_iq2_xxs, .decode = decode_iq2_xxs};
+const codec LEVEL(iq2_xs) = {
+    TYPE_IQ2_XS, SUPER, IQ2_XS_NBYTES, .encode_weighted = encode_iq2_xs, .decode = decode_iq2_xs};
 const codec LEVEL(iq2_s) = {
-    TYPE_IQ2_S, SUPER, IQ2_S_NBYTES, .encode = encode_iq2_s, .encode_weighted = encode_important_iq2_s};
+    TYPE_IQ2_S, SUPER, IQ2_S_NBYTES, .encode = encode_iq2_s, .encode_weighted = encode_important_iq2_s,
+    .decode = decode_iq2_s};

@@ -7,6 +7,7 @@
  *
  * Source: ggml-quants.c, quantize_row_iq3_xxs_impl and quantize_row_iq3_s_impl @ 0c1e570.
  */
+#include "grid_decode.h"
 #include "grid_search.h"
 
 #define IQ3_XXS_NBYTES 98
@@ -115,7 +116,33 @@ static void encode_important_iq3_s(chunk *c, uint8_t *out) {
     encode_all(c, out, c->importance, encode_super_s, IQ3_S_NBYTES);
 }
 
+static void decode_iq3_xxs(const uint8_t *b, float *x) {
+    const float d = load_half(b);
+    for (int j = 0; j < 8; j++) {
+        const uint32_t word = word_at(b + 66 + 4 * j);
+        const float scale = d * (0.5f + (float)(word >> 28)) * 0.5f;
+        for (int k = 0; k < 8; k++, x += 4) {
+            unsigned signs = eight_signs(word >> 7 * (k / 2) & 127) >> 4 * (k % 2);
+            decode_four(&LEVEL(grid_iq3_xxs), b[2 + 8 * j + k], signs, scale, 4, 8, 2, x);
+        }
+    }
+}
+
+static void decode_iq3_s(const uint8_t *b, float *x) {
+    const float d = load_half(b);
+    for (int j = 0; j < 8; j++) {
+        const float scale = d * (float)(1 + 2 * (b[106 + j / 2] >> 4 * (j % 2) & 15));
+        for (int k = 0; k < 8; k++, x += 4) {
+            unsigned index = b[2 + 8 * j + k] | (b[66 + j] >> k & 1u) << 8;
+            unsigned signs = b[74 + 4 * j + k / 2] >> 4 * (k % 2);
+            decode_four(&LEVEL(grid_iq3_s), index, signs, scale, 1, 2, 0, x);
+        }
+    }
+}
+
 const codec LEVEL(iq3_xxs) = {
-    TYPE_IQ3_XXS, SUPER, IQ3_XXS_NBYTES, .encode = encode_iq3_xxs, .encode_weighted = encode_important_iq3_xxs};
+    TYPE_IQ3_XXS, SUPER, IQ3_XXS_NBYTES, .encode = encode_iq3_xxs, .encode_weighted = encode_important_iq3_xxs,
+    .decode = decode_iq3_xxs};
 const codec LEVEL(iq3_s) = {
-    TYPE_IQ3_S, SUPER, IQ3_S_NBYTES, .encode = encode_iq3_s, .encode_weighted = encode_important_iq3_s};
+    TYPE_IQ3_S, SUPER, IQ3_S_NBYTES, .encode = encode_iq3_s, .encode_weighted = encode_important_iq3_s,
+    .decode = decode_iq3_s};

@@ -216,7 +216,26 @@ static void encode_iq4_xs(chunk *c, uint8_t *out) { encode_all(c, out, SUPER, 0)
 
 static void encode_important_iq4_xs(chunk *c, uint8_t *out) { encode_all(c, out, SUPER, 1); }
 
+INLINE void decode_32(const uint8_t *q, float d, float *x) {
+    for (int i = 0; i < BLOCK / 2; i++) {
+        x[i] = d * numbers[q[i] & 15];
+        x[i + BLOCK / 2] = d * numbers[q[i] >> 4];
+    }
+}
+
+static void decode_iq4_nl(const uint8_t *b, float *x) { decode_32(b + 2, load_half(b), x); }
+
+static void decode_iq4_xs(const uint8_t *b, float *x) {
+    const float d = load_half(b);
+    for (int j = 0; j < SUPER / BLOCK; j++) {
+        int step = (b[4 + j / 2] >> 4 * (j % 2) & 15) | (b[2 + j / 4] >> 2 * (j % 4) & 3) << 4;
+        decode_32(b + 8 + 16 * j, d * (float)(step - 32), x + BLOCK * j);
+    }
+}
+
 const codec LEVEL(iq4_nl) = {
-    TYPE_IQ4_NL, BLOCK, IQ4_NL_NBYTES, .encode = encode_iq4_nl, .encode_weighted = encode_important_iq4_nl};
+    TYPE_IQ4_NL, BLOCK, IQ4_NL_NBYTES, .encode = encode_iq4_nl, .encode_weighted = encode_important_iq4_nl,
+    .decode = decode_iq4_nl};
 const codec LEVEL(iq4_xs) = {
-    TYPE_IQ4_XS, SUPER, IQ4_XS_NBYTES, .encode = encode_iq4_xs, .encode_weighted = encode_important_iq4_xs};
+    TYPE_IQ4_XS, SUPER, IQ4_XS_NBYTES, .encode = encode_iq4_xs, .encode_weighted = encode_important_iq4_xs,
+    .decode = decode_iq4_xs};

@@ -116,7 +116,42 @@ static void encode_q1_0(chunk *c, uint8_t *out) {
     }
 }
 
-const codec LEVEL(tq1_0) = {TYPE_TQ1_0, SUPER, TQ1_0_NBYTES, .encode = encode_tq1_0};
-const codec LEVEL(tq2_0) = {TYPE_TQ2_0, SUPER, TQ2_0_NBYTES, .encode = encode_tq2_0};
-const codec LEVEL(q1_0) = {TYPE_Q1_0, Q1_0_BLOCK, Q1_0_NBYTES, .encode = encode_q1_0};
-const codec LEVEL(q2_0) = {TYPE_Q2_0, Q2_0_BLOCK, Q2_0_NBYTES, .encode = encode_q2_0};
+/* Byte by byte the highest digit, then all the next ones, by what is left of the fraction. */
+INLINE float *unpack_digits(const uint8_t *packed, int n, int digits, float d, float *x) {
+    static const uint8_t powers[5] = {1, 3, 9, 27, 81};
+    for (int k = 0; k < digits; k++)
+        for (int m = 0; m < n; m++) {
+            unsigned rest = (uint8_t)(packed[m] * powers[k]);
+            *x++ = (float)((int)(rest * 3 >> 8) - 1) * d;
+        }
+    return x;
+}
+
+static void decode_tq1_0(const uint8_t *b, float *x) {
+    const float d = load_half(b + 52);
+    x = unpack_digits(b, 32, 5, d, x);
+    x = unpack_digits(b + 32, 16, 5, d, x);
+    unpack_digits(b + 48, 4, 4, d, x);
+}
+
+static void decode_tq2_0(const uint8_t *b, float *x) {
+    const float d = load_half(b + 64);
+    for (int half = 0; half < 2; half++, b += 32)
+        for (int run = 0; run < 4; run++, x += 32)
+            for (int i = 0; i < 32; i++) x[i] = (float)((b[i] >> 2 * run & 3) - 1) * d;
+}
+
+static void decode_q1_0(const uint8_t *b, float *x) {
+    const float d = load_half(b), either[2] = {-d, d};
+    for (int i = 0; i < Q1_0_BLOCK; i++) x[i] = either[b[2 + i / 8] >> i % 8 & 1];
+}
+
+static void decode_q2_0(const uint8_t *b, float *x) {
+    const float d = load_half(b);
+    for (int i = 0; i < Q2_0_BLOCK; i++) x[i] = (float)((b[2 + i / 4] >> i % 4 * 2 & 3) - 1) * d;
+}
+
+const codec LEVEL(tq1_0) = {TYPE_TQ1_0, SUPER, TQ1_0_NBYTES, .encode = encode_tq1_0, .decode = decode_tq1_0};
+const codec LEVEL(tq2_0) = {TYPE_TQ2_0, SUPER, TQ2_0_NBYTES, .encode = encode_tq2_0, .decode = decode_tq2_0};
+const codec LEVEL(q1_0) = {TYPE_Q1_0, Q1_0_BLOCK, Q1_0_NBYTES, .encode = encode_q1_0, .decode = decode_q1_0};
+const codec LEVEL(q2_0) = {TYPE_Q2_0, Q2_0_BLOCK, Q2_0_NBYTES, .encode = encode_q2_0, .decode = decode_q2_0};

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from convert.adapter import merge_adapters, other_bases, resolve_model
 from convert.checkpoint import open_checkpoint
 from convert.checkpoint.packed import as_floats, model_tensors, read_quantization
+from convert.llama_cpp.front_end.held import with_small_held
 from convert.llama_cpp.front_end.request import Conversion, Part
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Prepared:
             tokenizer=self.tokenizer,
             config=self.config,
             links_weights=self.is_plain,
-            tensors=dict(self.tensors),
+            tensors=with_small_held(self.tensors),
             part=wanted.part,
             float_types=TEXT_TYPES if wanted.part is Part.TEXT else OTHER_TYPES,
             definition=wanted.definition,

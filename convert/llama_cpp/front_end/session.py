@@ -94,6 +94,9 @@ def _reason(error: dict[str, str]) -> ConvertError | None:
         return UnsupportedError(message, remedies=(Remedy.TRUST_CODE,))
     if "TooMuchMemoryError" in kinds:
         return PlanError(said, remedies=(Remedy.MORE_MEMORY,))
+    if "ElsewhereError" in kinds:
+        hint = "download the model first (`hf download`), and name its directory"
+        return UnsupportedError(f"{said}, where there is no network", hint=hint)
     if error["kind"] == "TokenizerError":  # our own table of pre-tokenizers was asked
         return TokenizerError(said, remedies=(Remedy.NAME_PRE_TOKENIZER,))
     return None

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convert.checkpoint import SourceFiles, StoredType, TensorSource, matrix_shape
+from convert.checkpoint.source_files import stored_in
+from convert.remote import is_stand_in
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 class TooMuchMemoryError(Exception):
     """More would be read at once than is allowed."""
+
+
+class ElsewhereError(Exception):
+    """Weights are not on this disk, and there is no network in here."""
 
 
 @dataclass(slots=True)
@@ -61,6 +67,8 @@ class SourceTensor:
         tensor = self._tensor
         if not self.nbytes:
             return np.empty(0, np.uint8)
+        if any(is_stand_in(stored.path) for stored in stored_in(tensor)):
+            raise ElsewhereError(f"this definition of llama.cpp's computes with the values of `{self.name}`")
         if isinstance(tensor, TensorSource) and not tensor.is_transposed:
             return np.memmap(tensor.path, np.uint8, "c", tensor.offset, (self.nbytes,))
         out = np.empty(self.nbytes, np.uint8)

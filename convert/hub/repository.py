@@ -6,8 +6,6 @@
 `upload_folder` resumes in every version of the client: a file whose content the Hub has already is not sent again, and
 with hf_xet (on by default) no chunk of one; the files appear in one commit. `upload_large_folder`, which kept a journal
 in the folder and made a commit every few files, is gone from version 2.
-
-huggingface_hub is imported only here.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 _LOGIN: Final = (
     "log in with `hf auth login`, or set HF_TOKEN to a token that may write (huggingface.co/settings/tokens)"
 )
-_AGAIN: Final = "run the same command again: what is complete, here and there, is kept"
+AGAIN: Final = "run the same command again: what is complete, here and there, is kept"
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
 # What the Hub's own words ask for, whatever the status that comes with them -> what to do.
 _STORAGE: Final = "free some (huggingface.co/settings/storage), take another plan, or use a public repository"
@@ -75,8 +73,8 @@ def prepare_repository(name: str, *, private: bool, files: Collection[str], card
     that is public against the wish, or that has other weights in it.
     """
     check_repository_name(name)
-    with _hub_errors(f"the repository {shown(name)} cannot be prepared"):
-        api = _api()
+    with hub_errors(f"the repository {shown(name)} cannot be prepared"):
+        api = hub_api()
         _check_token(api)
         if card is not None:
             _check_card(api, card)
@@ -98,14 +96,25 @@ def prepare_repository(name: str, *, private: bool, files: Collection[str], card
     return HubRepository(created.repo_id, str(created))
 
 
+def repository_files(name: str, revision: str | None = None) -> dict[str, int]:
+    """List a model repository's files with their lengths; nothing of them is read.
+
+    Raises UsageError for a bad name; OutputError for what the Hub refuses, or where nothing answers.
+    """
+    check_repository_name(name)
+    with hub_errors(f"the files of {shown(name)} cannot be listed"):
+        info = hub_api().model_info(name, revision=revision, files_metadata=True)
+    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+
 def upload_directory(repository: HubRepository, directory: Path, files: Collection[str], *, message: str) -> str:
     """Upload the named files of a directory in one commit, and return the commit's address.
 
     What the Hub has already is not sent again, so an interrupted upload is resumed by calling this again.
     Raises OutputError.
     """
-    with _hub_errors(f"`{directory}` cannot be uploaded to {shown(repository.name)}", hint=_AGAIN):
-        commit = _api().upload_folder(
+    with hub_errors(f"`{directory}` cannot be uploaded to {shown(repository.name)}", hint=AGAIN):
+        commit = hub_api().upload_folder(
             repo_id=repository.name,
             folder_path=directory,
             allow_patterns=[glob.escape(name) for name in files],
@@ -114,13 +123,33 @@ def upload_directory(repository: HubRepository, directory: Path, files: Collecti
     return str(commit.commit_url)
 
 
-def _api() -> Any:  # noqa: ANN401 - the client is imported only when used
+def hub_api() -> Any:  # noqa: ANN401 - the client is imported only when used
+    """Make the client's interface, which shows progress only on a terminal."""
     from huggingface_hub import HfApi  # noqa: PLC0415
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # noqa: PLC0415
 
     if not sys.stderr.isatty():
         disable_progress_bars()
     return HfApi(library_name=None)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Let uploads that begin meanwhile show no bars of the client's own, on a terminal that shows others."""
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # noqa: PLC0415
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _check_token(api: Any) -> None:  # noqa: ANN401
@@ -160,7 +189,7 @@ def _check_write(api: Any, name: str) -> None:  # noqa: ANN401
 
 
 @contextmanager
-def _hub_errors(what: str, *, hint: str | None = None) -> Iterator[None]:
+def hub_errors(what: str, *, hint: str | None = None) -> Iterator[None]:
     """Say what the client's exceptions mean."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled  # noqa: PLC0415
 
@@ -190,7 +219,7 @@ def _unreached(what: str, error: BaseException) -> OutputError:
     from huggingface_hub import constants  # noqa: PLC0415
 
     host = urlsplit(constants.ENDPOINT).netloc or constants.ENDPOINT
-    return OutputError(f"{what}: {host}: {_one_line(error)}", hint=f"is {host} reached from here? {_AGAIN}")
+    return OutputError(f"{what}: {host}: {_one_line(error)}", hint=f"is {host} reached from here? {AGAIN}")
 
 
 def _refused(what: str, error: Any, hint: str | None) -> OutputError:  # noqa: ANN401
@@ -208,7 +237,7 @@ def _refused(what: str, error: Any, hint: str | None) -> OutputError:  # noqa: A
         return OutputError(f"{what}: there is no such owner or repository (404){detail}", hint="write USER/NAME")
     if status == _TOO_MANY:
         return OutputError(f"{what}: too many requests (429){detail}", hint="wait, then run the same command again")
-    return OutputError(f"{what}: the Hub answered {status}{detail}", hint=hint or _AGAIN)
+    return OutputError(f"{what}: the Hub answered {status}{detail}", hint=hint or AGAIN)
 
 
 def _one_line(error: object) -> str:
