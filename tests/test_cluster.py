@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from gguf_parts import digests
+from remote_double import lead_here, remote_double
 from safetensors.numpy import load_file, save_file
 
 from convert.cli import cli
@@ -294,6 +296,22 @@ def test_what_another_process_computes_is_refused(tiny_llama: Path, tmp_path: Pa
     computed = Computed("blk.0.x", task.tensor.shape, task.tensor.dtype, task.tensor.nbytes, 0, session)
     with pytest.raises(UnsupportedError, match=r"blk\.0\.x` is computed by llama\.cpp's own definition"):
         make_job(replace(plan, tasks=(replace(task, tensor=computed), *others)), Writing())
+
+
+def test_workers_read_a_model_on_the_hub_themselves(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with remote_double({"me/tiny-llama": tiny_llama}) as double:
+        lead_here(double, monkeypatch, tmp_path / "planner")
+        convert_all("hf://me/tiny-llama", OutputRequest(tmp_path / "one", types=TYPES))
+        plan = plan_all("hf://me/tiny-llama", OutputRequest(tmp_path / "many", types=TYPES))
+        write_job(make_job(plan, Writing(), unit_nbytes=UNIT), tmp_path / "plan.bin")
+        shutil.rmtree(tmp_path / "planner")
+        lead_here(double, monkeypatch, tmp_path / "worker")  # a cache of its own
+        job = read_job(tmp_path / "plan.bin")
+        carry_out_units(job, job.units)
+        finish(job)
+    assert digests(tmp_path / "many") == digests(tmp_path / "one")
 
 
 def test_paths_are_absolute_whoever_reads_them() -> None:

@@ -145,6 +145,19 @@ def test_an_interrupted_run_ends_its_workers_and_leaves_nothing(
     assert digests(tmp_path / "out") == whole
 
 
+def test_a_recipe_is_run_by_a_cluster(nodes: Nodes, tiny_llama: Path, tmp_path: Path, whole: dict[str, str]) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'models = ["{tiny_llama}"]\noutdir = "out"\ntypes = "{TYPES}"\n')
+    with nodes.that("hang-first"):  # so that it is known who writes
+        command = [sys.executable, "-m", "convert", "recipe", "run", recipe, "--ray", nodes.cluster.address]
+        run = subprocess.Popen([*map(str, command)])
+        nodes.wait_until_hangs("first")
+    assert run.wait() == 0
+    made = digests(tmp_path / "out")
+    assert made.pop("convert.lock.json")
+    assert made == whole
+
+
 def test_no_cluster_at_an_address_is_told(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"no Ray cluster answers at `127\.0\.0\.1:1`"):
         carry_out_by_ray(_job(tiny_llama, tmp_path), "127.0.0.1:1")

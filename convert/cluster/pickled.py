@@ -62,7 +62,7 @@ class Pickled:
 class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
-        self.paths: set[Path] = set()
+        self.names: dict[Path, str] = {}
 
     def persistent_id(self, value: Any) -> str | None:  # noqa: ANN401 - whatever there is in a plan
         if type(value).__module__.startswith("convert.llama_cpp."):
@@ -72,10 +72,15 @@ class _Pickler(pickle.Pickler):
             )
         if not isinstance(value, Path):
             return None
-        self.paths.add(value.absolute())
-        if value.is_relative_to(root()):
-            return _ELSEWHERE + os.fspath(value.relative_to(root()))
-        return os.fspath(value.absolute())
+        if value not in self.names:
+            self.names[value] = _name(value)
+        return self.names[value]
+
+
+def _name(path: Path) -> str:
+    if path.is_relative_to(root()):
+        return _ELSEWHERE + os.fspath(path.relative_to(root()))
+    return os.fspath(path.absolute())
 
 
 class _Unpickler(pickle.Unpickler):
@@ -107,7 +112,7 @@ def dumps(value: object) -> Pickled:
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(value)
-    return Pickled(file.getvalue(), frozenset(pickler.paths))
+    return Pickled(file.getvalue(), frozenset(path.absolute() for path in pickler.names))
 
 
 def loads(data: bytes) -> Any:  # noqa: ANN401 - what was pickled
