@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from convert.checkpoint import NOTHING_STATED, Stated
 from convert.errors import CheckpointError, Remedy, UnsupportedError, UsageError
-from convert.gguf_file import SPLIT_COUNT, read_parts
+from convert.gguf_file import SPLIT_COUNT, is_ggml, read_parts
 from convert.llama_cpp.front_end import Part, open_gguf_model, open_other_model
-from convert.model import ModelRequest, as_request, gguf_model_of, stored_model
+from convert.model import ModelRequest, as_request, gguf_model_of, read_ggml_model, stored_model
 from convert.plan import (
     OutputRequest,
     Plan,
@@ -81,16 +82,18 @@ def plan_one(
     return plan(open_gguf_model(request), {kind: path}, options, split)
 
 
-def plan_quantize(source: PathLike, outputs: PathLike | OutputRequest) -> Plan:
+def plan_quantize(source: PathLike, outputs: PathLike | OutputRequest, stated: Stated = NOTHING_STATED) -> Plan:
     """Plan `OUTDIR/NAME-TYPE.gguf` for each type of an F32, F16 or BF16 GGUF, named after it without its type.
 
-    source: a file, or the first part of a split one.
+    source: a file, or the first part of a split one; or one older than GGUF, of which `stated` says what it does not.
 
     Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
     """
     path = Path(located(source))
     wanted = outputs if isinstance(outputs, OutputRequest) else OutputRequest(outputs, types=QUANTIZED_TYPES)
     paths = wanted.paths(gguf_name(path))
+    if is_ggml(path):
+        return plan(read_ggml_model(path, stated), paths, wanted.options, wanted.split)
     parts = read_parts(path)
     return _beside(parts, plan(gguf_model_of(parts), paths, wanted.options, wanted.split))
 
@@ -161,10 +164,11 @@ def quantize(
     outputs: PathLike | OutputRequest,
     writing: Writing = Writing(),  # noqa: B008 - frozen
     *,
+    stated: Stated = NOTHING_STATED,
     progress: Progress | None = None,
 ) -> Report:
     """Quantize a float GGUF file to several types in one read; see `plan_quantize` and `carry_out`."""
-    return carry_out(plan_quantize(source, outputs), writing, progress=progress)
+    return carry_out(plan_quantize(source, outputs, stated), writing, progress=progress)
 
 
 def split(

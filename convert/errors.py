@@ -45,9 +45,14 @@ class Remedy(Enum):
     WITHOUT_THROUGH = "leave out the way through a packed type"
     NAME_PRE_TOKENIZER = "say which pre-tokenizer it is"
     GIVE_BASE = "give an adapter together with its base"
+    GIVE_CONFIG = "give the model's config.json"
+    GIVE_TOKENIZER = "give the directory of the tokenizer's files"
+    GIVE_EPSILON = "say the norms' epsilon"
+    GIVE_CONTEXT = "say how long a text may be"
     GIVE_COMMON_BASE = "give adapters together with the model below them all"
     ALLOW_PUBLIC = "let a repository be public"
     CONVERT_CHECKPOINT = "convert a checkpoint instead"
+    QUANTIZE_OLD = "make a GGUF file of one that is older"
     QUANTIZE_GGUF = "quantize a GGUF file instead"
     BUILD_ELSEWHERE = "build llama.cpp in another place"
     OTHER_COMMIT = "name another commit of llama.cpp"
@@ -88,9 +93,14 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
             "say which of llama.cpp's it is by `pre_tokenizer` (`default` is falcon's, seldom right)"
         ),
         Remedy.GIVE_BASE: "give the base as the model, and `{adapter}` as `merge`",
+        Remedy.GIVE_CONFIG: "give the model's config.json by `Stated(config=…)`",
+        Remedy.GIVE_TOKENIZER: "give a directory that has the tokenizer's files by `Stated(tokenizer=…)`",
+        Remedy.GIVE_EPSILON: "say it by `Stated(eps=…)`: 1e-6 in Llama 1 and OpenLLaMA, 1e-5 in Llama 2",
+        Remedy.GIVE_CONTEXT: "say it by `Stated(context=…)`",
         Remedy.GIVE_COMMON_BASE: "give the model that both belong to, and both adapters as `merge`",
         Remedy.ALLOW_PUBLIC: "make it private in its settings, or leave out private=True",
         Remedy.CONVERT_CHECKPOINT: "`convert.convert_all` makes GGUF files of a checkpoint",
+        Remedy.QUANTIZE_OLD: "`convert.quantize` makes a GGUF of it, its blocks as they are by types='copy'",
         Remedy.QUANTIZE_GGUF: "a float GGUF goes to `convert.quantize`",
         Remedy.BUILD_ELSEWHERE: "give another `directory`",
         Remedy.OTHER_COMMIT: "name the commit, tag or branch to build as `ref`",

@@ -14,7 +14,7 @@ from gguf import Keys, LlamaFileType
 
 from convert.architecture import find_family, read_hyperparameters
 from convert.architecture.metadata import head_dim
-from convert.checkpoint import Checkpoint, open_checkpoint
+from convert.checkpoint import NOTHING_STATED, Checkpoint, Stated, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
 from convert.checkpoint.regular_file import open_regular
 from convert.errors import CheckpointError, ConvertError, PlanError
@@ -94,8 +94,10 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(path: str | os.PathLike[str]) -> Inspection:
+def inspect(path: str | os.PathLike[str], stated: Stated = NOTHING_STATED) -> Inspection:
     """Describe a checkpoint directory or a GGUF file, also a split one, by its first part; no weight is read.
+
+    stated: what a checkpoint does not say itself.
 
     Raises CheckpointError if there is neither.
     """
@@ -108,12 +110,12 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     if not target.exists():
         raise CheckpointError(f"{shown(target)} does not exist", hint=nearest(target))
     target = absolute(target)
-    return _inspect_checkpoint(open_checkpoint(target), target)
+    return _inspect_checkpoint(open_checkpoint(target, stated), ModelRequest(target, stated=stated))
 
 
 def _is_gguf(path: Path) -> bool:
     with open_regular(path) as file:
-        return path.suffix == ".gguf" or file.read(4) == b"GGUF"
+        return path.suffix in (".gguf", ".llamafile") or file.read(4) == b"GGUF"
 
 
 def _inspect_gguf(parts: Sequence[GGUFFile]) -> Inspection:
@@ -150,9 +152,9 @@ def _inspect_importance(path: Path, metadata: Mapping[str, Any]) -> Inspection:
     )
 
 
-def _inspect_checkpoint(checkpoint: Checkpoint, path: Path) -> Inspection:
+def _inspect_checkpoint(checkpoint: Checkpoint, request: ModelRequest) -> Inspection:
     unpacked, reasons = _unpack(checkpoint)
-    model, problem = _model(path, checkpoint)
+    model, problem = _model(request, checkpoint)
     files = {} if model is None else dict(_files(model))
     memory = None if unpacked is None else _measure(checkpoint, unpacked, files)
     decoded = {} if unpacked is None else _decoded(checkpoint, unpacked)
@@ -186,10 +188,10 @@ def _unpack(checkpoint: Checkpoint) -> tuple[ModelTensors | None, tuple[str, ...
         return None, (f"parameters and memory are not known: {error.message}",)
 
 
-def _model(path: Path, checkpoint: Checkpoint) -> tuple[GGUFModel | None, str | None]:
+def _model(request: ModelRequest, checkpoint: Checkpoint) -> tuple[GGUFModel | None, str | None]:
     """Put the model into GGUF's words, or say why that cannot be done."""
     try:
-        return open_gguf_model(ModelRequest(path), checkpoint), None
+        return open_gguf_model(request, checkpoint), None
     except ConvertError as error:
         return None, error.message
 
@@ -235,7 +237,7 @@ def _decoded(checkpoint: Checkpoint, unpacked: ModelTensors) -> dict[str, str]:
 
     q_proj.weight, q_proj.weight.absmax, …      q_proj.qweight, q_proj.scales, …      experts.down_proj_blocks, …
     """
-    packed = [name for name, tensor in unpacked.tensors.items() if tensor is not checkpoint.tensors.get(name)]
+    packed = [name for name in unpacked.tensors if name in unpacked.decoded]
     modules = {name.removesuffix(".weight"): name for name in packed}
     parts = {}
     for name in checkpoint.tensors:

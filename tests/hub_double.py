@@ -69,6 +69,7 @@ class Hub:
     card_warnings: list[dict[str, str]] = field(default_factory=list)
     on_object: threading.Event = field(default_factory=threading.Event)
     trusts_shards: bool = False
+    preupload: dict[str, Any] = field(default_factory=dict)  # said of every file otherwise than by default
 
     def environment(self, home: Path, *, token: str | None = TOKEN, xet: bool = False) -> dict[str, str]:
         """Give the environment variables that lead the client here, with nothing of this user's."""
@@ -219,6 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "uploadMode": "lfs" if file["path"].endswith(_LARGE) else "regular",
                 "shouldIgnore": False,
                 "oid": oids.get(file["path"]),
+                **self.hub.preupload,
             }
             for file in asked["files"]
         ]

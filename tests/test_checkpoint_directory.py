@@ -256,15 +256,15 @@ LOOKED_FOR = "looked for `model*.safetensors`, `pytorch_model*.bin` or one `.pt`
             "convert.quantize",
         ),
         (
-            {"consolidated.00.pth": b"", "consolidated.01.pth": b"", "params.json": {}},
+            {"consolidated.00.pth": b"", "consolidated.01.pth": b""},
             (
                 f"`DIR` has no weights, {LOOKED_FOR}; it has Meta's original format: "
                 "`consolidated.00.pth`, `consolidated.01.pth`"
             ),
-            "convert_llama_weights_to_hf.py",
+            "params.json",
         ),
         (
-            {"consolidated.safetensors": ["w"], "params.json": {}},
+            {"consolidated.safetensors": ["w"]},
             f"`DIR` has no weights, {LOOKED_FOR}; it has Mistral's original format: `consolidated.safetensors`",
             "model*.safetensors",
         ),

@@ -46,8 +46,12 @@ def _error(command: str, file: Path, out: Path) -> ConvertError:
     return error
 
 
-@pytest.mark.parametrize("kind", MISTAKEN)
-@pytest.mark.parametrize("command", READERS)
+# What is older than GGUF `quantize` reads itself.
+_PAIRS = [(command, kind) for command in READERS for kind in MISTAKEN
+          if not (command.startswith("quantize") and kind in ("ggjt", "ggml"))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "kind"), _PAIRS)
 def test_a_file_of_another_kind_is_named_by_every_reader(command: str, kind: str, tmp_path: Path) -> None:
     content, what, way_out = MISTAKEN[kind]
     (tmp_path / "model.gguf").write_bytes(content)

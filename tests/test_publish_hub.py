@@ -234,6 +234,16 @@ def test_what_an_interrupted_run_has_uploaded_and_deleted_is_neither_made_nor_se
     assert sorted(hub.uploads) == sorted(sums.values())
 
 
+@pytest.mark.parametrize("said", [{"shouldIgnore": True}, {"uploadMode": "regular"}])
+def test_what_is_deleted_is_on_the_hub_whatever_its_gitignore_says_or_it_takes_for_small(
+    hub: Hub, tiny_llama: Path, tmp_path: Path, sums: dict[str, str], said: dict[str, object]
+) -> None:
+    hub.preupload = said
+    done = push_all(hub, tiny_llama, tmp_path / "out", "--discard-uploaded", types="q8_0,q4_0")
+    assert done.returncode == 0, done.stderr
+    assert large(hub) == {name: sums[name] for name in (NAMES[1], NAMES[3])}
+
+
 def made(done: subprocess.CompletedProcess[str]) -> int:
     """Read how many files a run says that it has made."""
     said = re.search(r"^(\d+) files?, .* in .* s$", done.stderr, re.MULTILINE)

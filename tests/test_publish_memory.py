@@ -12,7 +12,7 @@ from family_making import save_family_checkpoint
 
 import convert
 from convert.gguf_file import read_gguf
-from convert.publish.memory_use import PROGRAM_NBYTES, cache_nbytes, memory_use, overhead_nbytes
+from convert.memory.running import PROGRAM_NBYTES, cache_nbytes, memory_use, overhead_nbytes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -35,6 +35,9 @@ SAID: Final = {
     "verify": ("true", ["--verify"]),
     "dir": ('"llama.cpp"', ["--dir", "llama.cpp"]),
     "merge": ('[{ adapter = "adapter", weight = 0.5 }, "adapter"]', ["--merge", "adapter:0.5", "--merge", "adapter"]),
+    "config": ('"rules.txt"', ["--config", "rules.txt"]),
+    "tokenizer": ('"llama"', ["--tokenizer", "llama"]),
+    "eps": ("1e-5", ["--eps", "1e-5"]),
     "pre-tokenizer": ('"llama-bpe"', ["--pre-tokenizer", "llama-bpe"]),
     "frontend": ('"native"', ["--frontend", "native"]),
     "ref": ('"b9000"', ["--ref", "b9000"]),
@@ -171,7 +174,7 @@ def test_a_recipe_and_a_command_line_build_the_same_values(
 def _whole(words: list[str], place: Path) -> list[str]:
     """Say paths whole, as a recipe does; but not what the importance matrix is called."""
     named = [word == "--imatrix-name" for word in ["", *words]]
-    paths = ("m.gguf", "rules.txt", "adapter", "adapter:0.5", "llama.cpp")
+    paths = ("m.gguf", "rules.txt", "adapter", "adapter:0.5", "llama", "llama.cpp")
     return [
         str(place / word) if word in paths and not is_name else word
         for word, is_name in zip(words, named, strict=False)

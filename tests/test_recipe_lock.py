@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from click.testing import CliRunner
+from meta_checkpoints import MetaRow, write_meta
 from peft_adapters import write_adapter
 
 from convert.cli import cli
-from convert.errors import CheckpointError, ConvertError, RecipeError
+from convert.errors import CheckpointError, ConvertError, RecipeError, VerificationError
 from convert.recipe import LOCK_FILE, Asked, file_digests, lock_outputs, read_lock
 
 if TYPE_CHECKING:
@@ -88,6 +89,18 @@ def test_parts_are_locked_one_by_one_in_and_out(model: Path, tmp_path: Path) -> 
     assert run("reproduce", tmp_path / "out").stdout.splitlines() == [f"equal  {name}" for name in names]
 
 
+def test_another_programs_checkpoint_is_locked_with_all_its_parts(tmp_path: Path) -> None:
+    own = write_meta(MetaRow("meta", "2", 2), tmp_path / "meta")
+    (tmp_path / "words").mkdir()
+    (own / "tokenizer.model").rename(tmp_path / "words" / "tokenizer.model")
+    run("all", own, tmp_path / "out", "--types", "q8_0", "--tokenizer", tmp_path / "words", "--context", 64, "--lock")
+    (work,) = read_lock(tmp_path / "out" / LOCK_FILE).works
+    read = {each.role: [file.name for file in each.files] for each in work.inputs}
+    parts = ["consolidated.00.pth", "consolidated.01.pth"]
+    assert read == {"model": ["params.json", *parts], "tokenizer": ["tokenizer.model"]}
+    assert run("reproduce", tmp_path / "out").stdout == "equal  meta-Q8_0.gguf\n"
+
+
 def test_a_changed_input_is_named(model: Path, tmp_path: Path) -> None:
     run("all", model, tmp_path / "out", "--types", "f16,q8_0", "--lock")
     weights = bytearray((model / "model.safetensors").read_bytes())
@@ -105,13 +118,26 @@ def test_a_changed_input_is_named(model: Path, tmp_path: Path) -> None:
 
 def test_a_missing_model_is_named_and_may_lie_elsewhere(model: Path, tmp_path: Path) -> None:
     run("all", model, tmp_path / "out", "--types", "q8_0", "--lock")
-    elsewhere = model.rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = model.rename(tmp_path / "elsewhere" / "llama")
     result = run("reproduce", tmp_path / "out")
     assert isinstance(result.exception, CheckpointError)
     assert str(model) in result.exception.message
     found = run("reproduce", tmp_path / "out", "--model", elsewhere)
     assert "changed" not in found.stderr
-    assert found.stdout.endswith("llama-Q8_0.gguf\n")
+    assert found.stdout == "equal  llama-Q8_0.gguf\n"
+
+
+def test_a_model_under_another_name_is_told_and_a_link_of_the_old_name_is_equal(model: Path, tmp_path: Path) -> None:
+    model = model.rename(tmp_path / "tiny-llama")  # of another base name
+    assert run("all", model, tmp_path / "out", "--types", "q4_0", "--lock").exit_code == 0
+    other = model.rename(tmp_path / "other")
+    result = run("reproduce", tmp_path / "out", "--model", other)
+    assert isinstance(result.exception, VerificationError)
+    assert str(result.exception.hint).startswith(f"the model was in `{model.name}`, and is in `other`")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / model.name).symlink_to(other)
+    assert run("reproduce", tmp_path / "out", "--model", tmp_path / "links" / model.name).exit_code == 0
 
 
 def test_a_file_made_anew_is_in_the_newest_work_alone(model: Path, tmp_path: Path) -> None:

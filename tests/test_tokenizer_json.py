@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tokenizer_files import BPE, added, byte_level, byte_level_json, hostile, sequence, split, write_json
 
-from convert.errors import CheckpointError, ConvertError, Remedy, TokenizerError, UnsupportedError, UsageError
+from convert.errors import CheckpointError, ConvertError, Remedy, TokenizerError, UsageError
 from convert.tokenizer import read_vocabulary, vocabulary_metadata
 
 if TYPE_CHECKING:
@@ -91,11 +91,10 @@ def test_no_tokenizer_at_all_says_what_was_looked_for(tmp_path: Path) -> None:
         read_vocabulary(tmp_path, vocab_size=4)
 
 
-def test_tekken_alone_is_unsupported_and_says_how_to_get_tokenizer_json(tmp_path: Path) -> None:
+def test_a_tekken_that_is_none_names_the_key(tmp_path: Path) -> None:
     write_json(tmp_path / "tekken.json", {})
-    with pytest.raises(UnsupportedError, match="tekken") as caught:
+    with pytest.raises(TokenizerError, match=r"`tekken\.json`: `config` is"):
         read_vocabulary(tmp_path, vocab_size=4)
-    assert "tokenizer.json" in (caught.value.hint or "")
 
 
 def test_token_beyond_the_embeddings_names_token_id_and_size(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from peft_adapters import load_base, peft_merged, quiet, write_adapter, write_ba
 
 from convert.adapter import MergeRequest
 from convert.model import ModelRequest, open_model
-from convert.verify.with_transformers import _load
+from convert.verify.with_transformers import load_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ def test_a_packed_checkpoint_computes_as_its_dequantized_model(kind: str, tmp_pa
 
         dequantized = AutoModelForCausalLM.from_pretrained(packed).dequantize().float()
         np.testing.assert_allclose(
-            _logits(_load(open_model(ModelRequest(packed)))), _logits(dequantized), rtol=1e-4, atol=1e-5
+            _logits(load_network(open_model(ModelRequest(packed)))), _logits(dequantized), rtol=1e-4, atol=1e-5
         )
 
 
@@ -57,6 +57,6 @@ def test_a_merged_checkpoint_computes_as_peft_merges_it(mixtral: bool, lora: dic
     adapter = write_adapter(base, tmp_path / "adapter", r=4, **lora)
     merged = peft_merged([(adapter, 1.0)], base, tmp_path / "merged")
     with quiet():
-        ours, theirs = _load(open_model(ModelRequest(base, (MergeRequest(adapter),)))), load_base(merged)
+        ours, theirs = load_network(open_model(ModelRequest(base, (MergeRequest(adapter),)))), load_base(merged)
         np.testing.assert_allclose(_logits(ours), _logits(theirs), rtol=1e-4, atol=1e-5)
         assert np.abs(_logits(ours) - _logits(load_base(base))).max() > 1e-3

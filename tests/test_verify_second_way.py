@@ -22,7 +22,7 @@ from convert.model import ModelRequest, open_model
 from convert.verify import verify_files
 from convert.verify.reading import open_file
 from convert.verify.second_way import open_second_way
-from convert.verify.with_transformers import _load
+from convert.verify.with_transformers import load_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +101,7 @@ def test_a_model_in_metas_order_and_its_twin_are_one_model(tmp_path: Path) -> No
     ids = torch.tensor([[1, 40, 300, 17, 999, 5, 5, 64]])
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs, ours = (_load(open_model(ModelRequest(folder)))(ids).logits for folder in (hf, meta))
+        theirs, ours = (load_network(open_model(ModelRequest(folder)))(ids).logits for folder in (hf, meta))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     paths = [tmp_path / "hf.gguf", tmp_path / "meta.gguf"]
     for folder, path in zip((hf, meta), paths, strict=True):
@@ -119,4 +119,4 @@ def test_a_model_in_metas_order_and_its_twin_are_one_model(tmp_path: Path) -> No
 def test_transformers_is_no_measure_where_it_would_invent_weights(tmp_path: Path) -> None:
     model = write_checkpoint("ggufs-names", tmp_path)
     with pytest.raises(UnsupportedError, match="transformers does not find"):
-        _load(open_model(ModelRequest(model)))
+        load_network(open_model(ModelRequest(model)))

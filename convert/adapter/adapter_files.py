@@ -2,6 +2,7 @@
 
 adapter_config.json           rank, alpha, targets, the base's name
 adapter_model.safetensors     or adapter_model.bin: factors, biases, whole modules
+lit_model.pth.lora            LitGPT's factors instead, beside its own two configs
 
 Only headers are read.
 """
@@ -9,10 +10,12 @@ Only headers are read.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from convert.adapter.config import CONFIG_FILE, AdapterConfig, read_adapter_config
+from convert.adapter.litgpt import LITGPT_FILE, read_litgpt_config, read_litgpt_factors
+from convert.adapter.ludwig import ludwig_weights, read_ludwig
 from convert.checkpoint import StoredType
 from convert.checkpoint.index import link_notes, merge
 from convert.checkpoint.no_weights import missing_path
@@ -63,11 +66,15 @@ def is_adapter(path: Path) -> bool:
     MODEL may be one: its base is then looked for.
     """
     if not path.is_dir():
-        return path.is_file() and path.name in (SAFETENSORS_FILE, TORCH_FILE)
+        return path.is_file() and path.name in (SAFETENSORS_FILE, TORCH_FILE, LITGPT_FILE)
     try:
         names = [entry.name for entry in path.iterdir()]
     except OSError:
         return False  # opening it says why
+    if ludwig_weights(path) is not None:
+        return True
+    if LITGPT_FILE in names:
+        return "lit_model.pth" not in names  # LitGPT merges what it has trained
     has_adapter = any(name in (CONFIG_FILE, SAFETENSORS_FILE, TORCH_FILE, _MLX_FILE) for name in names)
     others = [name for name in names if _MODEL_FILES.fullmatch(name)]
     own = {"config.json", SAFETENSORS_FILE, TORCH_FILE}
@@ -75,8 +82,8 @@ def is_adapter(path: Path) -> bool:
 
 
 def adapter_directory(path: Path) -> Path:
-    """Return the directory of an adapter, which may be given as a file in it."""
-    return path.parent if path.is_file() else path
+    """Return the directory of an adapter, which may be given as a file in it, or as Ludwig's directory around it."""
+    return path.parent if path.is_file() else ludwig_weights(path) or path
 
 
 def open_adapter(path: Path) -> Adapter:
@@ -92,8 +99,8 @@ def open_adapter(path: Path) -> Adapter:
             f"{shown(directory)} has {_MLX_FILE}, an adapter of MLX, which is not read",
             hint="fuse it where it was trained: `mlx_lm.fuse --model BASE --adapter-path ADAPTER`, and convert that",
         )
-    config = read_adapter_config(directory)
-    sources, notes = _read(directory)
+    config = adapter_config(directory)
+    sources, notes = read_litgpt_factors(directory) if _is_litgpts(directory) else _read(directory)
     if not sources:
         raise CheckpointError(f"{shown(directory)} has no tensors in its adapter")
     buffers = [name for name in sources if name.endswith(_BUFFERS)]
@@ -101,7 +108,22 @@ def open_adapter(path: Path) -> Adapter:
     tensors, more_notes = unwrap_names({name: source for name, source in sources.items() if name not in set(buffers)})
     _check_types(tensors)
     _refuse_empty(directory, tensors)
+    if (ludwig := read_ludwig(directory)) is not None and ludwig.packed_to is not None:
+        told = f"Ludwig trained it on the base in {ludwig.packed_to}: taken through that first, it meets the same"
+        more_notes = (*more_notes, told)
     return Adapter(directory, config, tensors, (*notes, *more_notes))
+
+
+def adapter_config(directory: Path) -> AdapterConfig:
+    """Read what an adapter says of itself; errors as for `open_adapter`."""
+    if _is_litgpts(directory):
+        return read_litgpt_config(directory)
+    config, ludwig = read_adapter_config(directory), read_ludwig(directory)
+    return config if ludwig is None or config.base is not None else replace(config, base=ludwig.base)
+
+
+def _is_litgpts(directory: Path) -> bool:
+    return (directory / LITGPT_FILE).is_file() and not (directory / CONFIG_FILE).is_file()
 
 
 def _has_weights(directory: Path) -> bool:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from convert.adapter.adapter_files import adapter_directory, is_adapter, open_adapter
-from convert.adapter.config import read_adapter_config
+from convert.adapter.adapter_files import adapter_config, adapter_directory, is_adapter, open_adapter
 from convert.adapter.request import MergeRequest
 from convert.checkpoint.index import cached_name
 from convert.errors import CheckpointError, Remedy
@@ -54,7 +53,7 @@ def find_base(adapter: Path) -> tuple[Path, tuple[str, ...]]:
     Raises CheckpointError if the adapter names none, or if it is not on this machine.
     """
     adapter = adapter_directory(adapter)
-    config = read_adapter_config(adapter)
+    config = adapter_config(adapter)
     if config.base is None:
         raise CheckpointError(
             f"{config.where} names no base model in `base_model_name_or_path`",
@@ -125,7 +124,7 @@ def _without_dots(path: Path) -> Path:
 
 def _is_model(path: Path) -> bool:
     try:
-        return (path / "config.json").is_file()
+        return any((path / name).is_file() for name in ("config.json", "model_config.yaml"))
     except OSError:  # a name too long to be one
         return False
 

@@ -3,6 +3,7 @@
     directory ── parts ──▶ which files          model*.safetensors, pytorch_model*.bin, one bare state dict
               ── read  ──▶ where tensors lie    safetensors_file: a header; torch_file: a zip directory and a pickle
               ── merge ──▶ Checkpoint           index: no tensor twice, none missing; wrapped_names: plain names
+              ── layouts ─▶ Checkpoint          another program's files, to be arranged as transformers' own
 
 A checkpoint is hostile input: whatever is wrong with it is a CheckpointError that names the file, in bounded memory and
 time, and nothing in it is ever run.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from convert.checkpoint.index import absent_tensors, compare, merge
 from convert.checkpoint.json_file import read_json
+from convert.checkpoint.layouts import NOTHING_STATED, Found, Layout, Stated, find_layout
 from convert.checkpoint.parts import ChosenFiles, WeightFormat, choose_parts
 from convert.checkpoint.regular_file import of_each, stored_nbytes
 from convert.checkpoint.safetensors_file import read_safetensors
@@ -38,9 +40,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "NOTHING_STATED",
     "Checkpoint",
     "RowSource",
     "SourceFiles",
+    "Stated",
     "StoredBlocks",
     "StoredType",
     "Tensor",
@@ -52,13 +56,16 @@ __all__ = [
 ]
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
+def open_checkpoint(directory: Path, stated: Stated = NOTHING_STATED) -> Checkpoint:
     """Open a model directory, or the one file of weights that the path names: then its directory, with that file.
 
+    stated: what counts instead of the directory's own files.
     Reads headers only; a safetensors checkpoint does not import torch.
     Raises CheckpointError for weights that are missing, broken, inconsistent or hostile; UnsupportedError for tensors
     of a kind that this version does not read.
     """
+    if (found := find_layout(Path(directory), stated)) is not None:
+        return _of_layout(*found)
     parts = choose_parts(Path(directory))
     files, notes = _read(parts)
     weight_map = parts.weight_map or {}
@@ -67,7 +74,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     if not sources:
         raise CheckpointError(f"{shown(parts.directory)} has no tensors in its weights")
     _refuse_placeholders(parts.directory, sources)
-    config = _config(parts.directory)
+    config = _config(stated.config or parts.directory / "config.json")
     absent, lacking, more_notes = _held_against_index(parts, sources, config)
     tensors, wrappers = unwrap_names(sources)
     return Checkpoint(
@@ -78,6 +85,23 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         notes=(*parts.notes, *notes, *more_notes, *wrappers),
         lacking=lacking,
         absent=absent,
+        stated_tokenizer=stated.tokenizer,
+    )
+
+
+def _of_layout(layout: Layout, found: Found) -> Checkpoint:
+    """Open another program's checkpoint, as its row says."""
+    laid = layout.open(found)
+    _refuse_placeholders(found.directory, laid.sources)
+    paths = dict.fromkeys(source.path for source in laid.sources.values())
+    return Checkpoint(
+        directory=found.directory,
+        tensors=MappingProxyType(dict(laid.sources)),
+        files=tuple(WeightFile(path, stored_nbytes(path)) for path in paths),
+        config=laid.config,
+        notes=(f"reads the format of {layout.label}: {shown_list([path.name for path in found.paths])}", *laid.notes),
+        arrange=laid.arrange,
+        stated_tokenizer=found.stated.tokenizer,
     )
 
 
@@ -110,8 +134,7 @@ def _held_against_index(
     return (), None, notes
 
 
-def _config(directory: Path) -> dict[str, Any] | ConfigError | None:
-    path = directory / "config.json"
+def _config(path: Path) -> dict[str, Any] | ConfigError | None:
     if not path.is_file():
         return None
     try:

@@ -1,16 +1,18 @@
-"""Some columns of a tensor's rows, as a view: what is stored side by side, or one and one; and rows of zeros behind."""
+"""Views of columns: some of a tensor's, or in another order; several tensors side by side; and rows of zeros behind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import lcm
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convert.checkpoint.views import OfOne, read_rows
+from convert.checkpoint.source import matrix_shape
+from convert.checkpoint.views import OfOne, OfSeveral, read_rows, row_unit
 
 if TYPE_CHECKING:
-    from convert.checkpoint.source import Shape
+    from convert.checkpoint.source import Shape, Tensor
     from convert.checkpoint.source_files import SourceFiles, U8Array
 
 
@@ -41,6 +43,28 @@ class Columns(OfOne):
         seen = read.reshape(len(out), -1, self.period, self.dtype.itemsize)
         taken = seen[:, :, self.first : self.first + self.n_taken]
         out.reshape(taken.shape)[:] = taken
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide(OfSeveral):
+    """Matrices of one type and as many rows, the columns of one after those of the other. Made by `side_by_side`."""
+
+    @property
+    def row_unit(self) -> int:
+        """What suits all parts."""
+        return lcm(*map(row_unit, self.parts))
+
+    def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
+        start = 0
+        for part in self.parts:
+            end = start + matrix_shape(part.shape)[1] * self.dtype.itemsize
+            out[:, start:end] = read_rows(part, files, range(first, first + len(out)))
+            start = end
+
+
+def side_by_side(name: str, parts: tuple[Tensor, ...]) -> SideBySide:
+    """Put matrices side by side."""
+    return SideBySide(name, (parts[0].shape[0], sum(part.shape[1] for part in parts)), parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,12 +60,12 @@ _INSTEAD: Final[tuple[tuple[Callable[[str], bool], str, str | Remedy], ...]] = (
     (
         lambda name: re.fullmatch(r"consolidated.*\.pth", name) is not None,
         "it has Meta's original format",
-        "convert it with transformers' `convert_llama_weights_to_hf.py`, or download the repository's other form",
+        "put Meta's params.json and tokenizer.model beside them",
     ),
     (
         lambda name: re.fullmatch(r"consolidated.*\.safetensors", name) is not None,
         "it has Mistral's original format",
-        "download the form for transformers: `model*.safetensors` and config.json",
+        "put Mistral's params.json beside them, or get the form for transformers: `model*.safetensors`",
     ),
     (
         lambda name: name.endswith((".msgpack", ".h5")) or name.startswith("tf_model"),

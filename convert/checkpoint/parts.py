@@ -79,12 +79,12 @@ def _choose_parts(path: Path) -> ChosenFiles:
         raise missing_path(path)
     if not path.is_dir():
         return _named_file(path)
-    path = _snapshot_of(path) or path
+    path = snapshot_of(path) or path
     parts = _choose(path, sorted(entry.name for entry in path.iterdir()))
     return replace(parts, notes=(*parts.notes, *link_notes(path, parts.paths)))
 
 
-def _snapshot_of(repository: Path) -> Path | None:
+def snapshot_of(repository: Path) -> Path | None:
     """Return what a repository in the Hub's cache has of its main branch, or its one snapshot."""
     snapshots, main = repository / "snapshots", repository / "refs" / "main"
     if not snapshots.is_dir() or not (repository / "blobs").is_dir():

@@ -11,7 +11,7 @@ from convert.checkpoint.source_files import RowSource
 from convert.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from gguf import GGMLQuantizationType
@@ -94,6 +94,10 @@ class Tensor(RowSource, Protocol):
         """The model's shape, not that of packed bytes."""
 
 
+if TYPE_CHECKING:
+    Arrange = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSource:
     """Where one tensor's bytes lie: `nbytes` bytes from `offset` in `path`, contiguous, C order, little endian.
@@ -168,6 +172,8 @@ class Checkpoint:
     files: the files the tensors lie in.
     config: `config.json`, read once; what is wrong with it; or None where there is none.
     notes: what was decided without being asked: files passed over, prefixes removed; a line each, for the plan to show.
+    arrange: how another program's tensors, decoded, become transformers'; None where they are. stated_tokenizer: the
+        directory of the tokenizer's files, where it is not the checkpoint's.
     lacking: what is wrong if the model needs more than is there: shards or tensors are missing. absent: the tensors,
         where an index names them.
     """
@@ -179,6 +185,13 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     lacking: CheckpointError | None = None
     absent: tuple[str, ...] = ()
+    arrange: Arrange | None = None
+    stated_tokenizer: Path | None = None
+
+    @property
+    def tokenizer(self) -> Path:
+        """The directory of the tokenizer's files."""
+        return self.stated_tokenizer or self.directory
 
     def require_whole(self) -> None:
         """Raise CheckpointError if something is missing; for whoever cannot tell what the model needs."""

@@ -50,6 +50,8 @@ _STATE_DICT_NAMES: Final = frozenset(
         "__builtin__.set",
         "collections.Counter",
         "collections.OrderedDict",
+        "pathlib.PosixPath",  # among what a trainer notes beside a model; read as a PurePosixPath
+        "pathlib._local.PosixPath",
         "torch.Size",
         "torch.device",
         "torch.nn.parameter.Parameter",
@@ -108,7 +110,7 @@ def _check_start(start: bytes, nbytes: int, path: Path) -> None:
     raise CheckpointError(f"{shown(path)} begins with {shown(start[:4].hex(' '))}, wanted a zip saved by `torch.save`")
 
 
-class _BoundedReads(io.RawIOBase):
+class BoundedReads(io.RawIOBase):
     """A file whose single reads are bounded: `zipfile` reads as much as the file says its directory has."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -131,7 +133,7 @@ class _BoundedReads(io.RawIOBase):
 
 def _read_records(file: BinaryIO, nbytes: int, path: Path) -> dict[str, tuple[int, int]]:
     try:
-        entries = zipfile.ZipFile(_BoundedReads(file)).infolist()
+        entries = zipfile.ZipFile(BoundedReads(file)).infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error, OverflowError) as error:
         raise CheckpointError(
             f"{shown(path)} is a broken zip of {nbytes} bytes: {error}",

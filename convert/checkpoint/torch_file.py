@@ -9,8 +9,9 @@ from __future__ import annotations
 import pickle
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.regular_file import open_regular
@@ -43,6 +44,11 @@ _LOAD_ERRORS: Final = (
     pickle.PickleError,
     struct.error,
 )
+# A path is text; what torch would import by these names is not what is made of them.
+_PATHS: Final[list[Callable[..., object] | tuple[Callable[..., object], str]]] = [
+    (PurePosixPath, "pathlib.PosixPath"),
+    (PurePosixPath, "pathlib._local.PosixPath"),
+]
 _STORED_TYPES: Final = {
     "torch.float64": StoredType.F64,
     "torch.float32": StoredType.F32,
@@ -96,7 +102,7 @@ def _load(path: Path) -> object:
     import torch  # noqa: PLC0415 - heavy, and needed for torch files only
 
     try:
-        with open_regular(path) as file:
+        with open_regular(path) as file, torch.serialization.safe_globals(_PATHS):
             return torch.load(file, map_location="meta", weights_only=True)
     except _LOAD_ERRORS as error:
         reason = str(error).partition("\n")[0] or type(error).__name__

@@ -43,7 +43,7 @@ def row_unit(tensor: Tensor) -> int:
 
 def leaves(tensor: Tensor) -> Iterator[Tensor]:
     """Yield the checkpoint's tensors that a view is made of; what is not a view is one."""
-    if isinstance(tensor, Concatenated):
+    if isinstance(tensor, OfSeveral):
         for part in tensor.parts:
             yield from leaves(part)
     elif isinstance(tensor, OfOne):
@@ -207,23 +207,20 @@ class Swapped(_Whole):
             out[:] = seen.reshape(read.shape)[first - start : first - start + len(out)]
 
 
-def interleaved(base: Tensor, head_dim: int) -> Swapped:
+def interleaved(base: Tensor, head_dim: int) -> Swapped | Rows:
     """Bring each head's two rotary halves together, pair by pair; head_dim is even."""
+    if isinstance(base, Swapped) and (base.a, base.b, base.inner) == (head_dim // 2, 2, 1):
+        return Rows(base.base, base.name, base.shape)  # pairs that were put into halves
     return Swapped(base, base.name, 2, head_dim // 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Concatenated:
-    """Tensors of one type, one after the other along the first axis; or, by the shape, stacked along a new one.
-
-    ends: for each part, the row of this view behind its last: with hundreds of experts, a slice must not ask them all.
-    Made by `concatenated` and `stacked`.
-    """
+class OfSeveral:
+    """A view of several tensors of one type."""
 
     name: str
     shape: Shape
     parts: tuple[Tensor, ...]
-    ends: tuple[int, ...]
 
     @property
     def dtype(self) -> StoredType:
@@ -236,6 +233,17 @@ class Concatenated:
     def nbytes(self) -> int:
         """Of all parts."""
         return sum(part.nbytes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Concatenated(OfSeveral):
+    """Tensors of one type, one after the other along the first axis; or, by the shape, stacked along a new one.
+
+    ends: for each part, the row of this view behind its last: with hundreds of experts, a slice must not ask them all.
+    Made by `concatenated` and `stacked`.
+    """
+
+    ends: tuple[int, ...]
 
     @property
     def row_unit(self) -> int:

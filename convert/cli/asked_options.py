@@ -64,6 +64,8 @@ def _key(parameter: click.Parameter) -> Key:
         return Key(Kind.TEXT, many, parameter.required, tuple(map(str, parameter.type.choices)))
     if isinstance(parameter.type, click.types.IntParamType):
         return Key(Kind.INTEGER, many, parameter.required, least=getattr(parameter.type, "min", None))
+    if isinstance(parameter.type, click.types.FloatParamType):
+        return Key(Kind.NUMBER, many, parameter.required)
     kind = Kind.PLACE if isinstance(parameter.type, click.Path) else Kind.TEXT
     return Key(kind, many, parameter.required)
 

@@ -24,6 +24,9 @@ from convert.cli.options import (
     request_of,
     split_of,
     splitting,
+    stated_of,
+    stating,
+    stating_of_old,
     writing_options,
 )
 from convert.cli.publish_commands import (
@@ -42,8 +45,8 @@ from convert.cli.verify_commands import run_verification, verify
 from convert.cli.writing import show_and_write
 
 _OURS_ALONE = (
-    "as_json", "allow_nonfinite", "imatrix_name", "keep_split", "lock", "lossless", "split_max_size",
-    "split_max_tensors",
+    "as_json", "allow_nonfinite", "context", "eps", "gqa", "imatrix_name", "keep_split", "lock", "lossless",
+    "split_max_size", "split_max_tensors",
 )  # fmt: skip
 
 
@@ -188,6 +191,7 @@ def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: An
 )
 @dir_option
 @quantize_options.requantizing
+@stating_of_old
 @splitting
 @ray_option
 @lock_option
@@ -205,12 +209,12 @@ def quantize(
 
     IN.gguf may be elsewhere: hf://USER/MODEL-GGUF/FILE.gguf, s3://…, https://….
     Of a model in parts, IN.gguf is the first; files in parts are OUTDIR/NAME-TYPE/NAME-TYPE-00001-of-00003.gguf and so
-    on.
+    on. IN.gguf may be a llamafile, or older than GGUF, a ggmlv3 `.bin`, whose blocks --types copy keeps as they are.
     """
     from convert.conversion import plan_quantize  # noqa: PLC0415
     from convert.plan import OutputRequest, gguf_name  # noqa: PLC0415
 
-    context = click.get_current_context()
+    context, stated = click.get_current_context(), stated_of(run)
     given = (option for option in context.command.params if context.params.get(str(option.name)))
     ours = [option.opts[0] for option in given if option.name in _OURS_ALONE]
     ours += ["--ray"] if ray_of(context) is not None else []
@@ -226,7 +230,7 @@ def quantize(
         flags = quantize_options.as_flags(asked)
         quantize_by_llama_cpp(source, outputs, imatrix=imatrix, flags=flags, directory=directory, **options)
         return
-    plan = plan_quantize(source, replace(wanted, options=quantize_options.read(asked)))
+    plan = plan_quantize(source, replace(wanted, options=quantize_options.read(asked)), stated)
     show_and_write(plan, outdir, {"name": name or gguf_name(source)}, **run)
 
 
@@ -235,7 +239,8 @@ def quantize(
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 @click.option("--tensors/--no-tensors", default=True, show_default=True, help="List every tensor.")
 @click.option("--architectures", is_flag=True, help="List instead every class of transformers that can be converted.")
-def inspect_path(path: Path | None, as_json: bool, tensors: bool, architectures: bool) -> None:
+@stating
+def inspect_path(path: Path | None, as_json: bool, tensors: bool, architectures: bool, **stated: Any) -> None:
     """Show architecture, parameters, memory in every precision, metadata and tensors; no weight is read.
 
     PATH may be elsewhere, as hf://USER/MODEL: a few MB are read, whatever the model has.
@@ -253,7 +258,7 @@ def inspect_path(path: Path | None, as_json: bool, tensors: bool, architectures:
         return
     if path is None:
         raise click.UsageError("what to look into is missing: PATH", ctx=click.get_current_context())
-    inspection = inspect(path)
+    inspection = inspect(path, stated_of(stated))
     if as_json:
         click.echo(json.dumps(inspection.as_json(), indent=2, ensure_ascii=False))
     else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convert.cli.options import MERGE, PATH, program_name, writing_options
+from convert.cli.options import MERGE, PATH, program_name, stated_of, stating, writing_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Of a file of weights.")
 @MERGE
+@stating
 @click.option("--push-to-hub", metavar="REPO", help="Then upload OUTDIR to this model repository, made if missing.")
 @click.option("--private", is_flag=True, help="With --push-to-hub: the repository must be private.")
 @writing_options
@@ -76,7 +77,9 @@ def dequantize(
     from convert.terminal.report import show_report  # noqa: PLC0415
 
     _check_usage(push_to_hub, private=private, dry_run=dry_run, as_json=as_json)
-    plan = plan_dequantize(model_request(model, merge=merge), DequantizeRequest(outdir, **wanted))
+    plan = plan_dequantize(
+        model_request(model, merge=merge, stated=stated_of(wanted)), DequantizeRequest(outdir, **wanted)
+    )
     if dry_run:
         click.echo(plan.as_json()) if as_json else show_whole_plan(plan.summary)
         return

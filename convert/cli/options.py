@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from convert.checkpoint import Stated
     from convert.model import ModelRequest
     from convert.plan import SplitRequest
 
@@ -22,6 +23,23 @@ MERGE: Final = click.option(
     multiple=True,
     metavar="ADAPTER[:WEIGHT]",
     help="Merge a LoRA or DoRA adapter, a directory as peft saves it, or hf://USER/ADAPTER; may be repeated.",
+)
+_STATED: Final = (
+    click.option("--config", type=PATH, metavar="FILE", help="A config.json that counts instead of MODEL's own."),
+    click.option("--tokenizer", type=PATH, metavar="DIR", help="Take the tokenizer's files from this directory."),
+    click.option(
+        "--context",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="The longest text in tokens, where MODEL does not say.",
+    ),
+)
+_OLD: Final = (
+    click.option("--gqa", type=click.IntRange(min=1), metavar="N", help="Of ggmlv3: heads that share one of keys."),
+    click.option(
+        "--eps", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Of ggmlv3: the norms' epsilon."
+    ),
+    click.option("--context", type=click.IntRange(min=1), metavar="N", help="Of ggmlv3: the longest text, in tokens."),
 )
 _PRE_TOKENIZER: Final = click.option(
     "--pre-tokenizer",
@@ -81,7 +99,30 @@ def checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what every command that reads a checkpoint has."""
     for option in reversed(_DEFINITION):
         command = option(command)
-    return MERGE(_PRE_TOKENIZER(command))
+    return MERGE(_PRE_TOKENIZER(stating(command)))
+
+
+def stating(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what says by name what a checkpoint's own files do not."""
+    for option in reversed(_STATED):
+        command = option(command)
+    return command
+
+
+def stating_of_old(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what says by name what files older than GGUF do not."""
+    for option in reversed(_OLD):
+        command = option(command)
+    return command
+
+
+def stated_of(options: dict[str, Any]) -> Stated:
+    """Take what `stating` or `stating_of_old` adds out of a command's options."""
+    from convert.checkpoint import Stated  # noqa: PLC0415 - NumPy, only when needed
+
+    return Stated(
+        **{name: options.pop(name) for name in ("config", "tokenizer", "context", "gqa", "eps") if name in options}
+    )
 
 
 def request_of(model: Path, options: dict[str, Any], directory: Path | None = None) -> ModelRequest:
@@ -98,7 +139,11 @@ def request_of(model: Path, options: dict[str, Any], directory: Path | None = No
         directory,
     )
     return model_request(
-        model, merge=options.pop("merge"), pre_tokenizer=options.pop("pre_tokenizer"), definition=definition
+        model,
+        merge=options.pop("merge"),
+        pre_tokenizer=options.pop("pre_tokenizer"),
+        definition=definition,
+        stated=stated_of(options),
     )
 
 

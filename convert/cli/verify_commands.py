@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from convert.cli.options import PATH, dir_option
+from convert.cli.options import PATH, dir_option, stated_of, stating
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ _TIMEOUT_S = 24 * 3600.0
 )
 @click.option("--pre-tokenizer", metavar="NAME", help="With --against: as given for the conversion.")
 @click.option("--merge", multiple=True, metavar="ADAPTER[:WEIGHT]", help="With --against: as given for the conversion.")
+@stating
 @click.option(
     "--llama-cpp/--no-llama-cpp",
     "with_llama_cpp",
@@ -53,6 +54,7 @@ def verify(
     directory: Path | None,
     with_tensors: bool,
     as_json: bool,
+    **stated: Any,
 ) -> None:
     """Open GGUF files again and check them; exit code 9 when something is wrong.
 
@@ -65,7 +67,8 @@ def verify(
     """  # noqa: D301 - Click's mark for lines to keep
     from convert.model import model_request  # noqa: PLC0415 - NumPy and gguf, only when needed
 
-    request = None if against is None else model_request(against, merge=merge, pre_tokenizer=pre_tokenizer)
+    told = stated_of(stated)
+    request = None if against is None else model_request(against, merge=merge, pre_tokenizer=pre_tokenizer, stated=told)
     run_verification(
         files,
         against=request,

@@ -32,6 +32,7 @@ from convert.errors import CheckpointError, Remedy, UsageError
 from convert.model import ModelRequest, PathLike, absolute, as_request
 from convert.plan import FileKind, Output, Plan, parse_size, require_directory
 from convert.shown import shown, shown_list
+from convert.tokenizer import TokenizerFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -65,7 +66,7 @@ def plan_dequantize(model: PathLike | ModelRequest, outputs: PathLike | Dequanti
     wanted, down = _parse_dtype(request.dtype), _parse_through(request.through)
     asked = as_request(model)
     base = resolve_model(asked.path, asked.adapters)
-    checkpoint = open_checkpoint(base.model)
+    checkpoint = open_checkpoint(base.model, asked.stated)
     _check_outdir(checkpoint.directory, outdir)
     opened = _open_tensors(checkpoint, wanted, down, base.requests)
     notes = (*base.notes, *other_bases(asked.adapters, checkpoint), *checkpoint.notes, *opened.notes)
@@ -91,7 +92,7 @@ def _open_tensors(
     checkpoint.require_whole()
     unpacked = model_tensors(checkpoint)
     tensors = {name: _floating(tensor) for name, tensor in unpacked.tensors.items()}
-    decoded = [name for name, tensor in unpacked.tensors.items() if tensor is not checkpoint.tensors.get(name)]
+    decoded = [name for name in unpacked.tensors if name in unpacked.decoded]
     dtype = wanted or _own_dtype([tensors[name] for name in decoded] or tensors.values())
     reasons = dict.fromkeys(decoded, f"packed by {unpacked.packing}")
     if through is not None:
@@ -116,7 +117,9 @@ def _lay_out(
         plan_shard(outdir / name, tensors, checkpoint.directory, architecture=architecture, reasons=opened.reasons)
         for name, tensors in zip(shard_names(len(cut)), cut, strict=True)
     )
-    copied, left = copied_files(checkpoint.directory, opened.merged.tokenizer)
+    copied, left = copied_files(checkpoint.directory, opened.merged.tokenizer or checkpoint.stated_tokenizer)
+    files = TokenizerFiles(opened.merged.tokenizer or checkpoint.tokenizer, config)
+    copied += [json_file(name, value) for name, value in files.made.items()]
     statements = _statements(checkpoint.directory, opened)
     card = model_card(checkpoint.directory, outdir.name, statements)
     index = [json_file(INDEX_NAME, index_json(shards))] if len(shards) > 1 else []

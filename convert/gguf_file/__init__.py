@@ -10,6 +10,8 @@ key_values  a metadata entry to bytes and back
 header      counts and tensor infos to bytes and back; lays out a file before any weight is read
 cursor      the position in an untrusted header
 reader      reads a header and checks it as a whole
+llamafile   a program that holds a GGUF file
+ggml        files older than GGUF
 split       models in parts: which one a file is, and all of them together
 mistaken    what is passed where a GGUF file is wanted
 
@@ -21,6 +23,7 @@ Source: ggml/docs/gguf.md and ggml/src/gguf.cpp @ 0c1e570.
 from __future__ import annotations
 
 from convert.gguf_file.data import ALIGNMENT, Entry, KeyValue, TensorInfo, padded, scale_name, tensor_nbytes
+from convert.gguf_file.ggml import is_ggml, read_ggml
 from convert.gguf_file.header import layout
 from convert.gguf_file.key_values import encode_key_value, encoded_entry
 from convert.gguf_file.reader import GGUFFile, parse_gguf, read_gguf
@@ -38,10 +41,12 @@ __all__ = [
     "as_one",
     "encode_key_value",
     "encoded_entry",
+    "is_ggml",
     "layout",
     "padded",
     "parse_gguf",
     "part_of",
+    "read_ggml",
     "read_gguf",
     "read_parts",
     "scale_name",

@@ -42,9 +42,9 @@ _KINDS: Final = (
     ),
     _Kind(lambda head: head.lstrip()[:1] == b"<", "is an HTML or XML page, not the file itself", _AGAIN),
     # The magics of llama.cpp before August 2023, as little-endian numbers: ggjt, ggmf, ggml, and LoRA's ggla.
-    _Kind(_starts(b"tjgg"), "is in the old format GGJT", _OLD),
-    _Kind(_starts(b"fmgg"), "is in the old format GGMF", _OLD),
-    _Kind(_starts(b"lmgg"), "is in the old format GGML", _OLD),
+    _Kind(_starts(b"tjgg"), "is in the old format GGJT", _OLD, (Remedy.QUANTIZE_OLD,)),
+    _Kind(_starts(b"fmgg"), "is in the old format GGMF", _OLD, (Remedy.QUANTIZE_OLD,)),
+    _Kind(_starts(b"lmgg"), "is in the old format GGML", _OLD, (Remedy.QUANTIZE_OLD,)),
     _Kind(_starts(b"algg"), "is an adapter in the old format GGLA", _OLD),
     _Kind(
         lambda head: head[8:9] == b"{" and head[6:8] == b"\0\0",

@@ -8,7 +8,7 @@ Source: ggml/src/gguf.cpp, gguf_init_from_file_impl @ 0c1e570.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from convert.gguf_file.cursor import Cursor
 from convert.gguf_file.data import ALIGNMENT, Entry, TensorInfo, padded, tensor_nbytes
 from convert.gguf_file.header import MAGIC, Described, decode_counts, decode_tensor
 from convert.gguf_file.key_values import decode_key_value
+from convert.gguf_file.llamafile import PROGRAMS, Member, gguf_member
 from convert.gguf_file.mistaken import HEAD_NBYTES, no_file, not_a_gguf
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class GGUFFile:
     """A GGUF file's header.
 
     entries: the metadata, decoded and as the bytes in the file, in file order.
-    tensors: in file order, offsets from the start of the file.
+    tensors: in file order, offsets from the start of the file. start: where in the file the GGUF begins, and nbytes
+    where it ends: a llamafile is a program in front of it.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class GGUFFile:
     tensors: tuple[TensorInfo, ...]
     alignment: int
     data_offset: int
+    start: int = 0
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -56,10 +59,21 @@ def read_gguf(path: Path) -> GGUFFile:
     if not path.is_file():
         raise no_file(path)
     with open_regular(path) as file:
-        if not (head := file.read(HEAD_NBYTES)).startswith(MAGIC):
-            raise not_a_gguf(path, head)
-        file.seek(0)
-        return _read(Cursor(path, file, file_nbytes(file)))
+        head, nbytes = file.read(HEAD_NBYTES), file_nbytes(file)
+        member = Member(0, nbytes)
+        if not head.startswith(MAGIC):
+            found = gguf_member(path, file, nbytes) if head.startswith(PROGRAMS) else None
+            if found is None:
+                raise not_a_gguf(path, head)
+            member = found
+        file.seek(member.start)
+        return _moved(_read(Cursor(path, file, member.nbytes)), member.start)
+
+
+def _moved(file: GGUFFile, start: int) -> GGUFFile:
+    """Count from the start of the file that a GGUF lies in."""
+    tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in file.tensors) if start else file.tensors
+    return replace(file, nbytes=start + file.nbytes, tensors=tensors, data_offset=start + file.data_offset, start=start)
 
 
 def parse_gguf(path: Path, header: bytes, nbytes: int) -> GGUFFile:

@@ -46,6 +46,8 @@ class HubCommit:
             operation = CommitOperationAdd(name, path)
             digest, nbytes = operation.upload_info.sha256.hex(), operation.upload_info.size
             is_there = self.has(digest, nbytes)
+            # The Hub would be asked, and a .gitignore there, or a file that is small, keeps it from being sent at all.
+            operation._upload_mode = "lfs"  # noqa: SLF001
             if not is_there:
                 self._api.preupload_lfs_files(self._repository.name, [operation], free_memory=False)
         if is_there:

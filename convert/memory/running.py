@@ -4,6 +4,7 @@
     KV cache     for each layer, key and value of every token in float16; a layer with a window keeps only that
     overhead     what one batch of 512 tokens is computed in, and the program with its libraries
 
+The state of recurrent layers is small, and within the overhead.
 Source of the cache's shape: src/llama-kv-cache.cpp and src/llama-kv-cache-iswa.cpp @ 0c1e570.
 """
 
@@ -101,7 +102,7 @@ class _Numbers:
         return [self.number(name)] * self.number("block_count")
 
     def cached_values(self) -> list[int]:
-        """Count what each layer keeps of a token; latent attention (MLA) keeps one vector, no keys and values."""
+        """Count what each layer keeps of a token; latent attention (MLA) keeps one vector for both."""
         n_heads = self.by_layer("attention.head_count")
         heads_kv = self.by_layer("attention.head_count_kv") if self._has("attention.head_count_kv") else n_heads
         width = self.number("embedding_length") // max(max(n_heads, default=1), 1)

@@ -16,6 +16,7 @@ No weight is read here.
 
 from convert.model.decoded import Decoded
 from convert.model.from_checkpoint import Model, gguf_model, open_model
+from convert.model.from_ggml import read_ggml_model
 from convert.model.from_gguf import gguf_model_of, read_gguf_model, stored_model
 from convert.model.gguf_model import GGUFModel, float_values, tensor_type
 from convert.model.left_out import LeftOut, left_out
@@ -48,6 +49,7 @@ __all__ = [
     "left_out",
     "model_request",
     "open_model",
+    "read_ggml_model",
     "read_gguf_model",
     "stored_model",
     "tensor_type",

@@ -77,8 +77,8 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
     Raises CheckpointError, UnsupportedError or PlanError.
     """
     base = resolve_model(request.path, request.adapters)
-    checkpoint = open_checkpoint(base.model) if checkpoint is None else checkpoint
-    config, where = checkpoint.require_config(), str(checkpoint.directory / "config.json")
+    checkpoint = open_checkpoint(base.model, request.stated) if checkpoint is None else checkpoint
+    config, where = checkpoint.require_config(), str(request.stated.config or checkpoint.directory / "config.json")
     family = family_of(config, where=where)
     h = read_hyperparameters(config, where=where)
     unpacked = model_tensors(checkpoint)
@@ -95,8 +95,8 @@ def open_model(request: ModelRequest, checkpoint: Checkpoint | None = None) -> M
         hyperparameters=h,
         family=family,
         tensors=merged.tensors,
-        tokenizer=merged.tokenizer or checkpoint.directory,
-        is_plain=unpacked.packing is None and not base.requests and not own.notes,
+        tokenizer=merged.tokenizer or checkpoint.tokenizer,
+        is_plain=unpacked.is_plain and not base.requests and not own.notes,
         notes=(
             *base.notes,
             *other_bases(request.adapters, checkpoint),

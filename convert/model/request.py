@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.adapter import MergeRequest, parse_merge
+from convert.checkpoint import NOTHING_STATED, Stated
 from convert.remote import located
 
 if TYPE_CHECKING:
@@ -49,12 +50,14 @@ class ModelRequest:
     path: a directory as transformers saves it, the weight file in it, or the directory of an adapter as peft saves it,
     whose base is then looked for; absolute. adapters: to merge, in order.
     pre_tokenizer: what `tokenizer.ggml.pre` is to be, where it is not recognised. definition: whose counts.
+    stated: what the directory does not say itself, or what is to count instead.
     """
 
     path: Path
     adapters: tuple[MergeRequest, ...] = ()
     pre_tokenizer: str | None = None
     definition: DefinitionRequest = DefinitionRequest()
+    stated: Stated = NOTHING_STATED
 
     @property
     def directory(self) -> Path:
@@ -68,13 +71,15 @@ def model_request(
     merge: Merge | Iterable[Merge] = (),
     pre_tokenizer: str | None = None,
     definition: DefinitionRequest = DefinitionRequest(),
+    stated: Stated = NOTHING_STATED,
 ) -> ModelRequest:
     """Say which model is meant. merge: such as `"./adapter"` or `["A:0.7", "B"]`; only a string can carry a weight.
 
     Raises UsageError for a weight that is not finite.
     """
     listed = [merge] if isinstance(merge, (str, os.PathLike, MergeRequest)) else merge
-    return ModelRequest(absolute(located(model)), tuple(map(_merge_request, listed)), pre_tokenizer, definition)
+    adapters = tuple(map(_merge_request, listed))
+    return ModelRequest(absolute(located(model)), adapters, pre_tokenizer, definition, stated)
 
 
 def as_request(model: PathLike | ModelRequest) -> ModelRequest:

@@ -24,6 +24,7 @@ PathLike = str | os.PathLike[str]
 
 DEFAULT_TYPES: Final = "f16,q4_0,q4_1,q5_0,q5_1,q8_0"
 _FILE_SUFFIXES: Final = frozenset({".gguf", ".safetensors", ".bin", ".pt", ".pth"})
+_SUFFIX: Final = re.compile(r"((-00001-of-\d{5,})?\.gguf|\.llamafile|(\.ggmlv\d(\.\w+)?)?\.bin)$", re.IGNORECASE)
 _TYPE_SUFFIX: Final = re.compile(r"[-._](f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)
 
 
@@ -88,9 +89,10 @@ def directory_name(directory: Path) -> str:
 def gguf_name(path: PathLike) -> str:
     """Name a model after its GGUF file, or the first of its parts, without the float type that such names end with.
 
-    Only `.gguf` is a suffix: other dots belong to the name, as in `Llama-3.2-1B`.
+    Only `.gguf`, `.llamafile` and `.bin`, with `.ggmlv3.q4_0` in front, are suffixes: other dots belong to the name, as
+    in `Llama-3.2-1B`.
     """
-    return _TYPE_SUFFIX.sub("", re.sub(r"(-00001-of-\d{5,})?\.gguf$", "", Path(path).name, flags=re.IGNORECASE))
+    return _TYPE_SUFFIX.sub("", _SUFFIX.sub("", Path(path).name))
 
 
 def require_directory(path: PathLike) -> None:

@@ -4,7 +4,6 @@
     choosers      which file llama.cpp, the Hub, Ollama and LM Studio take for a tag
     lint          what they do not find, with the remedy
     source        what it was made from: repository, commit, front matter, tokens that end generation
-    memory_use    what a model takes at a context of so many tokens
     conversation  how the chat template writes turns, in Go's words too
     modelfile     Ollama's Modelfile, `params`, `template`, `system`
     purposes      what each type is good for

@@ -16,10 +16,10 @@ from gguf import Keys
 from convert.authorship import read_front_matter
 from convert.errors import OutputError, Remedy
 from convert.llama_cpp.pin import COMMIT, GIT_URL
+from convert.memory.running import BATCH, PROGRAM_NBYTES, memory_use
 from convert.publish.commands import how_to_run
 from convert.publish.conversation import prompt_format
 from convert.publish.files import FileRole
-from convert.publish.memory_use import BATCH, PROGRAM_NBYTES, memory_use
 from convert.publish.purposes import purpose
 from convert.publish.source import Source
 from convert.shown import shown

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 # Options whose values are places. A word of them that is none (`auto`), or an address (`hf://…`), stays as it is.
-INPUT_PLACES: Final = ("model", "source", "merge", "imatrix", "tensor-type-file", "text")
+INPUT_PLACES: Final = ("model", "source", "merge", "imatrix", "tensor-type-file", "config", "tokenizer", "text")
 OUTPUT_PLACES: Final = ("outdir", "out")
 _NO_PLACES: Final = frozenset({"auto"})
 _ADDRESS: Final = re.compile(r"\w+:/")  # a path has made one slash of two

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from convert.adapter import parse_merge, resolve_model
 from convert.adapter.adapter_files import SAFETENSORS_FILE, TORCH_FILE
 from convert.checkpoint.index import cached_name
+from convert.checkpoint.layouts import NOTHING_STATED, find_layout
 from convert.checkpoint.parts import choose_parts
 from convert.gguf_file import read_parts
 from convert.recipe.asked import is_place
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 # What beside weights can have a say: configs, tokenizers, templates, the card that names the authors, trusted code.
 _SMALL: Final = frozenset({".json", ".jinja", ".model", ".txt", ".md", ".py", ".tiktoken", ".yaml"})
-_FOLDERS: Final = ("additional_chat_templates/*.jinja", "*_Pooling/config.json")
+_PATTERNS: Final = ("additional_chat_templates/*.jinja", "*_Pooling/config.json", "tokenizer.model.v*")
 _ADAPTERS: Final = (SAFETENSORS_FILE, TORCH_FILE, "pytorch_model.bin")
 _MODELS: Final = ("model", "source")
 _HEX: Final = frozenset("0123456789abcdef")
@@ -73,7 +74,9 @@ def _inputs(asked: Asked) -> Iterator[Input]:
             yield from _model(role, _path(model))
     for request in merged:
         yield _adapter("merge", _path(request.path))
-    for role in ("imatrix", "tensor-type-file"):
+    if is_place(place := asked.options.get("tokenizer")):
+        yield Input("tokenizer", _path(place), tuple(_small_files(_path(place))))
+    for role in ("imatrix", "tensor-type-file", "config"):
         if is_place(place := asked.options.get(role)):
             yield Input(role, Path(str(place)), (Path(str(place)),))
 
@@ -82,10 +85,14 @@ def _model(role: str, path: Path) -> Iterator[Input]:
     if path.suffix == ".gguf" and path.is_file():
         yield Input(role, path, tuple(part.path for part in read_parts(path)))
         return
+    if role == "source":  # a GGUF in a program, or what is older than GGUF
+        yield Input(role, path, (path,))
+        return
     resolved = resolve_model(path)
     for request in resolved.requests:  # the adapter that was given as the model
         yield _adapter(role, request.path)
-    parts = choose_parts(resolved.model)
+    found = find_layout(resolved.model, NOTHING_STATED)
+    parts = choose_parts(resolved.model) if found is None else found[1]
     place = parts.directory if resolved.model.is_dir() else resolved.model
     yield Input("base" if resolved.requests else role, place, (*_small_files(parts.directory), *parts.paths))
 
@@ -99,7 +106,7 @@ def _adapter(role: str, path: Path) -> Input:
 def _small_files(directory: Path) -> Iterator[Path]:
     """Give the files beside the weights, in the order of their names; not locks, which are about outputs."""
     beside = (path for path in directory.iterdir() if path.suffix in _SMALL and not path.name.startswith("."))
-    inside = (path for pattern in _FOLDERS for path in directory.glob(pattern))
+    inside = (path for pattern in _PATTERNS for path in directory.glob(pattern))
     for path in sorted({*beside, *inside}):
         if path.is_file() and not path.name.endswith(".lock.json"):
             yield path

@@ -213,6 +213,8 @@ def _fits(value: object, key: Key) -> bool:
         return isinstance(value, bool)
     if key.kind is Kind.INTEGER:
         return isinstance(value, int) and not isinstance(value, bool) and value >= (key.least or 0)
+    if key.kind is Kind.NUMBER:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, str)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.errors import CheckpointError, RecipeError, Remedy, VerificationError
@@ -11,11 +13,10 @@ from convert.recipe.digests import Reading, file_digests, unseen
 from convert.recipe.inputs import inputs_of
 from convert.recipe.lock import LOCK_FILE, LockedFile, LockedInput, Work, locked_input, read_lock
 from convert.recipe.made_with import made_with
-from convert.shown import shown_list
+from convert.shown import shown, shown_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from convert.recipe.asked import Asked
     from convert.recipe.inputs import Input
@@ -74,7 +75,9 @@ def reproduce(
             raise RecipeError("the lock lets code of the checkpoint run", remedies=(Remedy.TRUST_CODE,))
         changes += changed_inputs(work, asked, reading=reading)
         make(asked)
-        outputs += _compared(work, place, reading)
+        compared = [*_compared(work, place, reading)]
+        outputs += compared
+        changes += [] if all(output.is_equal for output in compared) else _renamed(work, model)
     changes += [line for work in works for line in work.made_with.differences(made_with())]
     return Reproduction(tuple(dict.fromkeys(changes)), tuple(outputs))
 
@@ -85,6 +88,15 @@ def _placed(asked: Asked, directory: Path, out: Path, model: Path | None) -> Ask
     placed = placed.relocated(seen_from(out.absolute()), OUTPUT_PLACES)
     moved = {name: str(model) for name in ("model", "source") if name in placed.options and model is not None}
     return replace(placed, options={**placed.options, **moved})
+
+
+def _renamed(work: Work, model: Path | None) -> Iterator[str]:
+    """Say that a model that lies elsewhere now has another directory's name, which most files have in them."""
+    before = Path(str(work.asked.options.get("model", "")))
+    now = None if model is None else Path(os.path.abspath(model))
+    if now is not None and before.name not in ("", "..", now.name) and now.is_dir():
+        moved = f"the model was in {shown(before.name)}, and is in {shown(now.name)}"
+        yield f"{moved}: a link of the old name to it keeps it"
 
 
 def changed_inputs(work: Work, asked: Asked, *, reading: Reading = unseen) -> Iterator[str]:

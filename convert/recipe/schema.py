@@ -12,6 +12,7 @@ class Kind(Enum):
 
     FLAG = "true or false"
     INTEGER = "a whole number"
+    NUMBER = "a number"
     TEXT = "a string"
     PLACE = "a path, as a string"
 

@@ -2,6 +2,7 @@
 
     directory ── files ──▶ tokenizer.model  ── sentencepiece_model ──▶┐
                        ──▶ tokenizer.json   ── llama_hf ─────────────▶├─ Vocabulary ── vocabulary_metadata ──▶ KeyValues
+                       ──▶ bytes and ranks  ── ranked ──▶ tokenizer.json
                        ──▶ vocab and merges ── byte_level_bpe ───────▶┘
                        ──▶ special_tokens (ids, flags, chat templates)
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.errors import TokenizerError, UnsupportedError
+from convert.errors import Remedy, TokenizerError
 from convert.shown import shown, shown_list
 from convert.tokenizer.byte_level_bpe import read_byte_level_bpe
 from convert.tokenizer.files import MAX_TOKENS, TokenizerFiles, entry, token_id
@@ -59,6 +60,7 @@ __all__ = [
     "QWEN_TOKENIZER",
     "SENTENCEPIECE_TOKENIZER",
     "SpecialTokens",
+    "TokenizerFiles",
     "TokenizerRule",
     "Vocabulary",
     "read_vocabulary",
@@ -130,26 +132,16 @@ def _read(
 
 
 def _require_files(files: TokenizerFiles) -> None:
-    if files.has("tekken.json") and not files.has("tokenizer.json"):
-        raise UnsupportedError(
-            f"{shown(files.directory)} has its tokenizer as tekken.json only, which is not read",
-            hint="get tokenizer.json from the model's repository on the Hub, or let transformers write it:"
-            " AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
-        )
-    if files.has_tiktoken and not (files.has("tokenizer.json") or files.has("vocab.json")):
-        raise UnsupportedError(
-            f"tokenizer.model in {shown(files.directory)} is Meta's tiktoken file, which is not read",
-            hint="get tokenizer.json from the model's repository on the Hub",
-        )
-    if not (files.has("tokenizer.model") or files.has("tokenizer.json") or files.has("vocab.json")):
+    if not any(map(files.has, (files.model_name, "tokenizer.json", "vocab.json", "tekken.json"))):
         raise TokenizerError(
             f"no tokenizer in {shown(files.directory)}: looked for {_LOOKED_FOR}",
-            hint="copy the tokenizer files of the model that was fine-tuned into the directory",
+            remedies=(Remedy.GIVE_TOKENIZER,),
+            hint="or copy the tokenizer files of the model that was fine-tuned into the directory",
         )
 
 
 def _remarks(files: TokenizerFiles) -> Iterator[str]:
-    if files.has_tiktoken:
+    if files.has_tiktoken and not files.is_ranked:
         yield "passes over tokenizer.model, which is Meta's tiktoken file"
     in_json = entry(files.tokenizer or {}, "added_tokens", list, file="tokenizer.json") or []
     decoder = entry(files.config or {}, "added_tokens_decoder", dict, file="tokenizer_config.json") or {}

@@ -11,6 +11,7 @@ from gguf import TokenType
 
 from convert.errors import TokenizerError, UnsupportedError
 from convert.shown import shown
+from convert.tokenizer.alphabet import BYTE_OF_CHAR
 from convert.tokenizer.fast_tokenizer import read_fast_tokenizer
 from convert.tokenizer.files import check_fits, entry, typed
 from convert.tokenizer.pre_tokenizer import name_pre_tokenizer
@@ -25,17 +26,6 @@ if TYPE_CHECKING:
 _TOKENIZER: Final = "tokenizer.json"
 _MERGES: Final = "merges.txt"
 _PAIR: Final = 2
-
-
-def _byte_of_char() -> dict[str, int]:
-    """Return the alphabet of byte-level BPE: a printable character for each byte (openai/gpt-2, bytes_to_unicode)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in printable}
-    others = [byte for byte in range(0x100) if byte not in table.values()]
-    return table | {chr(0x100 + place): byte for place, byte in enumerate(others)}
-
-
-BYTE_OF_CHAR: Final = _byte_of_char()
 
 
 def read_byte_level_bpe(files: TokenizerFiles, *, vocab_size: int | None, pre_tokenizer: str | None) -> Vocabulary:

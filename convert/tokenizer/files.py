@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -11,6 +10,7 @@ from convert.checkpoint.json_file import read_json
 from convert.checkpoint.regular_file import file_nbytes, open_regular, refuse_lfs_pointer
 from convert.errors import CheckpointError, TokenizerError
 from convert.shown import shown
+from convert.tokenizer.ranked import LLAMA_3_ROLES, TEKKEN_ROLES, TIKTOKEN_LINE, of_tekken, of_tiktoken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MODEL: Final = "tokenizer.model"
 MAX_TEXT_NBYTES: Final = 64 << 20
 _TIKTOKEN_LINE_NBYTES: Final = 256
 MAX_TOKENS: Final = 1 << 20  # the largest vocabulary in use has about 262 thousand
@@ -42,18 +43,32 @@ class TokenizerFiles:
 
     @cached_property
     def tokenizer(self) -> dict[str, Any] | None:
-        """`tokenizer.json`."""
+        """`tokenizer.json`; or what it would say, where there is a vocabulary of bytes and ranks instead."""
+        if self.is_ranked and self.has("tekken.json"):
+            return of_tekken(self.json("tekken.json") or {}, file="tekken.json")
+        if self.is_ranked:
+            return of_tiktoken(self.content(_MODEL) or b"", self.model_config or {}, file=_MODEL)
         return self.json("tokenizer.json")
 
     @cached_property
     def config(self) -> dict[str, Any] | None:
-        """`tokenizer_config.json`."""
-        return self.json("tokenizer_config.json")
+        """`tokenizer_config.json`; or what it would say of a vocabulary of bytes and ranks."""
+        if not self.is_ranked or self.has("tokenizer_config.json"):
+            return self.json("tokenizer_config.json")
+        return dict(TEKKEN_ROLES if self.has("tekken.json") else LLAMA_3_ROLES)
 
     @cached_property
     def model_config(self) -> Mapping[str, Any] | None:
         """`config.json`."""
         return self.json("config.json") if self.known_config is None else self.known_config
+
+    @cached_property
+    def model_name(self) -> str:
+        """What `tokenizer.model` is called: Mistral's has its version behind it, `tokenizer.model.v3`."""
+        if self.has(_MODEL) or self.has("tekken.json"):
+            return _MODEL
+        versions = sorted(path.name for path in self.directory.glob(f"{_MODEL}.v*"))
+        return versions[-1] if versions else _MODEL
 
     def has(self, name: str) -> bool:
         """Whether the directory holds something of that name: a link that leads nowhere counts, and fails when read."""
@@ -63,16 +78,28 @@ class TokenizerFiles:
     @cached_property
     def has_pieces(self) -> bool:
         """Whether there is a `tokenizer.model` that is not Meta's tiktoken file, which has the same name."""
-        return self.has("tokenizer.model") and not self.has_tiktoken
+        return self.has(self.model_name) and not self.has_tiktoken
 
     @cached_property
     def has_tiktoken(self) -> bool:
         """Whether `tokenizer.model` is lines of a token in base64 and its rank, as Meta's Llama 3 has it."""
-        path = self.directory / "tokenizer.model"
+        path = self.directory / _MODEL
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return re.match(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n", file.read(_TIKTOKEN_LINE_NBYTES)) is not None
+            return TIKTOKEN_LINE.match(file.read(_TIKTOKEN_LINE_NBYTES)) is not None
+
+    @cached_property
+    def is_ranked(self) -> bool:
+        """Whether the tokenizer is Meta's tiktoken file or Mistral's `tekken.json`, and nothing beside it."""
+        others = ("tokenizer.json", "vocab.json")
+        return (self.has_tiktoken or self.has("tekken.json")) and not any(map(self.has, others))
+
+    @property
+    def made(self) -> dict[str, dict[str, Any]]:
+        """The files, by name, that transformers needs and that a vocabulary of bytes and ranks stands for."""
+        found = {"tokenizer.json": self.tokenizer, "tokenizer_config.json": self.config}
+        return {name: value for name, value in found.items() if value is not None and not self.has(name)}
 
     def json(self, name: str) -> dict[str, Any] | None:
         """Read a JSON object, or None where the file is missing."""

@@ -90,10 +90,10 @@ def added_token(token: str, *, special: bool) -> tuple[str, TokenType]:
 
 
 def _load(files: TokenizerFiles) -> SentencePieceProcessor:
-    path = files.directory / _MODEL
+    path = files.directory / files.model_name
     processor = SentencePieceProcessor()
     try:
-        processor.LoadFromSerializedProto(files.content(_MODEL) or b"")
+        processor.LoadFromSerializedProto(files.content(files.model_name) or b"")
         n_pieces = processor.vocab_size()
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise TokenizerError(f"{shown(path)} is not a sentencepiece model: {shown(error)}") from error

@@ -48,10 +48,16 @@ def _paddings(header: GGUFFile) -> Iterator[tuple[int, int, str]]:
     yield _header_end(header), min(header.data_offset, header.nbytes), "the header"
     for tensor in header.tensors:
         end = tensor.offset + tensor.nbytes
-        yield end, min(padded(end, header.alignment), header.nbytes), f"tensor `{tensor.name}`"
+        yield end, min(_padded(header, end), header.nbytes), f"tensor `{tensor.name}`"
+
+
+def _padded(header: GGUFFile, end: int) -> int:
+    """Round a byte up to the alignment, counted from where the GGUF begins."""
+    return header.start + padded(end - header.start, header.alignment)
 
 
 def _header_end(header: GGUFFile) -> int:
     # 24: magic, version, two counts. 24 a tensor: its name's length, number of dimensions, type and offset.
     metadata = sum(len(encoded) for _, encoded in header.entries)
-    return 24 + metadata + sum(24 + len(tensor.name.encode()) + 8 * len(tensor.shape) for tensor in header.tensors)
+    described = sum(24 + len(tensor.name.encode()) + 8 * len(tensor.shape) for tensor in header.tensors)
+    return header.start + 24 + metadata + described

@@ -42,7 +42,7 @@ def checkpoint_probabilities(model: ModelRequest, like: Probabilities, out: Path
     """
     opened = open_model(model)
     _check_memory(opened)
-    network = _load(opened)
+    network = load_network(opened)
     if network.config.vocab_size != like.n_vocab:
         raise UnsupportedError(f"the checkpoint has {network.config.vocab_size} tokens, the file {like.n_vocab}")
 
@@ -62,7 +62,8 @@ def _check_memory(model: Model) -> None:
         raise UnsupportedError(f"the checkpoint needs {needed} bytes of memory in float32, {free} are free")
 
 
-def _load(model: Model) -> Any:  # noqa: ANN401 - transformers publishes no types
+def load_network(model: Model) -> Any:  # noqa: ANN401 - transformers publishes no types
+    """Let transformers make its network of a model, in float32; UnsupportedError where it cannot."""
     try:
         import torch  # noqa: PLC0415 - hundreds of megabytes, only here
         import transformers  # noqa: PLC0415
@@ -91,7 +92,10 @@ def config_without_packing(model: Model) -> Any:  # noqa: ANN401
     """Give transformers' config of a model as it is decoded and merged."""
     from transformers import AutoConfig  # noqa: PLC0415
 
-    config = AutoConfig.from_pretrained(model.directory, local_files_only=True)
+    if model.checkpoint.arrange is None:
+        config = AutoConfig.from_pretrained(model.directory, local_files_only=True)
+    else:  # another program's directory, whose config is in no file
+        config = AutoConfig.for_model(**model.config)
     config.vocab_size = model.hyperparameters.size("vocab_size")
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels`, `types`, `remote`, `endurance`, `scaling` …
+"""Benchmarks: `python -m tests.bench NAME`, whose names are below.
 
 Every figure is a ratio against the reference measured in the same run, medians of several alternating runs; but for
 `planning` and `scaling`, which have none.

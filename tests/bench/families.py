@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from convert.tokenizer.byte_level_bpe import BYTE_OF_CHAR
+from convert.tokenizer.alphabet import BYTE_OF_CHAR
 
 from .costs import measure, median, warm
 from .synthetic import write_sentencepiece

@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from convert.tokenizer.byte_level_bpe import BYTE_OF_CHAR
+from convert.tokenizer.alphabet import BYTE_OF_CHAR
 
 from .costs import measure, median
 

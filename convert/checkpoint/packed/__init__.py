@@ -11,7 +11,7 @@ before any output, and the rest a slice at a time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from convert.checkpoint.packed.casts import CAST_TYPES, CastTensor, as_floats
@@ -42,6 +42,7 @@ DECODED: Final = "tensors are decoded on the way"  # unless a family has GGUF ke
 class ModelTensors:
     """The model's tensors, by name, in the checkpoint's order.
 
+    decoded: the names of those that are not stored so. is_plain: all are the checkpoint's own, as stored.
     packing: the producer that packed some of them, as its row is called; None for a plain checkpoint.
     notes: a line each, for the plan to show.
     """
@@ -49,14 +50,28 @@ class ModelTensors:
     tensors: Mapping[str, Tensor]
     packing: str | None = None
     notes: tuple[str, ...] = ()
+    decoded: frozenset[str] = frozenset()
+    is_plain: bool = True
 
 
 def model_tensors(checkpoint: Checkpoint) -> ModelTensors:
-    """Give a checkpoint's tensors as the model has them, whatever packed them.
+    """Give a checkpoint's tensors as the model has them, whatever packed them, and whoever laid them out.
 
     Raises CheckpointError for packed tensors that are incomplete, broken or contradict the config; UnsupportedError
     for a method or a layout that this version does not decode.
     """
+    from convert.checkpoint.views import leaves  # noqa: PLC0415 - views are made of this room's values
+
+    unpacked = _unpacked(checkpoint)
+    if checkpoint.arrange is None:
+        return unpacked
+    decoded = {id(unpacked.tensors[name]) for name in unpacked.decoded}
+    tensors = checkpoint.arrange(unpacked.tensors)
+    of_decoded = [name for name, tensor in tensors.items() if any(id(leaf) in decoded for leaf in leaves(tensor))]
+    return replace(unpacked, tensors=tensors, decoded=frozenset(of_decoded), is_plain=False)
+
+
+def _unpacked(checkpoint: Checkpoint) -> ModelTensors:
     quantization = read_quantization(checkpoint)
     is_stale = bool(quantization.options) and has_plain_weights(quantization, checkpoint.tensors)
     row = None if is_stale else find_format(quantization, checkpoint.tensors)
@@ -65,6 +80,6 @@ def model_tensors(checkpoint: Checkpoint) -> ModelTensors:
         return ModelTensors(checkpoint.tensors, notes=(said,) if is_stale else ())
     bring_small_ones(checkpoint.tensors.values())
     tensors = row.unpack(quantization, checkpoint.tensors)
-    n_decoded = sum(tensor is not checkpoint.tensors.get(name) for name, tensor in tensors.items())
-    decoded = f"packed by {row.label}: {n_decoded} {DECODED}"
-    return ModelTensors(tensors, row.label, (decoded, *row.notes(checkpoint.tensors)))
+    decoded = frozenset(name for name, tensor in tensors.items() if tensor is not checkpoint.tensors.get(name))
+    said = f"packed by {row.label}: {len(decoded)} {DECODED}"
+    return ModelTensors(tensors, row.label, (said, *row.notes(checkpoint.tensors)), decoded, is_plain=False)

@@ -30,7 +30,7 @@ def open_gguf_model(request: ModelRequest, checkpoint: Checkpoint | None = None)
     if request.definition.front_end is FrontEnd.NATIVE:
         return gguf_model(request, checkpoint)
     if checkpoint is None:
-        checkpoint = open_checkpoint(resolve_model(request.path, request.adapters).model)
+        checkpoint = open_checkpoint(resolve_model(request.path, request.adapters).model, request.stated)
     if request.definition.front_end is FrontEnd.AUTO and _is_native(checkpoint):
         return gguf_model(request, checkpoint)
     return model_through(_wanted(request, checkpoint, Part.TEXT), checkpoint).model
@@ -41,7 +41,7 @@ def open_other_model(request: ModelRequest, part: Part) -> GGUFModel:
 
     Errors as for `open_gguf_model`; llama.cpp's definitions are the only ones.
     """
-    checkpoint = open_checkpoint(resolve_model(request.path, request.adapters).model)
+    checkpoint = open_checkpoint(resolve_model(request.path, request.adapters).model, request.stated)
     return model_through(_wanted(request, checkpoint, part), checkpoint).model
 
 

@@ -64,20 +64,20 @@ def prepare(request: ModelRequest, checkpoint: Checkpoint | None = None) -> Prep
     Raises CheckpointError, UnsupportedError or PlanError.
     """
     base = resolve_model(request.path, request.adapters)
-    checkpoint = open_checkpoint(base.model) if checkpoint is None else checkpoint
+    checkpoint = open_checkpoint(base.model, request.stated) if checkpoint is None else checkpoint
     checkpoint.require_whole()
     if _is_repacked(checkpoint) and not base.requests:
         note = "packed weights are kept as they are: llama.cpp's definition has a type of its own for them"
         notes = (*checkpoint.notes, note)
-        return Prepared(checkpoint, checkpoint.tensors, checkpoint.directory, None, is_plain=True, notes=notes)
+        return Prepared(checkpoint, checkpoint.tensors, checkpoint.tokenizer, None, is_plain=True, notes=notes)
     unpacked = model_tensors(checkpoint)
     floats, casts = as_floats(unpacked.tensors)
     merged = merge_adapters(floats, base.requests)
-    is_plain = unpacked.packing is None and not base.requests
+    is_plain = unpacked.is_plain and request.stated.config is None and not base.requests
     return Prepared(
         checkpoint,
         merged.tensors,
-        merged.tokenizer or checkpoint.directory,
+        merged.tokenizer or checkpoint.tokenizer,
         None if is_plain else _config(checkpoint.require_config(), merged.vocab_size, unties=merged.unties),
         is_plain,
         (
