@@ -326,3 +326,18 @@ def test_a_part_is_one_of_the_whole(tiny_llama: Path, tmp_path: Path) -> None:
     for part, of in ((0, 3), (4, 3)):
         with pytest.raises(ConvertError, match="parts count from 1"):
             share(job, part, of)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("all", "model", "out", "--push-to-hub", "me/x-GGUF", "--ray"), "--ray does not go with --push-to-hub"),
+        (("quantize", "x.gguf", "out", "--with", "llama.cpp", "--ray"), "--ray does not go with --with llama.cpp"),
+        (("work", "plan.bin", "--part", "3"), "no part of a whole"),
+        (("work", "nothing.bin"), "nothing.bin` cannot be read: No such file"),
+    ],
+)
+def test_what_makes_no_sense_is_told(words: tuple[str, ...], said: str) -> None:
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code != 0
+    assert said in result.output + str(result.exception)
