@@ -130,6 +130,8 @@ def test_a_file_under_way_that_is_lost_takes_its_units_with_it(tiny_llama: Path,
     carry_out_units(job, job.units)
     next(tmp_path.glob(".*-Q4_0.*.partial")).unlink()
     assert units_to_do(job) == job.units
+    carry_out_units(job, job.units[:1])
+    assert units_to_do(job) == job.units[1:]
 
 
 def test_a_publication_that_is_cut_short_is_gone_on_with(

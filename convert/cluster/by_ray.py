@@ -128,7 +128,7 @@ def _run(ray: ModuleType, job: Job, n_threads: int, progress: Progress) -> None:
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=True
     )
-    board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+    board = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Board).remote()
     task = ray.remote(num_cpus=n_threads, max_retries=_MOST_RETRIES, scheduling_strategy="SPREAD")(_carry_out)
     to_do = units_to_do(job)
     progress(sum(nbytes_of(job.plan, unit) for unit in set(job.units) - set(to_do)))
@@ -138,11 +138,18 @@ def _run(ray: ModuleType, job: Job, n_threads: int, progress: Progress) -> None:
         while pending:
             for done in ray.wait(list(pending), timeout=_BETWEEN_LOOKS_S)[0]:
                 _judge(ray, job, done, pending.pop(done))
-            total = ray.get(board.total.remote())
-            progress(total - shown)
-            shown = total
+            total = _total(ray, board)
+            progress(max(total - shown, 0))
+            shown = max(total, shown)
     finally:
         _cancel(ray, pending)
+
+
+def _total(ray: ModuleType, board: Any) -> int:  # noqa: ANN401 - an actor
+    """Ask the board; one whose node has just died knows nothing yet, and is no reason to end."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        return int(ray.get(board.total.remote(), timeout=_GRACE_S))
+    return 0
 
 
 def _judge(ray: ModuleType, job: Job, done: Any, unit: Unit) -> None:  # noqa: ANN401 - a reference

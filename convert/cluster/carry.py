@@ -58,8 +58,8 @@ def _carry_out(job: Job, unit: Unit, *, jobs: int, progress: Progress) -> None:
         sources = opened.enter_context(closing(SourceFiles()))
         files: dict[int, PieceFile | ExistingFile] = {}
         for index in sorted(outputs_of(job.plan.tasks[unit.tasks[0]])):
-            output = job.plan.outputs[index]
-            files[index] = open_piece(output, job.key) if index in job.to_make else open_existing(index, output)
+            is_made = index in job.to_make
+            files[index] = open_piece(job, index) if is_made else open_existing(index, job.plan.outputs[index])
             opened.callback(files[index].close)
         try:
             _encode(job, unit, sources, files, jobs=jobs, progress=progress)

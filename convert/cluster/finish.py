@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from convert.cluster.job import check_sources
 from convert.cluster.pieces import open_piece, records, under_way, units_to_do
@@ -19,7 +19,7 @@ from convert.stream.publish import settle
 if TYPE_CHECKING:
     from convert.cluster.job import Job
 
-_MOST_NAMED = 4
+_MOST_NAMED: Final = 4
 
 
 def finish(job: Job) -> Report:
@@ -51,8 +51,9 @@ def _publish(job: Job) -> None:
         check_sources(job)
         _require_done(job)
         outputs_to_make(job.plan, force=job.force)
-        for output in job.outputs:
-            with closing(open_piece(output, job.key)) as file:
+        for index in sorted(job.to_make):
+            output = job.plan.outputs[index]
+            with closing(open_piece(job, index)) as file:
                 if os.fstat(file.fd).st_size != output.nbytes:
                     raise OutputError(f"`{file.partial}` is not as long as it was made")
                 file.write(memoryview(output.header), 0)

@@ -68,7 +68,7 @@ def make_job(plan: Plan, writing: Writing, *, unit_nbytes: int | None = None) ->
     check_parts(plan.outputs)
     check_room(list(to_make.values()))
     sources, units = tuple(_sources(plan)), cut_plan(plan, unit_nbytes)
-    key = work_key(plan, (writing.allow_nonfinite, units))[:_KEY_LENGTH]
+    key = work_key(plan, (writing.allow_nonfinite, units, sorted(to_make)))[:_KEY_LENGTH]
     plan = with_statistics(plan, jobs=writing.jobs)
     return Job(plan, units, frozenset(to_make), sources, writing.force, writing.allow_nonfinite, key)
 

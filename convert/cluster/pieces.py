@@ -39,21 +39,31 @@ class PieceFile(PartialFile):
         os.close(self.fd)
 
 
-def open_piece(output: Output, key: str) -> PieceFile:
-    """Open what becomes an output; made in its whole length where it is not there.
+def open_piece(job: Job, index: int) -> PieceFile:
+    """Open what becomes an output; made in its whole length where it is not there, and then no unit of it is done.
 
     For writing only: a client of NFS that has read a page would write all of it, others' bytes too. Lengthened, never
     reserved: where a file system cannot reserve, the C library writes zeros, and others write there already.
     """
-    path = under_way(output, key)
+    output = job.plan.outputs[index]
+    path = under_way(output, job.key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         if os.fstat(fd).st_size < output.nbytes:
+            _forget(job, index)
             os.ftruncate(fd, output.nbytes)
+            sync_directory(path.parent)
     except OSError as error:
         raise OutputError(f"`{path}` cannot be written: {error.strerror}") from error
     return PieceFile(output.path, path, fd, Journal(path))  # records are kept instead
+
+
+def _forget(job: Job, index: int) -> None:
+    """Remove records of units that are in a file which is lost; what another machine has just done is done again."""
+    for unit in job.units if records(job).is_dir() else ():
+        if index in outputs_of(job.plan.tasks[unit.tasks[0]]):
+            (records(job) / str(unit.number)).unlink(missing_ok=True)
 
 
 def under_way(output: Output, key: str) -> Path:
@@ -87,12 +97,19 @@ def units_to_do(job: Job) -> tuple[Unit, ...]:
     """Return the units that have no record, in order; all of a file that is under way no more."""
     directory = records(job)
     done = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    lost = {index for index in job.to_make if not under_way(job.plan.outputs[index], job.key).exists()}
+    lost = {index for index in job.to_make if not _is_whole(job.plan.outputs[index], job.key)}
 
     def is_done(unit: Unit) -> bool:
         return str(unit.number) in done and not lost & outputs_of(job.plan.tasks[unit.tasks[0]])
 
     return tuple(unit for unit in job.units if not is_done(unit))
+
+
+def _is_whole(output: Output, key: str) -> bool:
+    try:
+        return under_way(output, key).stat().st_size == output.nbytes
+    except FileNotFoundError:
+        return False
 
 
 def discard(job: Job) -> None:
