@@ -10,6 +10,9 @@ import resource
 import warnings
 from typing import TYPE_CHECKING, Final
 
+from convert.errors import OutputError
+from convert.shown import shown
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -56,6 +59,21 @@ def sync(fd: int) -> None:
     except OSError as error:
         if error.errno not in _NO_FLUSH:
             raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that it is whole or not there, and nothing else is. Raises OutputError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        try:
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+            partial.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
+    except OSError as error:
+        raise OutputError(f"{shown(path)} cannot be written: {error.strerror}") from error
 
 
 def sync_directory(directory: Path) -> None:

@@ -22,11 +22,11 @@ RANKS = {f"{kind}_world_size_2_rank_{rank}.pt": b"" for kind in ("model", "optim
 @pytest.mark.parametrize(
     ("files", "what", "hint_has"),
     [
-        ({"__0_0.distcp": b"", ".metadata": b"", "config.json": {}}, "FSDP", "accelerate merge-weights"),
+        ({"__0_0.distcp": b"", "config.json": {}}, "FSDP", "and `.metadata` beside them"),
         (
             {"pytorch_model_fsdp_0/__0_0.distcp": b"", "optimizer.bin": b"", "scheduler.pt": b""},
             "FSDP",
-            "merge-weights",
+            "`.metadata`",
         ),
         (
             {"global_step100/mp_rank_00_model_states.pt": b"", "zero_to_fp32.py": b"", "latest": b""},

@@ -29,8 +29,8 @@ TRAINER_FILE: Final = re.compile(
 SHARDED_PARTS: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = (
     (
         re.compile(r".*\.distcp|pytorch_model_fsdp_\d+|\.metadata"),
-        "it has a checkpoint of FSDP (torch.distributed.checkpoint)",
-        "put it together: `accelerate merge-weights DIRECTORY OUT`",
+        "it has a part of a checkpoint of FSDP (torch.distributed.checkpoint)",
+        "copy the whole of DIRECTORY: the files `*.distcp`, and `.metadata` beside them, whose name hides it",
     ),
     (
         re.compile(

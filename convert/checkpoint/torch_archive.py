@@ -67,15 +67,24 @@ _STATE_DICT_NAMES: Final = frozenset(
 _SUBCLASS_NAMES: Final = frozenset({"torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_wrapper_subclass"})
 _IS_DISTRIBUTED: Final = re.compile(r"torch\.distributed\.")
 _HARMLESS: Final = ("torch.", "builtins.", "__builtin__.", "collections.", "_codecs.", "numpy.")
-_TYPE_NAME: Final = re.compile(r"torch\.([A-Z]\w*Storage|(bfloat|float|complex|q?u?int)\d\w*|bool)")
+TYPE_NAME: Final = re.compile(r"torch\.([A-Z]\w*Storage|(bfloat|float|complex|q?u?int)\d\w*|bool)")
 
 
 @dataclass(frozen=True, slots=True)
 class TorchArchive:
-    """The records of a torch file: name without the folder → (offset of the bytes in the file, number of bytes)."""
+    """The records of a torch file: name without the folder → (offset of the bytes in the file, number of bytes).
+
+    pickle: what its `data.pkl` has.
+    """
 
     records: Mapping[str, tuple[int, int]]
     nbytes: int
+    pickle: bytes
+
+    @property
+    def storages(self) -> dict[int, int]:
+        """Offset → bytes of each storage."""
+        return {offset: nbytes for name, (offset, nbytes) in self.records.items() if name.startswith("data/")}
 
 
 def read_torch_archive(path: Path) -> TorchArchive:
@@ -86,13 +95,18 @@ def read_torch_archive(path: Path) -> TorchArchive:
     Raises UnsupportedError for a TorchScript archive.
     """
     with open_regular(path) as file:
-        nbytes = file_nbytes(file)
-        _check_start(file.read(len(LFS_POINTER_START)), nbytes, path)
-        records = _read_records(file, nbytes, path)
-        _check_kind(records, path)
-        _check_byte_order(_read_record(file, records.get("byteorder", (0, 0))), path)
-        _check_pickle(_read_pickle(file, records, path), path)
-    return TorchArchive(records=records, nbytes=nbytes)
+        return archive_in(file, file_nbytes(file), path)
+
+
+def archive_in(file: BinaryIO, nbytes: int, path: Path) -> TorchArchive:
+    """Do it for an open file, or a part of one that is seen as one. path: for errors."""
+    _check_start(file.read(len(LFS_POINTER_START)), nbytes, path)
+    records = _read_records(file, nbytes, path)
+    _check_kind(records, path)
+    _check_byte_order(_read_record(file, records.get("byteorder", (0, 0))), path)
+    pickle = _read_pickle(file, records, path)
+    _check_pickle(pickle, path)
+    return TorchArchive(records, nbytes, pickle)
 
 
 def _check_start(start: bytes, nbytes: int, path: Path) -> None:
@@ -201,7 +215,7 @@ def _check_pickle(pickle: bytes, path: Path) -> None:
         refused = {
             name: None
             for name in _imported_names(pickle)
-            if name not in _STATE_DICT_NAMES and not _TYPE_NAME.fullmatch(name)
+            if name not in _STATE_DICT_NAMES and not TYPE_NAME.fullmatch(name)
         }
         if refused:
             raise _refusal(list(refused), path)

@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from convert.checkpoint.regular_file import open_regular
 from convert.checkpoint.source import StoredType, TensorSource
-from convert.checkpoint.torch_archive import read_torch_archive
+from convert.checkpoint.torch_archive import TorchArchive, read_torch_archive
 from convert.errors import CheckpointError, UnsupportedError
 from convert.shown import shown, shown_list
 
@@ -49,7 +49,7 @@ _PATHS: Final[list[Callable[..., object] | tuple[Callable[..., object], str]]] =
     (PurePosixPath, "pathlib.PosixPath"),
     (PurePosixPath, "pathlib._local.PosixPath"),
 ]
-_STORED_TYPES: Final = {
+STORED_TYPES: Final = {
     "torch.float64": StoredType.F64,
     "torch.float32": StoredType.F32,
     "torch.float16": StoredType.F16,
@@ -90,19 +90,34 @@ def read_torch_file(path: Path) -> TorchFile:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a damaged file makes torch and pickletools warn of all kinds of things
         archive = read_torch_archive(path)
-        loaded = _load(path)
+        with open_regular(path) as file:
+            loaded = _load(file, path)
     state, notes = _state_dict(loaded, path)
     tensors, more_notes = _tensors(state, path)
-    storages = {offset: nbytes for name, (offset, nbytes) in archive.records.items() if name.startswith("data/")}
-    sources = tuple(_source(name, tensor, path, storages) for name, tensor in tensors.items())
+    sources = tuple(_source(name, tensor, path, archive.storages) for name, tensor in tensors.items())
     return TorchFile(sources=sources, notes=(*notes, *more_notes))
 
 
-def _load(path: Path) -> object:
+def read_torch_tensor(file: BinaryIO, archive: TorchArchive, name: str, path: Path) -> TensorSource:
+    """Read where the bytes of the one tensor lie that `torch.save` wrote, counted from the start of `file`.
+
+    file: open, or a part of `path` that is seen as a file. Errors as for `read_torch_file`.
+    """
+    import torch  # noqa: PLC0415
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = _load(file, path)
+    if not isinstance(loaded, torch.Tensor):
+        raise CheckpointError(f"{shown(path)} holds a `{type(loaded).__name__}` for {shown(name)}, wanted a tensor")
+    return _source(name, loaded, path, archive.storages)
+
+
+def _load(file: BinaryIO, path: Path) -> object:
     import torch  # noqa: PLC0415 - heavy, and needed for torch files only
 
     try:
-        with open_regular(path) as file, torch.serialization.safe_globals(_PATHS):
+        with torch.serialization.safe_globals(_PATHS):
             return torch.load(file, map_location="meta", weights_only=True)
     except _LOAD_ERRORS as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -195,7 +210,7 @@ def _dtype(tensor: torch.Tensor, where: str) -> StoredType:
         raise UnsupportedError(
             f"{where} is sparse, quantized or lazily negated, wanted a plain tensor", hint=_SAVE_PLAIN
         )
-    if (dtype := _STORED_TYPES.get(str(tensor.dtype))) is None:
+    if (dtype := STORED_TYPES.get(str(tensor.dtype))) is None:
         raise UnsupportedError(f"{where} has the dtype `{tensor.dtype}`, which this version does not read")
     return dtype
 

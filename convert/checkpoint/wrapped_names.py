@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from convert.errors import CheckpointError
 from convert.shown import shown
@@ -21,12 +21,14 @@ from convert.shown import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from convert.checkpoint.saved_pieces import SavedTensor
     from convert.checkpoint.source import TensorSource
 
+T = TypeVar("T", "TensorSource", "SavedTensor")
 _ANYWHERE: Final = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
-def unwrap_names(sources: Mapping[str, TensorSource]) -> tuple[dict[str, TensorSource], tuple[str, ...]]:
+def unwrap_names(sources: Mapping[str, T]) -> tuple[dict[str, T], tuple[str, ...]]:
     """Remove wrappers' prefixes from names; the order stays.
 
     Returns the tensors by their plain names, and a note a prefix.
@@ -37,7 +39,7 @@ def unwrap_names(sources: Mapping[str, TensorSource]) -> tuple[dict[str, TensorS
     while prefix := _common_wrapper(names.values()):
         names = {name: plain.removeprefix(prefix) for name, plain in names.items()}
         removed[prefix] = None
-    plain: dict[str, TensorSource] = {}
+    plain: dict[str, T] = {}
     for name, source in sources.items():
         if names[name] in plain:
             first = plain[names[name]].name

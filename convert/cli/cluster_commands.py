@@ -43,7 +43,7 @@ def planning(whole: click.Command) -> click.Command:
         assert whole.callback is not None  # noqa: S101 - it is a command's
         whole.callback(**_NOT_FOR_A_PLAN, **given)
 
-    return click.Command(
+    return type(whole)(
         "plan",
         callback=plan,
         params=[*options, out],

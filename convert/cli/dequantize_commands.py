@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convert.cli.options import MERGE, PATH, program_name, stated_of, stating, writing_options
+from convert.cli.options import MERGE, PATH, operand, program_name, stated_of, stating, writing_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +90,7 @@ def dequantize(
         kernel_level()
     with look.warnings_shown(), look.byte_progress(plan.nbytes, received_nbytes) as progress:
         report = carry_out_dequantize(plan, Writing(force, jobs, allow_nonfinite), progress=progress)
-    show_report(report, then=[*program_name().split(), "all", str(outdir), "quantized/"])
+    show_report(report, then=[*program_name().split(), "all", operand(outdir), "quantized/"])
     if repository is not None:
         _upload(plan, repository)
 

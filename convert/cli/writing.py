@@ -9,7 +9,7 @@ import click
 
 from convert.cli.asked_options import with_lock_note, write_lock
 from convert.cli.cluster_commands import write_plan
-from convert.cli.options import program_name, ray_of
+from convert.cli.options import operand, program_name, ray_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,4 +77,4 @@ def _by_ray(plan: Plan, how: Writing, *, progress: Progress) -> Report:
 def try_out(plan: Plan) -> list[str]:
     """Give the command line that tries the smallest of the files."""
     smallest = min(plan.models, key=lambda files: sum(output.nbytes for output in files))
-    return [*program_name().split(), "run", str(smallest[0].path), "-p", "Once upon a time", "-n", "50"]
+    return [*program_name().split(), "run", operand(smallest[0].path), "-p", "Once upon a time", "-n", "50"]

@@ -91,7 +91,10 @@ def read_earlier(path: Path, *, force: bool = False) -> EarlierCard:
     """
     if not path.exists():
         return EarlierCard()
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise OutputError(f"{shown(path)} is there already, and cannot be read: {error.strerror}") from error
     found = _KEPT.search(text)
     if found is None and not force:
         raise OutputError(

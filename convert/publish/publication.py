@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import OutputError
+from convert.file_system import write_text
 from convert.gguf_file import parse_gguf
 from convert.hub import HubCommit, HubRepository, UploadedFile, prepare_repository
 from convert.publish.card import CARD, REPORT, CardFacts, EarlierCard, card_text, read_earlier
@@ -20,7 +20,6 @@ from convert.publish.checksums import SUMS, sums_text
 from convert.publish.files import describe, describe_directory
 from convert.publish.modelfile import hub_files
 from convert.publish.source import read_source
-from convert.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,13 +120,3 @@ def finish(prepared: Prepared, commit: HubCommit, uploaded: Sequence[UploadedFil
         commit.add(name, text.encode())
     types = ", ".join(dict.fromkeys(model.label for model in facts.directory.models))
     return commit.finish(f"GGUF files: {types}")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is whole or not there. Raises OutputError."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{shown(path)} cannot be written: {error.strerror}") from error

@@ -94,7 +94,9 @@ def _model(role: str, path: Path) -> Iterator[Input]:
     found = find_layout(resolved.model, NOTHING_STATED)
     parts = choose_parts(resolved.model) if found is None else found[1]
     place = parts.directory if resolved.model.is_dir() else resolved.model
-    yield Input("base" if resolved.requests else role, place, (*_small_files(parts.directory), *parts.paths))
+    beside = (found[1].beside,) if found else ()
+    paths = dict.fromkeys((*_small_files(parts.directory), *beside, *parts.paths))
+    yield Input("base" if resolved.requests else role, place, tuple(paths))
 
 
 def _adapter(role: str, path: Path) -> Input:

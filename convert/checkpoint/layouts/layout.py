@@ -63,13 +63,15 @@ class Laid:
 class Layout:
     """A row: whose format, what its files are called, and how it is opened.
 
-    weights: matched with whole file names. beside: the file that must lie beside them.
+    weights: matched with whole file names. beside: the file that must lie beside them. inside: what a folder of the
+    directory is called that may have both.
     """
 
     label: str
     weights: re.Pattern[str]
     beside: str
     open: Callable[[Found], Laid]
+    inside: re.Pattern[str] | None = None
 
 
 Renames = tuple[tuple[str, str], ...]

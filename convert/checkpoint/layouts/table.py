@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 
 def _layouts() -> tuple[Layout, ...]:
-    from convert.checkpoint.layouts.litgpt import LITGPT  # noqa: PLC0415 - views need NumPy, transformers' form does not
+    from convert.checkpoint.layouts.distributed import DISTRIBUTED  # noqa: PLC0415 - views need NumPy, others do not
+    from convert.checkpoint.layouts.litgpt import LITGPT  # noqa: PLC0415
     from convert.checkpoint.layouts.meta import META  # noqa: PLC0415
     from convert.checkpoint.layouts.mistral import MISTRAL  # noqa: PLC0415
 
-    return META, MISTRAL, LITGPT
+    return META, MISTRAL, LITGPT, DISTRIBUTED
 
 
 def find_layout(path: Path, stated: Stated) -> tuple[Layout, Found] | None:
@@ -27,17 +28,23 @@ def find_layout(path: Path, stated: Stated) -> tuple[Layout, Found] | None:
     try:
         path = (snapshot_of(path) or path) if path.is_dir() else path
         directory = path if path.is_dir() else path.parent
-        names = sorted(entry.name for entry in directory.iterdir()) if path.exists() else []
+        names = _names(directory) if path.exists() else []
     except OSError:  # is told by whoever looks for transformers' files next
         return None
     if any(map(_is_transformers, names if path.is_dir() else (path.name,))):
         return None
     for layout in _layouts():
-        weights = [name for name in names if layout.weights.fullmatch(name)]
-        if weights and (path.is_dir() or path.name in weights) and layout.beside in names:
-            paths = tuple(directory / name for name in weights)
-            return layout, Found(directory, paths, directory / layout.beside, stated)
+        folders = [name for name in names if layout.inside and layout.inside.fullmatch(name) and path.is_dir()]
+        for place in (directory, *(directory / name for name in folders)):
+            listed = names if place == directory else _names(place)
+            weights = [name for name in listed if layout.weights.fullmatch(name)]
+            if weights and (path.is_dir() or path.name in weights) and layout.beside in listed:
+                return layout, Found(directory, tuple(place / name for name in weights), place / layout.beside, stated)
     return None
+
+
+def _names(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
 
 
 def _is_transformers(name: str) -> bool:
