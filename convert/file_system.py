@@ -1,4 +1,4 @@
-"""What not every system can do: locks, flushing on demand, many open files. What is lacking is gone without or told."""
+"""What not every system can do: locks, flushing on demand, many open files, room. What is lacking is told."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import warnings
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
-from convert.errors import OutputError
+from convert.errors import OutputError, Remedy
 from convert.shown import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 # Lustre without `-o flock` says ENOSYS, NFS without its lock daemon ENOLCK, FUSE and CIFS either or EOPNOTSUPP.
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 _OTHER_FILES: Final = 64  # what else is open: sources, libraries, the terminal
 _NO_FLUSH: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+_KEPT_FREE: Final = ContextVar("kept_free", default=0)  # bytes of every disk
 
 
 def lock(fd: int, path: Path, *, wait: bool = False) -> bool:
@@ -50,6 +54,25 @@ def allow_open_files(count: int) -> bool:
     with contextlib.suppress(OSError, ValueError):  # macOS has a limit that is said nowhere
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return True
+
+
+@contextlib.contextmanager
+def keeping_free(nbytes: int) -> Iterator[None]:
+    """Let no output that is begun in this block leave less than this free on a disk."""
+    token = _KEPT_FREE.set(nbytes)
+    try:
+        yield
+    finally:
+        _KEPT_FREE.reset(token)
+
+
+def check_free(directory: Path, nbytes: int) -> None:
+    """Raise OutputError unless the disk of a directory, which is there, has room for outputs."""
+    free, kept = shutil.disk_usage(directory).free, _KEPT_FREE.get()
+    if free - kept < nbytes:
+        of_it = f", of which {kept} are to stay so" if kept else ""
+        said = f"the outputs need {nbytes} bytes, `{directory}` has {free} free{of_it}"
+        raise OutputError(said, remedies=(Remedy.MORE_ROOM,))
 
 
 def sync(fd: int) -> None:

@@ -15,6 +15,7 @@ import yaml
 from judges import judge
 from layout_files import hashes, refused
 from litgpt_checkpoints import LIT_ROWS, write_lit
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from convert.adapter import resolve_model
 from convert.checkpoint import SourceFiles, matrix_shape, open_checkpoint
@@ -99,6 +100,16 @@ def _old(state: dict[str, Any]) -> dict[str, Any]:
 def test_other_forms_of_the_same_give_the_same_files(name: str, change: Any, lit: Path, tmp_path: Path) -> None:  # noqa: ANN401
     directory = _changed(lit, name, tmp_path, change)
     assert hashes(directory, tmp_path / "lit", "f16") == hashes(lit / "twin" / name, tmp_path / "twin", "f16")
+
+
+def test_a_folder_that_processes_saved_together_is_read(lit: Path, tmp_path: Path) -> None:
+    """What Fabric's FSDP leaves of a run: `lit_model.pth` is a folder. Its save is torch's, of `{"model": …}`."""
+    directory = shutil.copytree(lit / "lit" / NAMES[0], tmp_path / "spread" / NAMES[0])
+    state = torch.load(directory / "lit_model.pth")
+    (directory / "lit_model.pth").unlink()
+    with pytest.warns(UserWarning, match="in a single process"):
+        save({"model": state}, checkpoint_id=directory / "lit_model.pth", no_dist=True)
+    assert hashes(directory, tmp_path / "ours", "f16") == hashes(lit / "twin" / NAMES[0], tmp_path / "twin", "f16")
 
 
 def test_an_output_that_training_untied_is_kept(lit: Path, tmp_path: Path) -> None:

@@ -142,6 +142,22 @@ def test_it_says_what_it_was_made_from_how_to_run_it_and_what_it_sums_up_to(dire
         assert f"{sha256(path.read_bytes()).hexdigest()}  {path.name}" in text
 
 
+def test_what_has_a_lock_is_made_again_from_it(tiny_llama: Path, snapshot: Path, tmp_path: Path) -> None:
+    local = shutil.copytree(tiny_llama, tmp_path / "local name")
+    for model, base, fetched, there in (
+        (snapshot, (), f"org/Tiny-Llama --revision {SOURCE_COMMIT}", "Tiny-Llama"),
+        (local, ("--base-model", "org/local"), "org/local", "'local name'"),
+    ):
+        out = tmp_path / "out"
+        words = ("all", str(model), str(out), "--types", "q4_0", "--lock")
+        assert CliRunner().invoke(cli, words).exit_code == 0
+        assert (
+            f"```sh\nhf download {fetched} --local-dir {there}\nconvert reproduce . --model {there}\n```"
+            in write_card(out, "--model", model, *base)
+        )
+        shutil.rmtree(out)
+
+
 def test_the_prompt_stands_in_a_fence_that_it_does_not_end(directory: Path) -> None:
     text = write_card(directory)
     shape = re.search(r"## Prompt format\n.*?\n(`{3,})\n(.*?)\n\1\n", text, re.DOTALL)

@@ -6,6 +6,7 @@ of torch's or Megatron's is refused; nothing of it runs.
     state_dict_metadata    name → TensorStorageMetadata: dtype, size, chunks of (offsets, sizes)
                                 → BytesStorageMetadata: something else
     storage_data           MetadataIndex (name, offsets) → _StorageInfo: file, offset, length of what `torch.save` wrote
+    planner_data           name → the keys of nested dicts that it was made of, the outermost first
 
 Source: torch 2.13, distributed/checkpoint/metadata.py and filesystem.py.
 """
@@ -16,7 +17,7 @@ import io
 import pickle
 import pickletools
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from convert.checkpoint.regular_file import file_nbytes, open_regular
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_NBYTES: Final = 256 << 20  # a piece takes about 300 bytes
-MAX_OPCODES: Final = 20_000_000  # a piece takes about 60
+MAX_OPCODES: Final = 80_000_000  # a piece takes about 150
 _INERT_ROOTS: Final = ("torch.", "megatron.", "pathlib.")
 _MALFORMED: Final = (pickle.PickleError, ArithmeticError, AttributeError, EOFError, LookupError, TypeError, ValueError,
                      struct.error)  # fmt: skip
@@ -47,12 +48,16 @@ class SavedPiece:
 
 @dataclass(frozen=True, slots=True)
 class SavedTensor:
-    """A tensor in pieces, which cover it without overlapping. dtype: as torch calls it, `torch.bfloat16`."""
+    """A tensor in pieces, which cover it without overlapping.
+
+    dtype: as torch calls it, `torch.bfloat16`. keys: of the nested dicts that it was in, the outermost first.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     pieces: tuple[SavedPiece, ...]
+    keys: tuple[str, ...]
 
 
 class _Inert:
@@ -110,9 +115,15 @@ def read_saved(path: Path) -> dict[str, SavedTensor]:
     for index, place in _dict(metadata.get("storage_data"), path).items():
         found = _fields(index, path)
         places[found.get("fqn"), _sizes(found.get("offset") or (), path)] = _fields(place, path)
-    described = _dict(metadata.get("state_dict_metadata"), path)
-    return {name: _tensor(str(name), _fields(value, path), places, path)
-            for name, value in described.items() if isinstance(value, _Tensor)}  # fmt: skip
+    described, nested = _dict(metadata.get("state_dict_metadata"), path), metadata.get("planner_data")
+    tensors = {str(name): _tensor(str(name), _fields(value, path), places, path)
+               for name, value in described.items() if isinstance(value, _Tensor)}  # fmt: skip
+    return {name: replace(tensor, keys=_keys(name, nested)) for name, tensor in tensors.items()}
+
+
+def _keys(name: str, nested: object) -> tuple[str, ...]:
+    keys = nested.get(name) if isinstance(nested, dict) else None
+    return tuple(map(str, keys)) if isinstance(keys, tuple) and ".".join(map(str, keys)) == name else (name,)
 
 
 def _load(path: Path) -> object:
@@ -164,7 +175,7 @@ def _tensor(name: str, found: dict[Any, Any], places: dict[Any, dict[Any, Any]],
             raise CheckpointError(f"{shown(path)} has no place for the piece at {offsets} of tensor {shown(name)}")
         pieces.append(_piece(name, offsets, sizes, place, path))
     _check_cover(name, shape, pieces, path)
-    return SavedTensor(name, str(state[0]), shape, tuple(pieces))
+    return SavedTensor(name, str(state[0]), shape, tuple(pieces), (name,))
 
 
 def _piece(

@@ -100,7 +100,7 @@ def card(directory: Path, model: Path | None, base_model: str | None, repo: str 
     for name in filter(None, (base_model, repo)):
         check_repository_name(name)
     earlier = read_earlier(directory / CARD, force=force)
-    facts = facts_of(directory, model, base_model, repo, earlier)
+    facts = facts_of(directory, _here(model), base_model, repo, earlier)
     names = [name for file in facts.directory.files for name in file.names]
     with look.byte_progress(sum(file.nbytes for file in facts.directory.files), doing="reading") as progress:
         facts = facts.with_sums(sums_of(directory, names, progress=progress))
@@ -127,7 +127,7 @@ def modelfile(directory: Path, model: Path | None) -> None:
     from convert.publish.source import read_source  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
 
-    described, source = describe_directory(directory), read_source(model)
+    described, source = describe_directory(directory), read_source(_here(model))
     projectors = [file.names[0] for file in described.of(FileRole.MMPROJ)][:1]
     for each in described.models:
         write_text(directory / modelfile_name(each), text_of(each, projectors, source.end_ids))
@@ -156,12 +156,19 @@ def publish(
     for name in filter(None, (repository, base_model)):
         check_repository_name(name)
     earlier = read_earlier(directory / CARD, force=force)
-    facts = facts_of(directory, model, base_model, repository, earlier)
+    facts = facts_of(directory, _here(model), base_model, repository, earlier)
     prepared = prepare(facts, repository, private=private, force=force)
     look.say(look.stderr(), f"uploading to {prepared.repository.url}")
     with look.warnings_shown():
         publish_files(prepared, told=_tell)
     look.say(look.stderr(), f"published: {prepared.repository.url}")
+
+
+def _here(model: Path | None) -> Path | None:
+    """Give where the small files of a model are, which may be elsewhere."""
+    from convert.remote import located  # noqa: PLC0415
+
+    return None if model is None else Path(located(model))
 
 
 def _tell(file: UploadedFile) -> None:

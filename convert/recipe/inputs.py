@@ -95,7 +95,8 @@ def _model(role: str, path: Path) -> Iterator[Input]:
     parts = choose_parts(resolved.model) if found is None else found[1]
     place = parts.directory if resolved.model.is_dir() else resolved.model
     beside = (found[1].beside,) if found else ()
-    paths = dict.fromkeys((*_small_files(parts.directory), *beside, *parts.paths))
+    weights = [each for path in parts.paths for each in (sorted(path.iterdir()) if path.is_dir() else (path,))]
+    paths = dict.fromkeys((*_small_files(parts.directory), *beside, *weights))
     yield Input("base" if resolved.requests else role, place, tuple(paths))
 
 

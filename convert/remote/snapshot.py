@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 MAX_SMALL_NBYTES: Final = 64 << 20  # as json_file reads; the largest tokenizer.json in use is about 35 MB
 _MAX_INNER_NBYTES: Final = 1 << 20
-_WEIGHTS: Final = re.compile(r".*\.(safetensors|bin|pth?|ckpt|gguf|h5|msgpack|onnx|onnx_data|npz|ot|tflite|zip|gz|tar)")
+_WEIGHTS: Final = re.compile(
+    r".*\.(safetensors|bin|pth?|ckpt|distcp|gguf|llamafile|h5|msgpack|onnx|onnx_data|npz|ot|tflite|zip|gz|tar)"
+)
 _SMALL: Final = re.compile(
     r".*\.(json|jinja|txt|model|tiktoken|py|md|v\d|ya?ml|vocab)|(licen[cs]e|notice|copying|use_policy)[^/]*",
     re.IGNORECASE,

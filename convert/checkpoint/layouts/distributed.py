@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from convert.checkpoint.index import lacks_files
@@ -19,7 +20,7 @@ from convert.checkpoint.json_file import read_json
 from convert.checkpoint.layouts.layout import Found, Laid, Layout, in_order
 from convert.checkpoint.layouts.same_values import hold_the_same
 from convert.checkpoint.pieces import Pieced
-from convert.checkpoint.regular_file import file_nbytes, open_regular
+from convert.checkpoint.regular_file import expect, file_nbytes, open_regular
 from convert.checkpoint.saved_pieces import SavedPiece, SavedTensor, read_saved
 from convert.checkpoint.torch_archive import archive_in
 from convert.checkpoint.torch_file import STORED_TYPES, read_torch_tensor
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 _NOT_MODEL: Final = re.compile(
     r"(?:app\.)?(?:optim|optimizers?|optimizer_states?|lr_schedulers?|train_state|dataloader)\."
 )
-_WRAPPERS: Final = ("app.model.", "state_dict.", "model_state_dict.")
 _HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+_END_NBYTES: Final = 1 << 12
 _MEGATRON: Final = re.compile(
     r"(?:.*\.)?(?:embedding\.word_embeddings|decoder\.layers\..*linear_(?:qkv|proj|fc[12]))\..*"
 )
@@ -87,25 +88,22 @@ def open_distributed(found: Found) -> Laid:
     if any(map(_MEGATRON.fullmatch, model)):
         raise UnsupportedError(f"{shown(found.beside)} has Megatron's names, which are not translated: "
                                f"{shown_list(list(model), most=3)}", hint=_MEGATRON_HINT)  # fmt: skip
-    wrapper = next((word for word in _WRAPPERS if all(name.startswith(word) for name in model)), "")
-    plain, notes = unwrap_names({name.removeprefix(wrapper): tensor for name, tensor in model.items()})
+    outer = commonprefix([tensor.keys[:-1] for tensor in model.values()])  # noqa: RUF071 - key by key, of tuples
+    plain, notes = unwrap_names({".".join(tensor.keys[len(outer) :]): tensor for tensor in model.values()})
+    notes += (f"took the tensors under {shown('.'.join(outer))}",) if outer else ()
     notes += (f"passes over what is no model's: {shown_list(other, most=3)}",) if other else ()
     sources, config = _sources(plain, found.beside.parent), _config(found)
-    if not isinstance(config, ConfigError) and config.get("tie_word_embeddings") is True and _is_tied(plain, sources):
+    may_tie = not isinstance(config, ConfigError) and config.get("tie_word_embeddings") is True
+    if may_tie and _is_tied(_arrange(sources, saved=plain)):
         sources = {name: source for name, source in sources.items() if name.rpartition("/")[2] != _HEAD}
         plain = {name: tensor for name, tensor in plain.items() if name != _HEAD}
     return Laid(config, sources, partial(_arrange, saved=plain), notes)
 
 
-def _is_tied(plain: Mapping[str, SavedTensor], sources: Mapping[str, TensorSource]) -> bool:
+def _is_tied(tensors: Mapping[str, Tensor]) -> bool:
     """Whether the output is the embeddings once more, which transformers does not save."""
-    head, embeddings = (
-        [sources[_stored_name(name, number, plain[name])] for number in range(len(plain[name].pieces))]
-        if name in plain
-        else []
-        for name in (_HEAD, _EMBEDDINGS)
-    )
-    return len(head) == len(embeddings) and all(map(hold_the_same, head, embeddings))
+    head, embeddings = tensors.get(_HEAD), tensors.get(_EMBEDDINGS)
+    return head is not None and embeddings is not None and hold_the_same(head, embeddings)
 
 
 def _config(found: Found) -> Mapping[str, Any] | ConfigError:
@@ -140,13 +138,14 @@ def _in_file(path: Path, wanted: list[tuple[str, SavedPiece, StoredType | None]]
     known: dict[tuple[bytes, tuple[tuple[str, tuple[int, int]], ...]], TensorSource] = {}
     with open_regular(path) as file:
         nbytes = file_nbytes(file)
+        expect(file, (place for _, piece, _ in wanted if piece.start < nbytes for place in _ends(piece)))
         for name, piece, dtype in wanted:
             where = f"tensor {shown(name)} in {shown(path)}"
             if piece.start + piece.nbytes > nbytes:
                 raise CheckpointError(
                     f"{where} is said to reach to byte {piece.start + piece.nbytes}, the file has {nbytes}"
                 )
-            part = cast("BinaryIO", io.BufferedReader(_Part(file, piece.start, piece.nbytes), 1 << 12))
+            part = cast("BinaryIO", io.BufferedReader(_Part(file, piece.start, piece.nbytes), _END_NBYTES))
             archive = archive_in(part, piece.nbytes, path)
             key = archive.pickle, tuple(archive.records.items())
             if (source := known.get(key)) is None:
@@ -156,6 +155,13 @@ def _in_file(path: Path, wanted: list[tuple[str, SavedPiece, StoredType | None]]
                 said = f"{piece.shape} and {'another type' if dtype is None else dtype.value}"
                 raise CheckpointError(f"{where} is {source.shape} and {source.dtype.value}, `.metadata` says {said}")
             yield name, replace(source, name=name, offset=piece.start + source.offset)
+
+
+def _ends(piece: SavedPiece) -> Iterator[tuple[int, int]]:
+    """Give what of a piece is read to find its tensor: the first bytes, and the last."""
+    yield piece.start, min(piece.nbytes, _END_NBYTES)
+    if piece.nbytes > _END_NBYTES:
+        yield piece.start + piece.nbytes - _END_NBYTES, _END_NBYTES
 
 
 def _arrange(tensors: Mapping[str, Tensor], *, saved: Mapping[str, SavedTensor]) -> dict[str, Tensor]:

@@ -10,10 +10,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from convert.checkpoint.json_file import read_json
+from convert.checkpoint.layouts.distributed import open_distributed
 from convert.checkpoint.layouts.layout import Found, Laid, Layout, in_order, renamed
 from convert.checkpoint.layouts.litgpt_families import Fused, LitFamily, config_words, lit_family
 from convert.checkpoint.layouts.same_values import hold_the_same
@@ -28,7 +30,7 @@ from convert.shown import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from convert.checkpoint.source import Tensor, TensorSource
+    from convert.checkpoint.source import Arrange, Tensor
 
 _QKV: Final = re.compile(r"transformer\.h\.(\d+)\.attn\.(qkv|attn)\.(weight|bias)")
 _GATE_UP: Final = re.compile(r"transformer\.h\.(\d+)\.mlp\.fc_([12])\.weight")
@@ -39,19 +41,29 @@ def open_litgpt(found: Found) -> Laid:
     """Read model_config.yaml and where the tensors lie."""
     c = Fields(read_yaml(found.beside), shown(found.beside))
     family = lit_family(c)
-    file = read_torch_file(found.paths[0])
+    stored = _stored(found)
+    tensors = stored.arrange(stored.sources)
+    config, is_tied = _config(found, c, family, tensors)
+    _check_sizes(c, tensors, found)
+    arrange = partial(_arrange, whole=stored.arrange, c=c, family=family, drops_head=is_tied)
+    return replace(stored, config=config, arrange=arrange)
+
+
+def _stored(found: Found) -> Laid:
+    """Read where the tensors lie under LitGPT's names: in a file, or in a folder, as processes saved it together."""
+    path = found.paths[0]
+    if path.is_dir():
+        return open_distributed(replace(found, beside=path / ".metadata"))
+    file = read_torch_file(path)
     sources, notes = unwrap_names({source.name: source for source in file.sources})
-    config, is_tied = _config(found, c, family, sources)
-    _check_sizes(c, sources, found)
-    arrange = partial(_arrange, c=c, family=family, drops_head=is_tied)
-    return Laid(config, sources, arrange, (*file.notes, *notes))
+    return Laid({}, sources, dict, (*file.notes, *notes))
 
 
 def _config(
-    found: Found, c: Fields, family: LitFamily, sources: Mapping[str, TensorSource]
+    found: Found, c: Fields, family: LitFamily, tensors: Mapping[str, Tensor]
 ) -> tuple[Mapping[str, Any], bool]:
     """Give the config, and whether the output is the embeddings: what the weights say, where it may be so."""
-    head, embeddings = sources.get(_HEAD), sources.get(_EMBEDDINGS)
+    head, embeddings = tensors.get(_HEAD), tensors.get(_EMBEDDINGS)
     own = found.directory / "config.json"
     path = found.stated.config or (own if own.is_file() else None)
     stated = None if path is None else read_json(path)
@@ -63,14 +75,14 @@ def _config(
     return stated | ({"tie_word_embeddings": False} if unties else {}), is_tied
 
 
-def _check_sizes(c: Fields, sources: Mapping[str, TensorSource], found: Found) -> None:
+def _check_sizes(c: Fields, tensors: Mapping[str, Tensor], found: Found) -> None:
     """Hold model_config.yaml against the first tensors: what config.json says is held against all of them later."""
     wanted = {_EMBEDDINGS: (c.size("padded_vocab_size"), c.size("n_embd")),
               "transformer.h.0.attn.qkv.weight": (sum(rows_of_qkv(c)), c.size("n_embd"))}  # fmt: skip
     for name, shape in wanted.items():
-        if name in sources and sources[name].shape != shape:
-            raise ConfigError(f"tensor {shown(name)} has shape {sources[name].shape}, {c.where} says {shape}")
-    if _EMBEDDINGS not in sources:
+        if name in tensors and tensors[name].shape != shape:
+            raise ConfigError(f"tensor {shown(name)} has shape {tensors[name].shape}, {c.where} says {shape}")
+    if _EMBEDDINGS not in tensors:
         raise CheckpointError(f"{shown(found.paths[0])} has no {shown(_EMBEDDINGS)}: it is no LitGPT model")
 
 
@@ -84,8 +96,10 @@ def rows_of_qkv(c: Fields) -> tuple[int, int, int]:
     return n_heads * head_dim, n_groups * head_dim, n_groups * head_dim
 
 
-def _arrange(tensors: Mapping[str, Tensor], *, c: Fields, family: LitFamily, drops_head: bool) -> dict[str, Tensor]:
-    return in_order(_arranged(tensors, c, family, drops_head=drops_head))
+def _arrange(
+    tensors: Mapping[str, Tensor], *, whole: Arrange, c: Fields, family: LitFamily, drops_head: bool
+) -> dict[str, Tensor]:
+    return in_order(_arranged(whole(tensors), c, family, drops_head=drops_head))
 
 
 def _arranged(tensors: Mapping[str, Tensor], c: Fields, family: LitFamily, *, drops_head: bool) -> Iterator[Tensor]:
