@@ -12,7 +12,8 @@ ConvertError                  1
 ├── OutputError               6   disk space, permissions, existing files
 ├── ToolchainError            7   llama.cpp could not be fetched, built or run
 │   ├── ProgramError          7   a program ended badly
-│   └── NoSourceError         7   llama.cpp's source is needed, and has not been fetched
+│   ├── NoSourceError         7   llama.cpp's source is needed, and has not been fetched
+│   └── ClusterError          7   Ray is missing, or its machines die
 ├── RecipeError               8   a recipe file
 └── VerificationError         9   an output is not what it should be
 """
@@ -68,6 +69,8 @@ class Remedy(Enum):
     TRUST_CODE = "let a checkpoint's own code run"
     MORE_MEMORY = "allow more memory"
     LIST_ARCHITECTURES = "see which architectures there are"
+    PLAN_AGAIN = "make the plan anew"
+    CARRY_OUT_UNITS = "carry out the units that are left"
     NAME_TYPES = "say the type of tensors by name"
     ALLOW_INEXACT = "quantize again what cannot be exact"
 
@@ -116,6 +119,8 @@ LIBRARY_WORDS: Final[Mapping[Remedy, str]] = MappingProxyType(
         Remedy.NAME_TYPES: "give another type to it by `tensor_type`, `output_tensor_type` or `token_embedding_type`",
         Remedy.ALLOW_INEXACT: "lossless='possible' quantizes it as usual",
         Remedy.LIST_ARCHITECTURES: "`convert.llama_cpp.front_end.known_architectures()` lists them",
+        Remedy.PLAN_AGAIN: "`convert.cluster.make_job` makes it anew",
+        Remedy.CARRY_OUT_UNITS: "`convert.cluster.carry_out_units(job, job.units)` does what is left",
     }
 )
 
@@ -128,6 +133,7 @@ class ConvertError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    words: Mapping[Remedy, str] = LIBRARY_WORDS  # not each one's own: errors of another process come pickled
 
     def __init__(
         self,
@@ -141,7 +147,6 @@ class ConvertError(Exception):
         self.message = message
         self.remedies = tuple(remedies)
         self.facts = facts or {}
-        self.words: Mapping[Remedy, str] = LIBRARY_WORDS
         self._hint = hint
 
     @property
@@ -233,6 +238,10 @@ class NoSourceError(ToolchainError):
     def __init__(self, message: str, *, ref: str | None = None) -> None:
         super().__init__(message, remedies=(Remedy.FETCH_SOURCE,), facts={"ref": f" --ref {ref}" if ref else ""})
         self.ref = ref
+
+
+class ClusterError(ToolchainError):
+    """Ray is not installed, no cluster can be joined, or what a unit runs on dies again and again."""
 
 
 class RecipeError(ConvertError):

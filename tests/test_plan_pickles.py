@@ -21,17 +21,20 @@ from group_packing import awq_gemm_module, gptq_module, make_codes, packed_and_p
 from peft_adapters import write_adapter, write_base
 
 from convert.checkpoint.statistics import lacking
+from convert.cluster import carry_out_units, finish, make_job, share
+from convert.cluster.pickled import dumps, loads
 from convert.conversion import convert_one, plan_all, plan_quantize
 from convert.dequantization import DequantizeRequest, plan_dequantize
 from convert.model import model_request
 from convert.plan import OutputRequest
 from convert.quant_mix import quantize_options
-from convert.stream import carry_out, with_statistics
+from convert.stream import Writing, carry_out, with_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from convert.cluster import Job
     from convert.plan import Plan
 
     Packed = tuple[dict[str, torch.Tensor], torch.Tensor]
@@ -152,6 +155,17 @@ def test_another_process_makes_the_same_files(name: str, tmp_path: Path) -> None
     shutil.rmtree(tmp_path / "out")
     subprocess.run([sys.executable, "-c", PROGRAM], input=sent, check=True)
     assert hashes(plans) == ours
+    for plan in plans:
+        carry_out_cut_up(plan)
+    assert hashes(plans) == ours
+
+
+def carry_out_cut_up(plan: Plan) -> None:
+    """Carry a plan out as two workers do, who know of it what `dumps` says."""
+    job: Job = loads(dumps(make_job(plan, Writing(force=True), unit_nbytes=50_000)).data)
+    for part in (2, 1):
+        carry_out_units(job, share(job, part, 2))
+    finish(job)
 
 
 def test_a_plan_takes_its_statistics_with_it(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ _LEFT = dict.fromkeys(("all", "gguf", "quantize", "split", "merge"), _NOTHING_LE
     "dequantize": f"{_NOTHING_LEFT}; the same command goes on with the shards that are there",
     "recipe": f"{_NOTHING_LEFT}; the same command goes on with what is not made yet",
     "publish": "; nothing of it is visible on the Hub, and the same command goes on from here",
+    "work": "; units that are done stay done, and the same command goes on with the others",
     "build-llamacpp": "; the same command goes on from here",
 }
 

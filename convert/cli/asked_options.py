@@ -28,9 +28,9 @@ lock_option = click.option(
 )
 
 
-# What a recipe has no use for: commands that make nothing, and options that `recipe check` stands for.
-NO_JOBS = frozenset({"build-llamacpp", "doctor", "inspect", "recipe", "reproduce", "run"})
-NO_KEYS = frozenset({"dry_run", "as_json"})
+# What a recipe has no use for: commands that make nothing, and options that `recipe check` and `run` stand for.
+NO_JOBS = frozenset({"build-llamacpp", "doctor", "finish", "inspect", "plan", "recipe", "reproduce", "run", "work"})
+NO_KEYS = frozenset({"dry_run", "as_json", "ray"})
 
 
 def key_of(parameter: click.Parameter) -> str:

@@ -10,6 +10,7 @@ import click
 
 from convert.cli import quantize_options
 from convert.cli.asked_options import lock_option
+from convert.cli.cluster_commands import finish, planning, work
 from convert.cli.dequantize_commands import dequantize
 from convert.cli.hints import HintingGroup
 from convert.cli.imatrix_commands import imatrix, importance_for
@@ -18,6 +19,8 @@ from convert.cli.options import (
     PATH,
     checkpoint_options,
     dir_option,
+    ray_of,
+    ray_option,
     request_of,
     split_of,
     splitting,
@@ -58,7 +61,7 @@ def cli() -> None:
 
 for _command in (
     dequantize, build_llamacpp, imatrix, run_gguf, verify, report, split, merge, card, modelfile, publish, lint, doctor,
-    recipe, reproduce,
+    recipe, reproduce, work, finish,
 ):  # fmt: skip
     cli.add_command(_command)
 
@@ -82,6 +85,7 @@ for _command in (
 @checkpoint_options
 @quantize_options.quantizing
 @splitting
+@ray_option
 @lock_option
 @writing_options
 def all_types(
@@ -148,6 +152,9 @@ def all_types(
     check()
 
 
+cli.add_command(planning(all_types))
+
+
 @cli.command("gguf", short_help="A checkpoint to one GGUF file.")
 @click.argument("model", type=PATH)
 @click.argument("out", type=click.Path(path_type=str), metavar="OUT.gguf")
@@ -156,6 +163,7 @@ def all_types(
 @checkpoint_options
 @quantize_options.quantizing
 @splitting
+@ray_option
 @lock_option
 @writing_options
 def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: Any) -> None:
@@ -185,6 +193,7 @@ def one_type(model: Path, out: str, kind: str, directory: Path | None, **run: An
 @quantize_options.requantizing
 @stating_of_old
 @splitting
+@ray_option
 @lock_option
 @writing_options
 def quantize(
@@ -206,8 +215,9 @@ def quantize(
     from convert.plan import OutputRequest, gguf_name  # noqa: PLC0415
 
     context, stated = click.get_current_context(), stated_of(run)
-    given = (option for option in context.command.params if context.params[str(option.name)])
+    given = (option for option in context.command.params if context.params.get(str(option.name)))
     ours = [option.opts[0] for option in given if option.name in _OURS_ALONE]
+    ours += ["--ray"] if ray_of(context) is not None else []
     wanted = OutputRequest(outdir, types, name, split=split_of(run))
     asked = quantize_options.words(run)
     if encoder == "llama.cpp":

@@ -58,6 +58,8 @@ GGUF_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.NAME_TYPES: "give another type to it with --tensor-type, --output-tensor-type or --token-embedding-type",
     Remedy.ALLOW_INEXACT: "--lossless without =strict quantizes it as usual",
     Remedy.LIST_ARCHITECTURES: "`convert inspect --architectures` lists what there is",
+    Remedy.PLAN_AGAIN: "`convert plan` makes it anew",
+    Remedy.CARRY_OUT_UNITS: "`convert work` with the same plan does what is left",
 }
 _DEQUANTIZE: Final[Mapping[Remedy, str]] = {
     **GGUF_WORDS,

@@ -181,6 +181,28 @@ def split_of(options: dict[str, Any]) -> SplitRequest | None:
     return None if size is None and n_tensors is None else SplitRequest(size, n_tensors)
 
 
+def _keep_ray(context: click.Context, _: click.Parameter, address: str | None) -> None:
+    if address is not None:
+        context.meta[_RAY] = address
+
+
+_RAY: Final = "convert.ray"  # where a context, and what is invoked within it, has the address
+ray_option = click.option(
+    "--ray",
+    is_flag=False,
+    expose_value=False,
+    callback=_keep_ray,
+    flag_value="",
+    metavar="[ADDRESS]",
+    help="Write by a Ray cluster's nodes (extra [ray]): at this address, else the one running here, else this machine.",
+)
+
+
+def ray_of(context: click.Context) -> str | None:
+    """Return the address of the cluster that is to do it, empty for whichever Ray finds; None for this process."""
+    return context.meta.get(_RAY)
+
+
 dir_option = click.option(
     "--dir",
     "directory",

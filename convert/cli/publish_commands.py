@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from convert.cli.asked_options import with_lock_note, write_lock
-from convert.cli.options import PATH, program_name
+from convert.cli.options import PATH, program_name, ray_of
 from convert.errors import UsageError, VerificationError
 from convert.shown import shown
 
@@ -65,6 +65,8 @@ def push_of(options: dict[str, Any]) -> Push:
             if asked:
                 raise click.UsageError(f"{flag} goes with --push-to-hub", ctx=click.get_current_context())
         return push
+    if ray_of(click.get_current_context()) is not None:
+        raise click.UsageError("--ray does not go with --push-to-hub", ctx=click.get_current_context())
     from convert.hub import check_repository_name  # noqa: PLC0415 - the Hub's client, only when needed
 
     for name in filter(None, (push.repository, push.base_model)):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from convert.cli.asked_options import command_line, invoke, schema_of
-from convert.cli.options import PATH
+from convert.cli.options import PATH, ray_option
 from convert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def recipe() -> None:
     metavar="N",
     help="Try again what failed after 5 s, 10 s, 20 s …",
 )
+@ray_option
 @click.option(
     "--keep-free",
     metavar="SIZE",

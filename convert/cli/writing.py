@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convert.cli.asked_options import with_lock_note, write_lock
-from convert.cli.options import operand, program_name
+from convert.cli.cluster_commands import write_plan
+from convert.cli.options import operand, program_name, ray_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from convert.plan import Plan
+    from convert.stream import Progress, Report, Writing
 
 
 def show_and_write(
@@ -25,11 +27,13 @@ def show_and_write(
     dry_run: bool,
     as_json: bool,
     lock: bool = False,
+    plan_file: Path | None = None,
     **writing: Any,
 ) -> None:
     """Show a plan, and carry it out unless it is a dry run.
 
-    place: where a lock goes. settled: options that are known better by now, for the lock.
+    place: where a lock goes. settled: options that are known better by now, for the lock. plan_file: where the plan
+    goes instead, cut up for others.
     """
     from convert import stream  # noqa: PLC0415
     from convert.codec import kernel_level  # noqa: PLC0415
@@ -51,15 +55,26 @@ def show_and_write(
     show_plan(plan, look.stderr())
     with look.warnings_shown():
         kernel_level()
+    if plan_file is not None:
+        write_plan(plan, plan_file, **writing)
+        return
+    context = click.get_current_context()
+    carry_out = stream.carry_out if ray_of(context) is None else _by_ray
     with look.warnings_shown(), look.byte_progress(plan.nbytes, received_nbytes) as progress:
-        report = stream.carry_out(plan, stream.Writing(**writing), progress=progress)
+        report = carry_out(plan, stream.Writing(**writing), progress=progress)
     if lock and place is not None:
         write_lock(plan, place, **settled)
-    context = click.get_current_context()
-    show_report(report, then=_try_out(plan) if context.parent is context.find_root() else ())
+    show_report(report, then=try_out(plan) if context.parent is context.find_root() else ())
 
 
-def _try_out(plan: Plan) -> list[str]:
+def _by_ray(plan: Plan, how: Writing, *, progress: Progress) -> Report:
+    from convert.cluster import carry_out_by_ray, make_job  # noqa: PLC0415
+
+    address = ray_of(click.get_current_context()) or None
+    return carry_out_by_ray(make_job(plan, how), address, jobs=how.jobs, progress=progress)
+
+
+def try_out(plan: Plan) -> list[str]:
     """Give the command line that tries the smallest of the files."""
     smallest = min(plan.models, key=lambda files: sum(output.nbytes for output in files))
     return [*program_name().split(), "run", operand(smallest[0].path), "-p", "Once upon a time", "-n", "50"]

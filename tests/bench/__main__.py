@@ -1,14 +1,14 @@
-"""Benchmarks: `python -m tests.bench pipeline`, `nf4`, `kernels`, `types`, `remote`, `endurance` and `planning`.
+"""Benchmarks: `python -m tests.bench NAME`, whose names are below.
 
 Every figure is a ratio against the reference measured in the same run, medians of several alternating runs; but for
-`planning`, which has none.
+`planning` and `scaling`, which have none.
 """
 
 from __future__ import annotations
 
 import sys
 
-from . import endurance, families, kernels, nf4, pipeline, planning, remote, type_table
+from . import endurance, families, kernels, nf4, pipeline, planning, remote, scaling, type_table
 
 _BENCHMARKS = {
     "pipeline": pipeline.main,
@@ -19,6 +19,7 @@ _BENCHMARKS = {
     "planning": planning.main,
     "remote": remote.main,
     "endurance": endurance.main,
+    "scaling": scaling.main,
 }
 
 
