@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import yaml
 from gguf import GGUFWriter, Metadata, size_label
 
@@ -18,6 +19,9 @@ from convert.checkpoint import read_json
 from convert.errors import CheckpointError
 from convert.gguf_file import KeyValue, encode_key_value
 from convert.shown import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _MAX_FILE_NBYTES: Final = 16 << 20
 _MAX_FRONT_MATTER: Final = 256 << 10  # characters; YAML is parsed in Python
@@ -72,6 +76,57 @@ _SAMPLING: Final = (
 )
 _INT32_END: Final = 1 << 31
 _FLOAT32_END: Final = 3.4e38  # just below FLT_MAX
+
+
+_CARD_KEYS: Final = {
+    **{
+        f"general.{key}": key
+        for key in (
+            *("name", "author", "version", "organization", "description", "finetune", "basename", "size_label"),
+            *("license", "tags"),
+        )
+    },
+    "general.license.name": "license_name",
+    "general.license.link": "license_link",
+    "general.languages": "language",
+    "general.source.url": "url",
+    "general.source.doi": "doi",
+    "general.source.uuid": "uuid",
+    "general.source.repo_url": "repo_url",
+}
+_HUB: Final = "https://huggingface.co/"
+
+
+def card_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the front matter of a model card that says what a file's `general.*` metadata does."""
+    found = {name: _text(values[key]) for key, name in _CARD_KEYS.items() if key in values}
+    for kind in ("base_model", "dataset"):
+        links = [
+            values.get(f"general.{kind}.{index}.repo_url") for index in range(values.get(f"general.{kind}.count", 0))
+        ]
+        names = [link.removeprefix(_HUB) for link in links if isinstance(link, str)]
+        found |= {f"{kind}s" if kind == "dataset" else kind: names} if names else {}
+    return found
+
+
+def _text(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_text(item) for item in value]
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def generation_config_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a generation_config.json: a file's numbers for sampling, and the config's tokens that begin and end."""
+    found = {
+        key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if config.get(key) is not None
+    }
+    known: set[str] = set()
+    for key, name, _ in _SAMPLING:
+        value = values.get(f"general.sampling.{name.removeprefix('sampling_')}")
+        if value is not None and name not in known:
+            known.add(name)
+            found[key] = float(str(np.float32(value))) if isinstance(value, float) else value
+    return found
 
 
 def _readable(directory: Path) -> tuple[Path, tuple[str, ...]]:

@@ -147,7 +147,7 @@ class ConvertError(Exception):
     @property
     def hint(self) -> str | None:
         """The remedies in the words of the face, then what else helps; None where nothing is known."""
-        remedies = "; or ".join(self.words[remedy].format_map(self.facts) for remedy in self.remedies)
+        remedies = "; or ".join(filter(None, (self.words[each].format_map(self.facts) for each in self.remedies)))
         return "; ".join(filter(None, (remedies, self._hint))) or None
 
 

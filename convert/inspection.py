@@ -16,9 +16,8 @@ from convert.architecture import find_family, read_hyperparameters
 from convert.architecture.metadata import head_dim
 from convert.checkpoint import NOTHING_STATED, Checkpoint, Stated, open_checkpoint
 from convert.checkpoint.packed import ModelTensors, model_tensors, read_quantization
-from convert.checkpoint.regular_file import open_regular
 from convert.errors import CheckpointError, ConvertError, PlanError
-from convert.gguf_file import GGUFFile, as_one, read_gguf, read_parts
+from convert.gguf_file import GGUFFile, as_one, is_gguf, read_gguf, read_parts
 from convert.importance import ImportanceStatistics, is_importance, read_importance, statistics_of
 from convert.llama_cpp.front_end import open_gguf_model
 from convert.memory import Memory, measure_memory
@@ -102,7 +101,7 @@ def inspect(path: str | os.PathLike[str], stated: Stated = NOTHING_STATED) -> In
     Raises CheckpointError if there is neither.
     """
     target = Path(located(path))
-    if target.is_file() and _is_gguf(target):
+    if is_gguf(target):
         file = read_gguf(target)
         return _inspect_importance(target, file.metadata) if is_importance(file) else _inspect_gguf(read_parts(target))
     if target.is_file() and target.suffix == ".dat":
@@ -111,11 +110,6 @@ def inspect(path: str | os.PathLike[str], stated: Stated = NOTHING_STATED) -> In
         raise CheckpointError(f"{shown(target)} does not exist", hint=nearest(target))
     target = absolute(target)
     return _inspect_checkpoint(open_checkpoint(target, stated), ModelRequest(target, stated=stated))
-
-
-def _is_gguf(path: Path) -> bool:
-    with open_regular(path) as file:
-        return path.suffix in (".gguf", ".llamafile") or file.read(4) == b"GGUF"
 
 
 def _inspect_gguf(parts: Sequence[GGUFFile]) -> Inspection:

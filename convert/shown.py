@@ -39,7 +39,7 @@ def nearest(path: Path) -> str | None:
     """Suggest what stands where a path does not, under almost its name; None where nothing does."""
     parent = path.absolute().parent
     try:
-        names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+        names = [entry.name for entry in parent.iterdir() if entry.name != path.name] if parent.is_dir() else []
     except OSError:
         return None
     found = get_close_matches(path.name, names, n=3, cutoff=0.7)

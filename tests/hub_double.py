@@ -19,6 +19,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha1, sha256
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
@@ -28,6 +29,8 @@ from xet_shards import files_of_shard
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from remote_double import Double
 
 TOKEN: Final = "hf_" + "double" * 5
 _LARGE: Final = (".safetensors", ".bin", ".model", ".gguf", ".dat")  # sent to LFS by name, or as binary
@@ -54,7 +57,7 @@ class Hub:
 
     objects: sha256 of the LFS objects that have arrived. uploads: their order, with repeats. refused: the status and
     message for a method and the beginning of a path. on_object: set when the first byte of an object has arrived; it is
-    not read further while `holds` is set.
+    not read further while `holds` is set. sources: the double that answers for the models that it has.
     """
 
     endpoint: str = ""
@@ -69,6 +72,7 @@ class Hub:
     card_warnings: list[dict[str, str]] = field(default_factory=list)
     on_object: threading.Event = field(default_factory=threading.Event)
     trusts_shards: bool = False
+    sources: Double | None = None
     preupload: dict[str, Any] = field(default_factory=dict)  # said of every file otherwise than by default
 
     def environment(self, home: Path, *, token: str | None = TOKEN, xet: bool = False) -> dict[str, str]:
@@ -111,6 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve(self._get)
 
+    def do_HEAD(self) -> None:
+        self._serve(self._get)
+
     def do_POST(self) -> None:
         self._serve(self._post)
 
@@ -135,6 +142,14 @@ class _Handler(BaseHTTPRequestHandler):
         answer()
 
     def _get(self) -> None:
+        asked = self.path.partition("?")[0]
+        if self.hub.sources and any(f"/{name}/" in f"{asked}/" for name in self.hub.sources.models):
+            self._pass_on(self.hub.sources.endpoint)
+            return
+        if "/resolve/" in self.path:
+            name, _, rest = self.path.lstrip("/").partition("/resolve/")
+            self._send(self.hub.repositories[name].contents[rest.partition("/")[2]])
+            return
         if self.path == "/api/whoami-v2":
             token = {"accessToken": {"role": self.hub.role, "displayName": "double"}}
             self._reply({"name": self.hub.user, "type": "user", "orgs": [], "auth": token})
@@ -142,7 +157,6 @@ class _Handler(BaseHTTPRequestHandler):
         if "/xet-write-token/" in self.path:
             self._reply({"casUrl": self.hub.endpoint, "accessToken": "xet", "exp": int(time.time()) + 3600})
             return
-        asked = self.path.partition("?")[0]
         name = asked.removeprefix("/api/models/").removesuffix("/auth-check/write").removesuffix("/revision/main")
         repository = self.hub.repositories.get(name)
         if repository is None:
@@ -151,9 +165,32 @@ class _Handler(BaseHTTPRequestHandler):
             owned = name.split("/")[0] == self.hub.user
             self._reply({} if owned else {"error": "You are not the owner"}, 200 if owned else 403)
         else:
-            siblings = [{"rfilename": path} for path in repository.files]
-            described = {"id": name, "private": repository.private, "siblings": siblings, "sha": "0" * 40, "tags": []}
+            siblings = [_sibling(repository, path) for path in repository.files]
+            sha = f"{len(repository.commits):040x}"
+            described = {"id": name, "private": repository.private, "siblings": siblings, "sha": sha, "tags": []}
             self._reply({**described, "downloads": 0, "likes": 0})
+
+    def _pass_on(self, endpoint: str) -> None:
+        """Have another answer, redirects included."""
+        connection = HTTPConnection(endpoint.removeprefix("http://"))
+        given = {name: self.headers[name] for name in ("Authorization", "Range") if name in self.headers}
+        connection.request(self.command, self.path, headers=given)
+        answer = connection.getresponse()
+        data = answer.read()
+        self.send_response(answer.status)
+        for name, text in answer.getheaders():
+            if name not in ("Server", "Date"):
+                self.send_header(name, text)
+        self.end_headers()
+        self.wfile.write(data)
+        connection.close()
+
+    def _send(self, data: bytes) -> None:
+        self.send_response(200)
+        self.send_header("ETag", f'"{git_oid(data)}"')
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def _post(self) -> None:
         body = self._body()
@@ -266,7 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
                 data = base64.b64decode(value["content"])
                 repository.contents[value["path"]] = data
                 repository.files[value["path"]] = sha256(data).hexdigest()
-                repository.oids[value["path"]] = sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's
+                repository.oids[value["path"]] = git_oid(data)
             elif line["key"] == "lfsFile":
                 if value["oid"] not in self.hub.objects:
                     self._reply({"error": f"LFS object {value['oid']} does not exist"}, 400)
@@ -297,6 +334,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+def git_oid(data: bytes) -> str:
+    """Return what git calls a content."""
+    return sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's
+
+
+def _sibling(repository: Repository, path: str) -> dict[str, Any]:
+    """Describe a file; the length of a large one is not kept, and nobody asks for it."""
+    content = repository.contents.get(path)
+    if content is not None:
+        return {"rfilename": path, "size": len(content), "blobId": git_oid(content)}
+    lfs = {"sha256": repository.files[path], "size": 1, "pointerSize": 130}
+    return {"rfilename": path, "size": 1, "blobId": "0" * 40, "lfs": lfs}
 
 
 def _xorb_chunks(xorb: bytes) -> bytes | None:

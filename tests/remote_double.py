@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+    from hub_double import Hub
 
 TOKEN: Final = "hf_" + "double" * 5
 COMMIT: Final = "c0ffee" * 6 + "beef"
@@ -86,7 +87,7 @@ class Double:
         return {**variables, **({"HF_TOKEN": token} if token else {})}
 
 
-def lead_here(double: Double, monkeypatch: pytest.MonkeyPatch, home: Path, *, token: str | None = None) -> None:
+def lead_here(double: Double | Hub, monkeypatch: pytest.MonkeyPatch, home: Path, *, token: str | None = None) -> None:
     """Lead this process's client to the double, with caches of its own, and no waiting between tries."""
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from peft_adapters import write_adapter
 
 import convert
 from convert.cli import cli
-from convert.cli.hints import ALL_WORDS
+from convert.cli.hints import ALL_WORDS, options_in, words_of
 from convert.errors import LIBRARY_WORDS, OutputError, Remedy
 from convert.quant_mix import SETS
 
@@ -196,8 +196,34 @@ def test_each_face_has_words_for_every_remedy(words: Mapping[Remedy, str]) -> No
     assert set(words) == set(Remedy)
 
 
+@pytest.mark.parametrize("name", cli.commands)
+def test_hints_name_no_option_that_the_command_lacks(name: str) -> None:
+    command = cli.commands[name]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert [words for words in words_of(command).values() if not options_in(words) <= known] == []
+
+
+def test_a_command_without_the_option_is_told_what_helps_all_the_same() -> None:
+    words = words_of(cli.commands["reproduce"])
+    assert words[Remedy.MORE_ROOM] == "make room, or choose another directory"
+    assert words_of(cli.commands["all"])[Remedy.MORE_ROOM].startswith("choose fewer types with --types")
+    error = OutputError("it is full", remedies=(Remedy.FORCE, Remedy.MORE_ROOM))
+    error.words = words
+    assert error.hint == "make room, or choose another directory"
+
+
 def test_what_a_library_user_is_told_names_no_option_of_the_command_line() -> None:
     assert not [words for words in LIBRARY_WORDS.values() if "--" in words]
+
+
+def test_what_is_to_be_typed_next_works_where_a_path_begins_with_a_dash(tiny_llama: Path, tmp_path: Path) -> None:
+    result = run("all", "--types", "q8_0", "--", tiny_llama, "-out", cwd=tmp_path)
+    assert (result.returncode, "run ./-out/" in result.stderr) == (0, True)
+
+
+def test_outputs_in_the_working_directory_are_not_said_to_be_in_the_root(tiny_llama: Path, tmp_path: Path) -> None:
+    result = run("all", tiny_llama, ".", "--types", "q8_0,q4_0", cwd=tmp_path)
+    assert "outputs  ./\n" in result.stderr
 
 
 def _unsupported(model: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
@@ -30,12 +31,15 @@ from group_packing import (
 )
 from mlx_checkpoints import FLOATS, draw, named, quantized
 from packed_checkpoints import tiny_config, unpacked, write_safetensors_checkpoint
+from safetensors.torch import load_file
 
 import convert
 from convert import OutputRequest, plan_all
+from convert.checkpoint import SourceFiles, StoredBlocks
 from convert.checkpoint.exact import ExactBlocks, exact_blocks
-from convert.checkpoint.views import concatenated, stacked
+from convert.checkpoint.views import Constant, concatenated, stacked
 from convert.errors import PlanError, UsageError, WeightsError
+from convert.model import Decoded
 from convert.quant_mix import quantize_options
 from convert.verify import verify_files
 
@@ -196,6 +200,24 @@ def test_live_nvfp4_has_its_factor_beside_it_as_the_reference_writes_it(tmp_path
             np.testing.assert_array_equal(ours[weight], others[weight])
     assert verify_files([path], against=made.directory).is_sound
     assert _said(reference, path) == _said(reference, f32)
+    convert.dequantize(path, tmp_path / "back")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert back.keys() == made.expected.keys()
+    for name, tensor in made.expected.items():
+        assert torch.equal(back[name].bfloat16(), tensor.bfloat16()), name
+
+
+def test_a_stack_of_experts_goes_back_each_with_its_factor(tmp_path: Path) -> None:
+    blocks = np.tile(np.frombuffer(bytes([0x38] * 4 + [0x21] * 32), np.uint8), (4, 1))  # scales of 1, in ue4m3
+    (tmp_path / "x").write_bytes(blocks.tobytes())
+    stack = StoredBlocks("x", tmp_path / "x", 0, blocks.nbytes, (2, 2, 64), GGMLQuantizationType.NVFP4)
+    scale = Constant("s", np.array([2, 3], "<f4").tobytes())
+    plain, out = np.empty((4, 256), np.uint8), np.empty((3, 256), np.uint8)
+    with closing(SourceFiles()) as files:
+        Decoded(stack).read_rows(files, 0, plain)
+        Decoded(stack, scale).read_rows(files, 1, out)
+    assert plain.view("<f4").any()
+    np.testing.assert_array_equal(out.view("<f4"), plain.view("<f4")[1:] * np.array([[2], [3], [3]], np.float32))
 
 
 def test_a_stack_has_a_factor_for_each_matrix_and_rows_of_one_have_one(tmp_path: Path) -> None:

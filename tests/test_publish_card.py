@@ -18,8 +18,10 @@ from huggingface_hub import ModelCard
 
 import convert
 from convert.cli import cli
+from convert.errors import CheckpointError, OutputError, UsageError
+from convert.file_system import write_text
 from convert.llama_cpp.pin import COMMIT
-from convert.publish.card import CardFacts, card_text
+from convert.publish.card import CardFacts, card_text, read_earlier
 from convert.publish.files import describe_directory
 from convert.publish.source import read_source
 from convert.quant_mix import FILE_TYPES
@@ -138,6 +140,22 @@ def test_it_says_what_it_was_made_from_how_to_run_it_and_what_it_sums_up_to(dire
     assert f"hf download org/Tiny-Llama --revision {SOURCE_COMMIT}" in text
     for path in directory.glob("*.gguf"):
         assert f"{sha256(path.read_bytes()).hexdigest()}  {path.name}" in text
+
+
+def test_what_has_a_lock_is_made_again_from_it(tiny_llama: Path, snapshot: Path, tmp_path: Path) -> None:
+    local = shutil.copytree(tiny_llama, tmp_path / "local name")
+    for model, base, fetched, there in (
+        (snapshot, (), f"org/Tiny-Llama --revision {SOURCE_COMMIT}", "Tiny-Llama"),
+        (local, ("--base-model", "org/local"), "org/local", "'local name'"),
+    ):
+        out = tmp_path / "out"
+        words = ("all", str(model), str(out), "--types", "q4_0", "--lock")
+        assert CliRunner().invoke(cli, words).exit_code == 0
+        assert (
+            f"```sh\nhf download {fetched} --local-dir {there}\nconvert reproduce . --model {there}\n```"
+            in write_card(out, "--model", model, *base)
+        )
+        shutil.rmtree(out)
 
 
 def test_the_prompt_stands_in_a_fence_that_it_does_not_end(directory: Path) -> None:
@@ -261,3 +279,27 @@ def test_where_a_checkpoint_comes_from_is_read_off_its_path_or_what_a_download_l
     assert (read_source(local).repository, read_source(local).commit) == (None, SOURCE_COMMIT)
     assert read_source(local, "org/B").repository == "org/B"
     assert read_source(tmp_path).commit is None
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "README.md").mkdir()
+    with pytest.raises(OutputError, match="cannot be written: Is a directory"):
+        write_text(tmp_path / "README.md", "a card")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    with pytest.raises(OutputError, match="cannot be read: Is a directory"):
+        read_earlier(tmp_path / "README.md")
+
+
+@pytest.mark.parametrize("wrong", [("--model", "nowhere"), ("--repo", "a b"), ("--base-model", "a/b/c")])
+def test_a_model_that_is_not_there_or_a_name_that_is_none_writes_no_card(
+    tiny_llama: Path, tmp_path: Path, wrong: tuple[str, str]
+) -> None:
+    convert.convert_all(tiny_llama, convert.OutputRequest(tmp_path, types="q8_0"))
+    result = CliRunner().invoke(cli, ["card", str(tmp_path), *wrong])
+    assert isinstance(result.exception, (CheckpointError, UsageError))
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["report", "nowhere.gguf", "--markdown", str(tmp_path)])
+    assert isinstance(result.exception, OutputError)

@@ -230,6 +230,8 @@ def test_what_an_interrupted_run_has_uploaded_and_deleted_is_neither_made_nor_se
     assert done.returncode == 0, done.stderr
     assert "there already: tiny-llama-F16.gguf" in done.stderr
     assert made(done) == 1  # the last; two had been made, and not uploaded
+    assert "kept" not in done.stderr  # they are deleted by now
+    assert "every input is read once more" in done.stderr
     assert large(hub) == sums
     assert sorted(hub.uploads) == sorted(sums.values())
 

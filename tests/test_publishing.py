@@ -151,6 +151,14 @@ def test_what_a_killed_run_left_is_taken_over(model: Path, tmp_path: Path) -> No
     assert hashes(out) == hashes(tmp_path / "clean")
 
 
+def test_a_journal_whose_file_has_become_the_output_is_removed(model: Path, tmp_path: Path) -> None:
+    request = convert.OutputRequest(tmp_path / "out", types="q4_0")
+    convert.convert_all(model, request)
+    (tmp_path / "out" / ".model-Q4_0.gguf.journal").write_text("of a run that was killed in this very moment")
+    convert.convert_all(model, request)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model-Q4_0.gguf"]
+
+
 def test_two_runs_do_not_write_one_file(model: Path, tmp_path: Path) -> None:
     plan = convert.plan_all(model, convert.OutputRequest(tmp_path / "out", types="q4_0"))
     held = publish.open_partial(plan.outputs[0], str)

@@ -219,6 +219,16 @@ FAULTS: Final = {
         "line 6: `files` is missing, for the command `verify`",
         "line 8: the key `file` is not known: is it `files`?",
     ],
+    'models = ["llama", "copy"]\noutdir = "o"\npush-to-hub = "me/all"\n[[job]]\n[[job]]\ncommand = "publish"\n'
+    'repository = "a/{model}/b"\ndirectory = "quantised"\n': [
+        "line 3: `push-to-hub` is `me/all` for several models, wanted `{model}` in it",
+        *(
+            f"line 7: `a/{model}/b` cannot be a repository's name: Repo id must be in the form 'repo_name' or "
+            f"'namespace/repo_name': 'a/{model}/b'. Use `repo_type` argument if needed."
+            for model in ("copy", "llama")
+        ),
+        "line 8: `directory`: `{place}/quantised` is not there",
+    ],
     'outdir = "o"\n': ["line 1: `models` is missing, for the command `all`"],
     'models = "llama"\noutdir = "o"\nimatrix = { txt = "t" }\n': [
         "line 3: `imatrix` is `{'txt': 't'}`, wanted a path, or a table of `text` and `chunks`"
@@ -230,7 +240,8 @@ FAULTS: Final = {
 def test_all_faults_are_told_together_with_their_lines(text: str, tiny_llama: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_llama, tmp_path / "llama")
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "llama").symlink_to(tmp_path / "llama")
+    for link in ("sub/llama", "copy"):
+        (tmp_path / link).symlink_to(tmp_path / "llama")
     recipe = tmp_path / "r.toml"
     recipe.write_text(text)
     with pytest.raises(RecipeError) as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from click.testing import CliRunner
 from front_end_checkpoints import write_front_end_checkpoint
-from peft_adapters import write_adapter
+from hub_double import TOKEN, hub_double
+from remote_double import lead_here
 
 import convert
 from convert.cli import cli
@@ -60,7 +62,7 @@ def place(tiny_llama: Path, tmp_path: Path) -> Path:
 
 def test_every_recipe_is_run_here() -> None:
     named = {path.stem for path in RECIPES.glob("*.toml")}
-    assert named == {"every_type", "family", "fleet", "qlora", "vision"}
+    assert named == {"every_type", "family", "fleet", "qlora", "vision"}  # qlora: in test_recipe_published
 
 
 def test_every_type_of_one_model(place: Path, reference: Reference) -> None:
@@ -74,35 +76,37 @@ def test_every_type_of_one_model(place: Path, reference: Reference) -> None:
     assert run("reproduce", out).stdout.count("equal") == len(made)
 
 
-def test_a_qlora_run_is_merged_into_what_it_was_trained_on(place: Path) -> None:
-    write_adapter(place / "models" / "llama", place / "adapters" / "qlora", r=4, target_modules="all-linear")
-    result = run("recipe", "run", place / "qlora.toml")
-    assert result.exit_code == 0, result.stderr
-    upscaled = place / "by-hand" / "llama"
-    run("dequantize", place / "models" / "llama", upscaled, "--through", "nf4", "--dtype", "f16")
-    types = "f16,q8_0,q4_k_m"
-    run("all", upscaled, place / "by-hand" / "out", "--merge", place / "adapters" / "qlora", "--types", types)
-    assert sha256s(place / "quantized" / "llama") == sha256s(place / "by-hand" / "out")
-
-
 def test_a_family_with_importance_is_held_to_limits(place: Path, reference: Reference) -> None:
     del reference
     recipe = (place / "family.toml").read_text().replace(', "iq4_xs", "iq3_xxs"', "").replace(", iq3_xxs = 0.5", "")
-    (place / "family.toml").write_text(recipe + "chunks = 2\nruns = 1\n")
+    (place / "family.toml").write_text(recipe.replace("markdown = ", "chunks = 2\nruns = 1\nmarkdown = "))
     result = run("recipe", "run", place / "family.toml")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count(" sound") == 3  # with the importance matrix
     assert "KL divergence" in result.stdout
-    assert "Q4_K_M" in (place / "quantized" / "llama" / "report.md").read_text()
+    figures = (place / "quantized" / "llama" / "report.md").read_text()
+    assert "Q4_K_M" in figures
+    assert f"## Measured\n\n{figures.strip()}\n" in (place / "quantized" / "llama" / "README.md").read_text()
 
 
-def test_a_model_that_sees_and_its_projector(place: Path, reference_source: Path) -> None:
+def test_a_model_that_sees_and_its_projector_are_made_and_pushed_together(
+    place: Path, reference_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert reference_source.is_dir()
     made = write_front_end_checkpoint("Qwen2VLForConditionalGeneration", place / "made")
     made.rename(place / "models" / "vision")
-    assert run("recipe", "run", place / "vision.toml").exit_code == 0
+    with (place / "vision.toml").open("a") as recipe:
+        recipe.write('push-to-hub = "me/{model}-GGUF"\n')
+    with hub_double() as hub:
+        lead_here(hub, monkeypatch, place / "home", token=TOKEN)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        result = run("recipe", "run", place / "vision.toml")
+    assert result.exit_code == 0, result.stderr
     wanted = {"vision-F16.gguf", "vision-Q4_K_M.gguf", "mmproj-vision-F16.gguf"}
     assert locked(place / "quantized" / "vision") == wanted
+    published = hub.repositories["me/vision-GGUF"]
+    assert {name for name in published.files if name.endswith(".gguf")} == wanted
+    assert "[mmproj-vision-F16.gguf](mmproj-vision-F16.gguf)" in published.contents["README.md"].decode()
 
 
 def test_a_fleet_lists_what_failed_and_makes_nothing_twice(place: Path) -> None:
@@ -180,3 +184,29 @@ def test_a_step_that_works_at_last_is_followed_by_the_next(monkeypatch: pytest.M
     batch = Batch("a", (Asked("first", {}), Asked("second", {})))
     assert carry_out_batches([batch], make_from([OutputError("x")]), tell=lambda _: None, retries=1) == ()
     assert said == ["first", "second"]
+
+
+def test_a_model_that_the_disk_has_no_room_for_waits_and_is_listed_with_why(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("second", "third"):
+        shutil.copytree(place / "models" / "llama", place / "models" / name)
+    recipe = place / "disk.toml"
+    recipe.write_text('models = "models/*"\noutdir = "out/{model}"\ntypes = "q4_0"\n')
+    usage, waits = shutil.disk_usage(place), list[float]()
+
+    def disk_usage(_: object) -> object:
+        """There is room for the first, for the second once it has waited, and for no third."""
+        n_made = len(list((place / "out").glob(f"*/{LOCK_FILE}")))
+        return usage._replace(free=4_000_000 if n_made == 0 or (n_made == 1 and waits) else 2_500_000)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    monkeypatch.setattr("time.sleep", waits.append)
+    result = run("recipe", "run", recipe, "--retries", "1", "--keep-free", "2M")
+    assert isinstance(result.exception, OutputError)
+    assert waits == [5.0, 5.0]
+    assert sorted(path.name for path in (place / "out").iterdir()) == ["llama", "second"]
+    *_, listed = re.split(r"1 of 3 models failed:\n", result.stderr)
+    assert re.search(
+        r"^  third: the outputs need \d+ bytes, .* has 2500000 free, of which 2000000 are to stay so", listed
+    )

@@ -16,7 +16,8 @@ import pytest
 from remote_double import TOKEN, Double, Fault, lead_here, remote_double
 
 from convert.errors import CheckpointError
-from convert.remote import ReadAhead, ahead, in_parallel, located, open_remote
+from convert.remote import ReadAhead, ahead, at_most, in_parallel, located, open_remote
+from convert.remote.http_file import HttpFile
 from convert.remote.remote_file import PassingError, wait
 
 if TYPE_CHECKING:
@@ -144,6 +145,28 @@ def test_ranges_are_in_flight_together_and_memory_is_bounded(hub: Double, monkey
     assert most <= (1 << 18) + (1 << 17) + (1 << 16)
     assert hub.most_open >= 3
     assert hub.sent == len(DATA)
+
+
+def test_no_more_requests_are_under_way_than_allowed(file: RemoteFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "PIECE_NBYTES", 1 << 16)
+    counting, under_way, most = threading.Lock(), 0, 0
+    receive = HttpFile._receive
+
+    def counted(self: HttpFile, position: int, out: memoryview) -> Iterator[int]:
+        nonlocal under_way, most
+        with counting:
+            under_way, most = under_way + 1, max(most, under_way + 1)
+        yield from receive(self, position, out)
+        with counting:
+            under_way -= 1
+
+    monkeypatch.setattr(HttpFile, "_receive", counted)
+    out = bytearray(len(DATA))
+    with at_most(2):
+        reading = ReadAhead([(file, 0, len(DATA))])
+        reading.read_into(file, 0, memoryview(out))
+        reading.close()
+    assert (bytes(out), most) == (DATA, 2)
 
 
 def test_ranges_are_found_however_they_are_asked_for(

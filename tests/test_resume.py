@@ -330,3 +330,16 @@ def test_killed_again_and_again_no_finished_slice_is_lost(model: Path, tmp_path:
         done = now
     assert process.returncode == 0
     assert _hashes(out) == whole
+
+
+def test_a_line_that_is_written_in_part_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = read_journal(tmp_path / "a", lambda: "key")
+    book.append([1], lambda: "key")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:2]))
+    with pytest.raises(OSError, match="No space left"):
+        book.append([513], lambda: "key")
+    monkeypatch.undo()
+    book.append([9], lambda: "key")
+    book.close()
+    assert read_journal(tmp_path / "a", lambda: "key").done == {1, 9}

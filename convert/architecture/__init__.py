@@ -4,6 +4,7 @@
     a family     ── its one file ──▶ Family                    tables: metadata rows, tensor rules, tokenizer
     tensors      ── mapping ──▶ (name in GGUF, view)           in the order of the converter's file
 
+The tables are read from right to left too: back, with config_back, rope_back, given (rows) and tensors_back (rules).
 blocks: rules that families share. rope: what configs say of rotary embedding. A family's own facts stand in its file.
 """
 

@@ -40,8 +40,8 @@ APERTUS: Final = replace(
     parts=(),
     renames=(),
     numbers=(
-        Numbers(rf"{_ACTIVATION}\.alpha_n", Keys.xIELU.ALPHA_N),
-        Numbers(rf"{_ACTIVATION}\.alpha_p", Keys.xIELU.ALPHA_P),
+        Numbers(rf"{_ACTIVATION}\.alpha_n", Keys.xIELU.ALPHA_N, (1,)),
+        Numbers(rf"{_ACTIVATION}\.alpha_p", Keys.xIELU.ALPHA_P, (1,)),
         Numbers(rf"{_ACTIVATION}\.beta", Keys.xIELU.BETA),
         Numbers(rf"{_ACTIVATION}\.eps", Keys.xIELU.EPS),
     ),

@@ -13,7 +13,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import fused_block, norm, one_after_the_other
 from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.metadata import U32, computed, f32, u32
+from convert.architecture.metadata import BLOCK_COUNT, U32, computed, f32, u32
 from convert.errors import ConfigError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -50,10 +50,10 @@ BLOOM: Final = Family(
     hf_names=("BloomForCausalLM", "BloomModel"),
     arch=MODEL_ARCH.BLOOM,
     metadata=(
-        computed(Keys.LLM.CONTEXT_LENGTH, U32, _context),
+        computed(Keys.LLM.CONTEXT_LENGTH, U32, _context, ("seq_length",)),
         u32(Keys.LLM.EMBEDDING_LENGTH, *_WIDTH),
         computed(Keys.LLM.FEED_FORWARD_LENGTH, U32, lambda h: 4 * h.size(*_WIDTH)),
-        computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
+        BLOCK_COUNT,
         u32(Keys.Attention.HEAD_COUNT, *_HEADS),
         u32(Keys.Attention.HEAD_COUNT_KV, *_HEADS),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_epsilon"),

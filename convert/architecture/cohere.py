@@ -21,9 +21,11 @@ from convert.architecture.metadata import (
     computed,
     f32,
     head_dim,
+    kinds_of_windows,
     only,
     u32,
 )
+from convert.architecture.rope_back import rotary_part
 from convert.errors import UnsupportedError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -97,9 +99,9 @@ COHERE2: Final = Family(
         f32(Keys.LLM.LOGIT_SCALE, "logit_scale"),
         u32(Keys.Attention.SLIDING_WINDOW, "sliding_window"),
         u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
-        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated),
+        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated, rotary_part("rotary_pct")),
         NO_SCALING,
-        computed(Keys.Attention.SLIDING_WINDOW_PATTERN, GGUFValueType.ARRAY, _pattern),
+        computed(Keys.Attention.SLIDING_WINDOW_PATTERN, GGUFValueType.ARRAY, _pattern, kinds_of_windows),
     ),
     tensors=decoder(_block),
     facts=Facts(epsilons=("attention.layer_norm_epsilon",), rows_are_heads=True),

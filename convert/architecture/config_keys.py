@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES
 
 from convert.architecture.family import n_layers
+from convert.architecture.gemma import LAYERS_OF_27B
 from convert.architecture.metadata import ACTIVATION, GELU, SILU, Row, head_dim, only
 from convert.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
 
 _HINT: Final = "if the model was trained without it, take the key out of config.json"
@@ -68,8 +70,6 @@ _OF_ARCH: Final[Mapping[MODEL_ARCH, Mapping[str, tuple[object, ...]]]] = {
     MODEL_ARCH.OLMOE: {"norm_topk_prob": _OFF},
     MODEL_ARCH.SMOLLM3: {"no_rope_layer_interval": (None, 4)},
 }
-# By which llama.cpp takes a Gemma for the one of 27 billion, whose scale of queries is another.
-_LAYERS_OF_27B: Final = (46, 62)
 
 # --- Keys that change nothing that a GGUF could tell
 
@@ -166,7 +166,7 @@ def _is_as_heads_have_it(h: Hyperparameters, key: str) -> bool:
     if key not in ("attention_multiplier", "query_pre_attn_scalar", "rotary_dim", "rotary_ndims"):
         return False
     value, size = h.number(key), head_dim(h)
-    if key == "query_pre_attn_scalar" and n_layers(h) in _LAYERS_OF_27B:
+    if key == "query_pre_attn_scalar" and n_layers(h) in LAYERS_OF_27B:
         size = h.size("hidden_size") // h.size("num_attention_heads")
     return value is None or isclose(value, size**-0.5 if key == "attention_multiplier" else size, rel_tol=1e-3)
 
@@ -216,3 +216,18 @@ def _rope(arch: MODEL_ARCH, h: Hyperparameters, asked: frozenset[str]) -> Iterat
         yield "YaRN's `truncate: false` has no place in GGUF: some frequencies are a little off"
     if unknown := sorted(rope.values.keys() - _ROPE_KEYS - asked):
         yield f"the rope scaling has keys that are not known, and not used: {', '.join(f'`{key}`' for key in unknown)}"
+
+
+def keys_meant(arch: MODEL_ARCH, given: Given) -> Mapping[str, object]:
+    """Give the keys by which a class would compute otherwise than the architecture, with values by which it does not.
+
+    given: a file, and a config as far as it is made of it.
+    """
+    found: dict[str, object] = {}
+    for row in (_ACTIVATIONS.get(arch, SILU),):
+        found |= row.back(given) if row.back is not None else {}
+    for key, values in {**_NEUTRAL, **_OF_ARCH.get(arch, {})}.items():
+        default = given.defaults.get(key)
+        if key in given.defaults and key not in given.config and default not in values:
+            found[key] = next((value for value in values if value is not None), None)
+    return found

@@ -11,19 +11,21 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import takewhile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
 
 from convert.architecture.blocks import embeddings, experts, feed_forward, linear, norm, output, tied_output
-from convert.architecture.family import FUSED_EXPERTS, Facts, Family, Rule, n_experts, n_layers
-from convert.architecture.metadata import BOOL, COMMON, F32, U32, computed, f32, u32
+from convert.architecture.family import FUSED_EXPERTS, N_EXPERTS, Facts, Family, Rule, n_experts, n_layers
+from convert.architecture.metadata import BOOL, COMMON, F32, U32, computed, f32, late_gating, meant, u32
+from convert.architecture.rope_back import in_scaling
 from convert.checkpoint.views import Blocks, Transposed
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.checkpoint import Tensor
 
@@ -114,6 +116,20 @@ def _gating(h: Hyperparameters) -> int | None:
     return None if h.get("scoring_func") is not None else int(ExpertGatingFuncType.SIGMOID)
 
 
+def _shared(given: Given) -> Mapping[str, Any]:
+    return {"n_shared_experts": given.get(Keys.LLM.EXPERT_SHARED_COUNT) or None}
+
+
+def _norm_of_weights(given: Given) -> Mapping[str, Any]:
+    return {"norm_topk_prob": bool(given.get(Keys.LLM.EXPERT_WEIGHTS_NORM))}
+
+
+def _n_not_rotated(given: Given) -> int:
+    return int(given.get(Keys.Attention.KEY_LENGTH_MLA) - given.get(Keys.Rope.DIMENSION_COUNT))
+
+
+_SCALE_OF_ALL: Final = in_scaling(Keys.Rope.SCALING_YARN_LOG_MUL, "mscale_all_dim", 10.0, also=("mscale",))
+
 DEEPSEEK_V2: Final = Family(
     hf_names=("DeepseekV2ForCausalLM",),
     arch=MODEL_ARCH.DEEPSEEK2,
@@ -121,21 +137,22 @@ DEEPSEEK_V2: Final = Family(
         *COMMON,
         computed(Keys.Attention.HEAD_COUNT_KV, U32, lambda _: 1),  # attention runs on one packed head
         f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", default=1e-6),
-        computed(Keys.LLM.LEADING_DENSE_BLOCK_COUNT, U32, _n_dense),
+        computed(Keys.LLM.LEADING_DENSE_BLOCK_COUNT, U32, _n_dense, ("first_k_dense_replace",)),
         u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
         u32(Keys.Attention.Q_LORA_RANK, "q_lora_rank"),
-        computed(Keys.Attention.KV_LORA_RANK, U32, _rank),
+        computed(Keys.Attention.KV_LORA_RANK, U32, _rank, ("kv_lora_rank",)),
         computed(Keys.Attention.KEY_LENGTH, U32, lambda h: _rank(h) + h.size("qk_rope_head_dim")),
         computed(Keys.Attention.VALUE_LENGTH, U32, _rank),
         computed(Keys.Attention.KEY_LENGTH_MLA, U32, lambda h: h.size("qk_nope_head_dim") + h.size("qk_rope_head_dim")),
         u32(Keys.Attention.VALUE_LENGTH_MLA, "v_head_dim"),
         u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size", "intermediate_size"),
-        computed(Keys.LLM.EXPERT_COUNT, U32, n_experts),
-        computed(Keys.LLM.EXPERT_SHARED_COUNT, U32, lambda h: h.optional_count("n_shared_experts") or 0),
+        computed(Keys.LLM.EXPERT_COUNT, U32, n_experts, N_EXPERTS),
+        computed(Keys.LLM.EXPERT_SHARED_COUNT, U32, lambda h: h.optional_count("n_shared_experts") or 0, _shared),
         f32(Keys.LLM.EXPERT_WEIGHTS_SCALE, "routed_scaling_factor"),
-        computed(Keys.LLM.EXPERT_WEIGHTS_NORM, BOOL, lambda h: h.flag("norm_topk_prob") or None),
+        computed(Keys.LLM.EXPERT_WEIGHTS_NORM, BOOL, lambda h: h.flag("norm_topk_prob") or None, _norm_of_weights),
         u32(Keys.Rope.DIMENSION_COUNT, "qk_rope_head_dim"),
-        computed(Keys.Rope.SCALING_YARN_LOG_MUL, F32, _log_multiplier),
+        computed(Keys.Rope.SCALING_YARN_LOG_MUL, F32, _log_multiplier, _SCALE_OF_ALL),
+        meant(num_key_value_heads=lambda given: given.said("num_attention_heads"), qk_nope_head_dim=_n_not_rotated),
     ),
     tensors=_tensors,
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",)),
@@ -146,5 +163,5 @@ DEEPSEEK_V2: Final = Family(
 DEEPSEEK_V3: Final = replace(
     DEEPSEEK_V2,
     hf_names=("DeepseekV3ForCausalLM",),
-    metadata=(*DEEPSEEK_V2.metadata, computed(Keys.LLM.EXPERT_GATING_FUNC, U32, _gating)),
+    metadata=(*DEEPSEEK_V2.metadata, late_gating(_gating)),
 )

@@ -6,21 +6,21 @@ keys, then all values. Falcon RW is another network (ALiBi, biases, one part beh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH, GGUFValueType, Keys
 
 from convert.architecture.blocks import decoder, linear, norm, one_after_the_other, ungated
-from convert.architecture.family import Facts, Family, n_layers
-from convert.architecture.metadata import U32, Row, computed, f32, only, u32
-from convert.architecture.rope import rope_beyond_defaults
+from convert.architecture.family import Facts, Family
+from convert.architecture.metadata import BLOCK_COUNT, ROPE_BEYOND_DEFAULTS, U32, computed, f32, only, u32
 from convert.errors import ConfigError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from convert.architecture.family import Rule
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
 
 _HEADS: Final = ("num_attention_heads", "n_head")
@@ -51,6 +51,13 @@ def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
     yield from ungated(hidden, _inner(h), block)
 
 
+def _key_heads(given: Given) -> Mapping[str, Any]:
+    """Tell 40B's kind from 7B's: by its many heads of keys."""
+    norms = 2 if "blk.0.attn_norm_2.weight" in given.tensors else 1
+    n_heads = given.get(Keys.Attention.HEAD_COUNT_KV)
+    return {"new_decoder_architecture": True, "num_kv_heads": n_heads, "num_ln_in_parallel_attn": norms}
+
+
 FALCON: Final = Family(
     hf_names=("FalconForCausalLM", "RWForCausalLM"),
     arch=MODEL_ARCH.FALCON,
@@ -61,15 +68,16 @@ FALCON: Final = Family(
         computed(Keys.LLM.CONTEXT_LENGTH, U32, lambda _: 2048),  # of all of them, says the reference
         computed(Keys.LLM.TENSOR_DATA_LAYOUT, GGUFValueType.STRING, lambda _: "jploski"),
         u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size"),
-        computed(Keys.LLM.FEED_FORWARD_LENGTH, U32, _inner),
-        computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
+        computed(Keys.LLM.FEED_FORWARD_LENGTH, U32, _inner, ("ffn_hidden_size",)),
+        BLOCK_COUNT,
         u32(Keys.Attention.HEAD_COUNT, *_HEADS),
-        computed(Keys.Attention.HEAD_COUNT_KV, U32, _n_key_heads),
+        computed(Keys.Attention.HEAD_COUNT_KV, U32, _n_key_heads, _key_heads),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_epsilon"),
         computed(Keys.General.FILE_TYPE, U32, lambda _: 0),
-        Row(rope_beyond_defaults),
+        ROPE_BEYOND_DEFAULTS,
     ),
     tensors=decoder(_block, bias=True),
+    not_beside=(("attn_norm_2.weight", r"\.input_layernorm\."),),
     facts=Facts(epsilons=("attention.layer_norm_epsilon",)),
     tokenizer=BYTE_LEVEL_TOKENIZER,
 )

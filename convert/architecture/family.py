@@ -75,21 +75,26 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Tensors of one number each that GGUF has in a list. pattern: of their names, with the layer's number a group."""
+    """Tensors of one number each that GGUF has in a list. pattern: of their names, with the layer's number a group.
+
+    shape: that transformers gives them.
+    """
 
     pattern: str
     key: str
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
     """A number of layers that the config may not say, or say wrongly, and the tensors tell.
 
-    key: of the config. pattern: of names, with the layer's number a group.
+    key: of the config. pattern: of names, with the layer's number a group. is_of_all: a file has it of all layers.
     """
 
     key: str
     pattern: str
+    is_of_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +145,9 @@ class Family:
     renames: (pattern, replacement) for names that gguf's map does not know; `{n_layers}` is the first number behind
     the last layer. facts: for rooms that look at models. counted: layers, before all else is read.
     n_blocks: that GGUF counts, with those that predict several tokens. numbers: tensors that become metadata.
-    first: rows that stand before all others of the file. text_types: the `model_type`s that the text model of a class
-    may have, where that may be of several; any where empty.
+    first: rows that stand before all others of the file. not_beside: of classes with several names for one thing, a
+    tensor of GGUF's block, and the pattern of names that none has beside it. text_types: the `model_type`s that the
+    text model of a class may have, where that may be of several; any where empty.
     """
 
     hf_names: tuple[str, ...]
@@ -156,5 +162,6 @@ class Family:
     n_blocks: Callable[[Hyperparameters], int] = n_layers
     numbers: tuple[Numbers, ...] = ()
     first: tuple[Row, ...] = ()
+    not_beside: tuple[tuple[str, str], ...] = ()
     text_types: tuple[str, ...] = ()
     counted: Counted | None = None

@@ -11,9 +11,10 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import cut_embeddings, norm
 from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.gemma import gemma_layer
+from convert.architecture.gemma import SCALE_OF_QUERIES, gemma_layer
 from convert.architecture.metadata import COMMON, F32, U32, computed, f32, u32, window_period
 from convert.architecture.rope import rope_base
+from convert.architecture.rope_back import rope_of_file
 from convert.errors import UnsupportedError
 from convert.tokenizer import GEMMA_TOKENIZER
 
@@ -52,11 +53,12 @@ GEMMA3: Final = Family(
         f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", default=1e-6),
         u32(Keys.Attention.KEY_LENGTH, "head_dim", default=256),
         u32(Keys.Attention.VALUE_LENGTH, "head_dim", default=256),
-        computed(Keys.Rope.FREQ_BASE, F32, lambda h: rope_base(h) or 1e6),
-        computed(Keys.LLM.FINAL_LOGIT_SOFTCAPPING, F32, _final_softcap),
-        computed(Keys.Attention.SLIDING_WINDOW, U32, _window),
+        computed(Keys.Rope.FREQ_BASE, F32, lambda h: rope_base(h) or 1e6, rope_of_file),
+        computed(Keys.LLM.FINAL_LOGIT_SOFTCAPPING, F32, _final_softcap, ("final_logit_softcapping",)),
+        computed(Keys.Attention.SLIDING_WINDOW, U32, _window, ("sliding_window",)),
         u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads", default=4),
         window_period(6),  # src/models/gemma3.cpp, llama_model_gemma3::load_arch_hparams @ 0c1e570
+        SCALE_OF_QUERIES,
     ),
     tensors=_tensors,
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),

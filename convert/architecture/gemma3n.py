@@ -8,21 +8,33 @@ with them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH, GGUFValueType, Keys
 
 from convert.architecture.blocks import attention, feed_forward, norm, tied_output, vocabulary_size
 from convert.architecture.family import Counted, Facts, Family, Rule, n_layers
 from convert.architecture.gemma3 import GEMMA3
-from convert.architecture.metadata import U32, Row, Value, changed, computed, count, required, u32
+from convert.architecture.metadata import (
+    U32,
+    Row,
+    Value,
+    changed,
+    computed,
+    count,
+    kinds_of_windows,
+    meant,
+    required,
+    u32,
+)
 from convert.checkpoint.columns import Padded
 from convert.errors import ConfigError, PlanError, UnsupportedError
 from convert.tokenizer import GEMMA_TOKENIZER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.checkpoint import Tensor
 
@@ -34,6 +46,7 @@ _SPARSITY: Final = {0.95: float.fromhex("0x1.a5152p+0"), 0.0: float("-inf")}
 _N_OWN_KEYS: Final = 20
 _SMALL_INPUT: Final = 256
 _RANK: Final = 64
+_SMALL_EMBEDDINGS: Final = "per_layer_token_embd.weight"
 
 
 def _n_own_keys(h: Hyperparameters) -> int:
@@ -49,12 +62,7 @@ def _sparsity(h: Hyperparameters) -> list[float]:
 
 def _check(h: Hyperparameters) -> Iterator[Value]:
     """Refuse what llama.cpp knows otherwise of every Gemma 3n."""
-    layers = range(n_layers(h))
-    kinds = ["full_attention" if _sees_all(layer) else "sliding_attention" for layer in layers]
-    usual: dict[str, object] = {
-        "layer_types": kinds,
-        "activation_sparsity_pattern": [0.95 if layer < _N_SPARSE else 0.0 for layer in layers],
-        "num_kv_shared_layers": max(n_layers(h) - _N_OWN_KEYS, 0),
+    usual = _of_layers(n_layers(h)) | {
         "altup_num_inputs": _N_STATES,
         "altup_active_idx": 0,
         "altup_correct_scale": True,
@@ -68,6 +76,23 @@ def _check(h: Hyperparameters) -> Iterator[Value]:
                 f"`{key}` in {h.where} is {h.get(key)!r:.60}, llama.cpp's Gemma 3n has {value!r:.60}"
             )
     yield from ()
+
+
+def _of_layers(n: int) -> dict[str, object]:
+    """Give what llama.cpp takes for granted of so many layers."""
+    return {
+        "layer_types": ["full_attention" if _sees_all(layer) else "sliding_attention" for layer in range(n)],
+        "activation_sparsity_pattern": [0.95 if layer < _N_SPARSE else 0.0 for layer in range(n)],
+        "num_kv_shared_layers": max(n - _N_OWN_KEYS, 0),
+    }
+
+
+def _usual_of_file(given: Given) -> Mapping[str, Any]:
+    return _of_layers(given.get(Keys.LLM.BLOCK_COUNT))
+
+
+def _inner_of_file(given: Given) -> Mapping[str, Any]:
+    return {"intermediate_size": list(given.get(Keys.LLM.FEED_FORWARD_LENGTH))}
 
 
 def _of_all_tokens(h: Hyperparameters, name: str, n_cols: int) -> Iterator[Rule]:
@@ -86,7 +111,7 @@ def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
     del n_tokens
     hidden, small = h.size("hidden_size"), h.size("hidden_size_per_layer_input")
     yield from _of_all_tokens(h, "token_embd.weight", hidden)
-    yield from _of_all_tokens(h, "per_layer_token_embd.weight", small * n_layers(h))
+    yield from _of_all_tokens(h, _SMALL_EMBEDDINGS, small * n_layers(h))
     yield Rule("per_layer_model_proj.weight", (small * n_layers(h), hidden))
     yield from norm("per_layer_proj_norm", small)
     for part in ("altup_proj", "altup_unembd_proj"):
@@ -152,11 +177,11 @@ GEMMA3N: Final = Family(
     hf_names=("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
     arch=MODEL_ARCH.GEMMA3N,
     metadata=(
-        Row(_check),
+        Row(_check, back=_usual_of_file, sure=True),
         *changed(
-            GEMMA3.metadata[:-1], lambda h: h.replaced(intermediate_size=_inner(h)[0])
-        ),  # without the windows' period
-        computed(Keys.LLM.FEED_FORWARD_LENGTH, GGUFValueType.ARRAY, _inner),
+            GEMMA3.metadata[:-2], lambda h: h.replaced(intermediate_size=_inner(h)[0])
+        ),  # without the windows' period, and the scale of queries
+        computed(Keys.LLM.FEED_FORWARD_LENGTH, GGUFValueType.ARRAY, _inner, _inner_of_file),
         count(Keys.LLM.ALTUP_ACTIVE_IDX, "altup_active_idx"),
         required(u32(Keys.LLM.ALTUP_NUM_INPUTS, "altup_num_inputs"), "altup_num_inputs"),
         u32(Keys.LLM.EMBD_LENGTH_PER_LAYER_INP, "hidden_size_per_layer_input"),
@@ -166,12 +191,13 @@ GEMMA3N: Final = Family(
             GGUFValueType.ARRAY,
             lambda h: tuple(_SPARSITY[value] for value in _sparsity(h)),
         ),
-        computed(Keys.Attention.SLIDING_WINDOW_PATTERN, GGUFValueType.ARRAY, _windows),
+        computed(Keys.Attention.SLIDING_WINDOW_PATTERN, GGUFValueType.ARRAY, _windows, kinds_of_windows),
+        meant(vocab_size_per_layer_input=lambda given: given.tensors[_SMALL_EMBEDDINGS].shape[0]),
     ),
     tensors=_tensors,
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     renames=((r"_scale$", "_scale.weight"),),
     left_out=tied_output,
     tokenizer=GEMMA_TOKENIZER,
-    counted=Counted(_WITH_KEYS, r"layers\.(\d+)\.self_attn\.k_proj\."),
+    counted=Counted(_WITH_KEYS, r"layers\.(\d+)\.self_attn\.k_proj\.", is_of_all=True),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
 
@@ -15,11 +15,13 @@ from convert.architecture.blocks import attention, decoder, experts, feed_forwar
 from convert.architecture.family import FUSED_EXPERTS, Facts, Family, Rule, n_layers
 from convert.architecture.metadata import BOOL, COMMON, U32, computed, count, f32, head_dim, u32
 from convert.architecture.rope import rope_of
+from convert.architecture.rope_back import rotary_part
 from convert.tokenizer import GLM4_MOE_TOKENIZER, GLM4_TOKENIZER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.checkpoint.views import Constant
 
@@ -43,7 +45,7 @@ def _n_rotated(h: Hyperparameters) -> int:
 GLM4: Final = Family(
     hf_names=("Glm4ForCausalLM",),
     arch=MODEL_ARCH.GLM4,
-    metadata=(*COMMON, computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated)),
+    metadata=(*COMMON, computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated, rotary_part())),
     tensors=decoder(_block),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     tokenizer=GLM4_TOKENIZER,
@@ -91,19 +93,28 @@ def predicting(h: Hyperparameters, block: str) -> Iterator[Rule]:
         yield from norm(f"{block}.nextn.{part}", hidden)
 
 
+def layers_without_predicting(given: Given) -> Mapping[str, Any]:
+    """Count the blocks without those that predict several tokens."""
+    n_predicting = given.get(Keys.LLM.NEXTN_PREDICT_LAYERS) or 0
+    return {
+        "num_hidden_layers": given.get(Keys.LLM.BLOCK_COUNT) - n_predicting,
+        "num_nextn_predict_layers": n_predicting,
+    }
+
+
 GLM4_MOE: Final = Family(
     hf_names=("Glm4MoeForCausalLM",),
     arch=MODEL_ARCH.GLM4_MOE,
     metadata=(
         *COMMON,
-        computed(Keys.LLM.BLOCK_COUNT, U32, n_blocks),
-        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated),
+        computed(Keys.LLM.BLOCK_COUNT, U32, n_blocks, layers_without_predicting),
+        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated, rotary_part()),
         u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size"),
         count(Keys.LLM.EXPERT_SHARED_COUNT, "n_shared_experts"),
         count(Keys.LLM.LEADING_DENSE_BLOCK_COUNT, "first_k_dense_replace"),
         computed(Keys.LLM.EXPERT_GATING_FUNC, U32, lambda _: int(ExpertGatingFuncType.SIGMOID)),
         f32(Keys.LLM.EXPERT_WEIGHTS_SCALE, "routed_scaling_factor"),
-        computed(Keys.LLM.EXPERT_WEIGHTS_NORM, BOOL, lambda h: h.get("norm_topk_prob")),
+        computed(Keys.LLM.EXPERT_WEIGHTS_NORM, BOOL, lambda h: h.get("norm_topk_prob"), ("norm_topk_prob",)),
         count(Keys.LLM.NEXTN_PREDICT_LAYERS, "num_nextn_predict_layers"),
     ),
     tensors=_mixture,

@@ -13,8 +13,8 @@ from gguf import ExpertGatingFuncType, Keys
 
 from convert.architecture.deepseek_v3 import DEEPSEEK_V2, latent_block
 from convert.architecture.family import n_layers
-from convert.architecture.glm4 import n_blocks, predicting
-from convert.architecture.metadata import U32, computed
+from convert.architecture.glm4 import layers_without_predicting, n_blocks, predicting
+from convert.architecture.metadata import U32, computed, late_gating
 from convert.tokenizer import GLM4_MOE_TOKENIZER
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ GLM4_MOE_LITE: Final = replace(
     hf_names=("Glm4MoeLiteForCausalLM",),
     metadata=(
         *DEEPSEEK_V2.metadata,
-        computed(Keys.LLM.BLOCK_COUNT, U32, n_blocks),
+        computed(Keys.LLM.BLOCK_COUNT, U32, n_blocks, layers_without_predicting),
         computed(Keys.LLM.NEXTN_PREDICT_LAYERS, U32, lambda h: h.optional_count("num_nextn_predict_layers") or None),
-        computed(Keys.LLM.EXPERT_GATING_FUNC, U32, _gating),
+        late_gating(_gating),
     ),
     tensors=_tensors,
     left_out=_left_out,

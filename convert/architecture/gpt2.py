@@ -13,7 +13,7 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import Make, Matrix, fused_block, linear, norm
 from convert.architecture.family import Facts, Family, Rule, as_stored, n_layers
-from convert.architecture.metadata import U32, computed, f32, only, u32
+from convert.architecture.metadata import BLOCK_COUNT, U32, computed, f32, only, u32
 from convert.checkpoint.views import Transposed
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -64,10 +64,10 @@ GPT2: Final = Family(
         only(("scale_attn_weights",), (True,)),
         only(("scale_attn_by_inverse_layer_idx",), (False,)),
         only(("add_cross_attention",), (False,)),
-        computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
+        BLOCK_COUNT,
         u32(Keys.LLM.CONTEXT_LENGTH, *_LENGTH),
         u32(Keys.LLM.EMBEDDING_LENGTH, *_WIDTH),
-        computed(Keys.LLM.FEED_FORWARD_LENGTH, U32, _inner),
+        computed(Keys.LLM.FEED_FORWARD_LENGTH, U32, _inner, ("n_inner",)),
         u32(Keys.Attention.HEAD_COUNT, *_HEADS),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_epsilon"),
         computed(Keys.General.FILE_TYPE, U32, lambda _: 0),
@@ -86,8 +86,8 @@ STARCODER: Final = Family(
         only(("add_cross_attention",), (False,)),
         u32(Keys.LLM.CONTEXT_LENGTH, "n_positions"),
         u32(Keys.LLM.EMBEDDING_LENGTH, "n_embd"),
-        computed(Keys.LLM.FEED_FORWARD_LENGTH, U32, _inner),
-        computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
+        computed(Keys.LLM.FEED_FORWARD_LENGTH, U32, _inner, ("n_inner",)),
+        BLOCK_COUNT,
         u32(Keys.Attention.HEAD_COUNT, "n_head"),
         computed(Keys.Attention.HEAD_COUNT_KV, U32, lambda _: 1),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_epsilon"),

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import decoder, fused_block, one_after_the_other
-from convert.architecture.family import Facts, Family, n_layers
-from convert.architecture.metadata import BOOL, U32, Row, computed, f32, only, u32
-from convert.architecture.rope import rope_beyond_defaults, rope_of
+from convert.architecture.family import Facts, Family
+from convert.architecture.metadata import BLOCK_COUNT, BOOL, ROPE_BEYOND_DEFAULTS, U32, computed, f32, only, u32
+from convert.architecture.rope import rope_of
+from convert.architecture.rope_back import rotary_part
 from convert.errors import ConfigError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -45,13 +46,18 @@ GPT_NEOX: Final = Family(
         only(("attention_bias",), (True,)),
         u32(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings"),
         u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size"),
-        computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
+        BLOCK_COUNT,
         u32(Keys.LLM.FEED_FORWARD_LENGTH, "intermediate_size"),
-        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated),
+        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated, rotary_part("rotary_pct")),
         u32(Keys.Attention.HEAD_COUNT, "num_attention_heads"),
-        computed(Keys.LLM.USE_PARALLEL_RESIDUAL, BOOL, lambda h: h.get("use_parallel_residual") is not False),
+        computed(
+            Keys.LLM.USE_PARALLEL_RESIDUAL,
+            BOOL,
+            lambda h: h.get("use_parallel_residual") is not False,
+            ("use_parallel_residual",),
+        ),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_eps"),
-        Row(rope_beyond_defaults),
+        ROPE_BEYOND_DEFAULTS,
     ),
     tensors=decoder(_block, bias=True, needs_output=True),
     facts=Facts(epsilons=("attention.layer_norm_epsilon",)),

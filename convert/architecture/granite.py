@@ -36,7 +36,7 @@ def _without_head_dim(h: Hyperparameters) -> Hyperparameters:
 
 
 def _factor(key: str, name: str) -> Row:
-    return computed(key, F32, lambda h: h.number(name) or None)
+    return computed(key, F32, lambda h: h.number(name) or None, (name,))
 
 
 def _block(h: Hyperparameters, block: str) -> Iterator[Rule]:
@@ -75,6 +75,7 @@ GRANITE_MOE: Final = replace(
             Keys.LLM.EXPERT_SHARED_FEED_FORWARD_LENGTH,
             U32,
             lambda h: h.optional_count("shared_intermediate_size") or None,
+            ("shared_intermediate_size",),
         ),
     ),
     tensors=decoder(_block, rope_freqs=True),

@@ -6,7 +6,7 @@ Its "dynamic" rope scaling is a fixed one: the base frequency is raised by a pow
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH, GGUFValueType, Keys, RopeScalingType
 
@@ -18,8 +18,9 @@ from convert.errors import UnsupportedError
 from convert.tokenizer import HUNYUAN_TOKENIZER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
 
 _BASE: Final = 10000.0
@@ -44,10 +45,25 @@ def _raised_base(h: Hyperparameters) -> Iterator[Value]:
     yield Keys.LLM.CONTEXT_LENGTH, _LONG, U32
 
 
+def _alpha(given: Given) -> Mapping[str, Any]:
+    """Find what the base frequency was raised by, where a scaling by the factor 1 that is none tells that it was."""
+    if given.get(Keys.Rope.SCALING_TYPE) != RopeScalingType.NONE.value:
+        return {}
+    size = given.get(Keys.Attention.KEY_LENGTH) or given.said("hidden_size") // given.said("num_attention_heads")
+    alpha = (given.get(Keys.Rope.FREQ_BASE) / _BASE) ** ((size - 2) / size)
+    return {
+        "rope_theta": _BASE,
+        "rope_scaling": {"rope_type": "dynamic", "factor": 1.0, "alpha": float(f"{alpha:.6g}")},
+    }
+
+
 HUNYUAN_DENSE: Final = Family(
     hf_names=("HunYuanDenseV1ForCausalLM",),
     arch=MODEL_ARCH.HUNYUAN_DENSE,
-    metadata=(*changed(COMMON, lambda h: h.replaced(num_experts=None)), Row(_raised_base)),
+    metadata=(
+        *changed(COMMON, lambda h: h.replaced(num_experts=None)),
+        Row(_raised_base, Keys.Rope.SCALING_FACTOR, _alpha),
+    ),
     tensors=decoder(partial(gated_block, head_norms=True)),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),
     left_out=lambda h, name: (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH, ExpertGatingFuncType, GGUFValueType, Keys
 
@@ -14,8 +14,9 @@ from convert.errors import ConfigError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.checkpoint import Tensor
 
@@ -80,10 +81,21 @@ def _convolution(h: Hyperparameters, block: str) -> Iterator[Rule]:
     yield from linear(f"{block}.shortconv.out_proj", hidden, hidden)
 
 
+def _kinds_of_layers(given: Given) -> Mapping[str, Any]:
+    counts = given.get(Keys.Attention.HEAD_COUNT_KV)
+    kinds = ["full_attention" if count else _CONVOLUTION for count in counts]
+    return {"layer_types": kinds, "num_key_value_heads": max(counts)}
+
+
+def _inner_of_file(given: Given) -> Mapping[str, Any]:
+    inner = given.get(Keys.LLM.FEED_FORWARD_LENGTH)
+    return {"intermediate_size": inner, "block_ff_dim": inner, "block_auto_adjust_ff_dim": False}
+
+
 _ROWS: Final = (
     only(("conv_bias",), (False,)),
     *COMMON,
-    computed(Keys.Attention.HEAD_COUNT_KV, GGUFValueType.ARRAY, _n_key_heads),
+    computed(Keys.Attention.HEAD_COUNT_KV, GGUFValueType.ARRAY, _n_key_heads, _kinds_of_layers),
 )
 LFM2: Final = Family(
     hf_names=("Lfm2ForCausalLM", "LFM2ForCausalLM"),
@@ -93,7 +105,7 @@ LFM2: Final = Family(
         u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
         u32(Keys.ShortConv.L_CACHE, "conv_L_cache"),
         f32(Keys.Attention.LAYERNORM_RMS_EPS, "norm_eps"),
-        computed(Keys.LLM.FEED_FORWARD_LENGTH, U32, _inner),
+        computed(Keys.LLM.FEED_FORWARD_LENGTH, U32, _inner, _inner_of_file),
     ),
     tensors=_tensors,
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",)),
@@ -111,7 +123,12 @@ LFM2_MOE: Final = Family(
         computed(Keys.LLM.EXPERT_GATING_FUNC, U32, lambda _: int(ExpertGatingFuncType.SIGMOID)),
         u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
         u32(Keys.ShortConv.L_CACHE, "conv_L_cache"),
-        computed(Keys.LLM.EXPERT_WEIGHTS_SCALE, F32, lambda h: _factor(h.number("routed_scaling_factor"))),
+        computed(
+            Keys.LLM.EXPERT_WEIGHTS_SCALE,
+            F32,
+            lambda h: _factor(h.number("routed_scaling_factor")),
+            ("routed_scaling_factor",),
+        ),
     ),
     tensors=_tensors,
     facts=LFM2.facts,

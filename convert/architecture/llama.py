@@ -46,7 +46,7 @@ LLAMA_ROWS: Final = (
     *COMMON,
     required(f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps"), "rms_norm_eps"),
     u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
-    computed(Keys.Rope.DIMENSION_COUNT, U32, head_dim),
+    computed(Keys.Rope.DIMENSION_COUNT, U32, head_dim, ("head_dim",)),
 )
 
 LLAMA: Final = Family(

@@ -24,7 +24,7 @@ from convert.architecture.blocks import (
 )
 from convert.architecture.family import Facts, Family, Rule, n_experts, n_layers
 from convert.architecture.llama import LLAMA
-from convert.architecture.metadata import Row, changed, only, required, u32
+from convert.architecture.metadata import Row, changed, meant, only, required, u32
 from convert.errors import UnsupportedError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
@@ -80,9 +80,10 @@ LLAMA4: Final = Family(
         only(("floor_scale",), (8192,)),
         only(("attn_scale",), (0.1,)),
         only(("attn_temperature_tuning",), (True, 4)),  # 4 in the first configs
-        *changed(LLAMA.metadata, _with_dense_size),
+        *changed(LLAMA.metadata, _with_dense_size, intermediate_size="intermediate_size_mlp"),
         u32(Keys.LLM.INTERLEAVE_MOE_LAYER_STEP, "interleave_moe_layer_step"),
         required(u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "intermediate_size"), "intermediate_size"),
+        meant(use_qk_norm=lambda given: given.get(Keys.LLM.EXPERT_COUNT) != _WITHOUT_HEAD_NORMS),
     ),
     tensors=decoder(_block, rope_freqs=True),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),

@@ -39,7 +39,7 @@ _BUFFERS: Final = (
 _COMMON_RENAMES: Final = ((r"e_score_correction_bias$", "e_score_correction.bias"),)
 _EMBEDDINGS: Final = "token_embd.weight"
 _OUTPUT: Final = "output.weight"
-_WHOLE: Final = -1  # the place of a tensor that is no part of a stack
+WHOLE: Final = -1  # the place of a tensor that is no part of a stack
 # A member of a stack: an expert, which gguf's map has that word for, a head's norm, or what is between AltUp's states.
 _MEMBER: Final = re.compile(r"(\.experts|\.norms|\.altup_projections|\.altup_unembed_projections)\.(\d+)\.")
 
@@ -121,13 +121,13 @@ def have_place(family: Family, h: Hyperparameters, names: Iterable[str], *, n_to
     rules = {rule.source for rule in family.tensors(h, n_tokens) if isinstance(rule, Rule)}
     if h.flag("tie_word_embeddings"):
         rules -= {_OUTPUT}
-    locate = _locator(family, h)
+    locate = locator(family, h)
     return [name for name in names if why_left_out(family, h, name) is None and locate(name)[0] in rules]
 
 
 def place_finder(family: Family, h: Hyperparameters) -> Callable[[str], bool]:
     """Return the function that says whether a family knows a name, for whatever it is stored there."""
-    locate = _locator(family, h)
+    locate = locator(family, h)
     patterns = [re.compile(parts.pattern) for parts in family.parts]
 
     @cache
@@ -145,7 +145,7 @@ def _gather(
     """Collect what each rule is made of: (place in the stack to checkpoint name), by the name in gguf's map."""
     places = {rule.source: rule.n_stacked for rule in rules}
     is_tied = h.flag("tie_word_embeddings") and _EMBEDDINGS in places
-    locate = _locator(family, h)
+    locate = locator(family, h)
     gathered: dict[str, dict[int, str]] = defaultdict(dict)
     reasons: Counter[str] = Counter()
     unmapped = []
@@ -157,7 +157,7 @@ def _gather(
         source, index = locate(name)
         if is_tied and source == _OUTPUT:
             places.setdefault(_OUTPUT, None)
-        if source not in places or (index != _WHOLE and index >= (places[source] or 0)):
+        if source not in places or (index != WHOLE and index >= (places[source] or 0)):
             unmapped += [] if HEAD.search(name) else [name]
         elif index in gathered[source]:
             raise PlanError(f"`{gathered[source][index]}` and `{name}` both become `{source}`")
@@ -177,7 +177,7 @@ def _name_map(arch: MODEL_ARCH, n_layers: int) -> TensorNameMap:
     return get_tensor_name_map(arch, n_layers)
 
 
-def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, int]]:
+def locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, int]]:
     """Return the function from a checkpoint's name to gguf's, and the place in a stack of experts."""
     name_map = _name_map(family.arch, family.n_blocks(h))
     behind = str(n_layers(h))
@@ -190,7 +190,7 @@ def _locator(family: Family, h: Hyperparameters) -> Callable[[str], tuple[str, i
             name = pattern.sub(new, name)
         member = _MEMBER.search(name)
         if member is None:
-            return name_map.get_name(name, try_suffixes=(".weight", ".bias")) or name, _WHOLE  # or GGUF's own, renamed
+            return name_map.get_name(name, try_suffixes=(".weight", ".bias")) or name, WHOLE  # or GGUF's own, renamed
         stack = f"{name[: member.start()]}{member[1].removesuffix('.norms')}.{name[member.end() :]}"
         return name_map.get_name(stack, try_suffixes=(".weight", ".bias")) or "", int(member[2])
 
@@ -204,7 +204,7 @@ def _check_complete(
         (rule.source, None if rule.n_stacked is None else index)
         for rule in rules
         for index in range(rule.n_stacked or 1)
-        if not {index, _WHOLE} & sources.get(rule.source, {}).keys()
+        if not {index, WHOLE} & sources.get(rule.source, {}).keys()
     ]
     if missing:
         stored = {source: next(iter(places.values())) for source, places in sources.items() if places}
@@ -224,12 +224,12 @@ def _in_file_order(
 
 def _group(rule: Rule, sources: Mapping[str, Mapping[int, str]]) -> str:
     """Name what a tensor is written together with: the other experts, if they are stored one by one; else itself."""
-    return rule.source if rule.group is None or _WHOLE in sources[rule.source] else rule.group
+    return rule.source if rule.group is None or WHOLE in sources[rule.source] else rule.group
 
 
 def _made(rule: Rule, places: Mapping[int, str], tensors: Mapping[str, Tensor]) -> Tensor:
     parts = tuple(tensors[name] for _, name in sorted(places.items()))
-    is_whole = _WHOLE in places
+    is_whole = WHOLE in places
     wanted = rule.shape if rule.n_stacked is None or not is_whole else (rule.n_stacked, *rule.shape)
     for part in parts:
         _check(rule.name, wanted, part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH, Keys
 
@@ -14,6 +14,9 @@ from convert.errors import ConfigError
 from convert.tokenizer import SENTENCEPIECE_TOKENIZER
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
 
 
@@ -24,14 +27,23 @@ def _residual(h: Hyperparameters) -> float:
     return float(depth / h.size("num_hidden_layers") ** 0.5)
 
 
+def _depth(given: Given) -> Mapping[str, Any]:
+    scale = given.get(Keys.LLM.RESIDUAL_SCALE) * given.said("num_hidden_layers") ** 0.5
+    return {"scale_depth": float(f"{scale:.6g}")}
+
+
+def _base_size(given: Given) -> Mapping[str, Any]:
+    return {"dim_model_base": round(given.said("hidden_size") / given.get(Keys.LLM.LOGIT_SCALE))}
+
+
 MINICPM: Final = Family(
     hf_names=("MiniCPMForCausalLM",),
     arch=MODEL_ARCH.MINICPM,
     metadata=(
         *COMMON,
         required(f32(Keys.LLM.EMBEDDING_SCALE, "scale_emb"), "scale_emb"),
-        computed(Keys.LLM.RESIDUAL_SCALE, F32, _residual),
-        computed(Keys.LLM.LOGIT_SCALE, F32, lambda h: h.size("hidden_size") / h.size("dim_model_base")),
+        computed(Keys.LLM.RESIDUAL_SCALE, F32, _residual, _depth),
+        computed(Keys.LLM.LOGIT_SCALE, F32, lambda h: h.size("hidden_size") / h.size("dim_model_base"), _base_size),
     ),
     tensors=decoder(partial(gated_block, interleave=True), rope_freqs=True),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),

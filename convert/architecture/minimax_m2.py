@@ -8,7 +8,7 @@ from gguf import MODEL_ARCH, ExpertGatingFuncType, Keys
 
 from convert.architecture.blocks import attention, decoder, experts, norm
 from convert.architecture.family import Facts, Family, Parts, Rule
-from convert.architecture.metadata import COMMON, U32, computed, head_dim, u32
+from convert.architecture.metadata import COMMON, U32, computed, head_dim, late_gating, u32
 from convert.architecture.olmo import whole_norms
 from convert.architecture.rope import rope_of
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
@@ -47,9 +47,9 @@ MINIMAX_M2: Final = Family(
     arch=MODEL_ARCH.MINIMAXM2,
     metadata=(
         *COMMON,
-        computed(Keys.LLM.EXPERT_GATING_FUNC, U32, _gating),
+        late_gating(_gating),
         u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "intermediate_size"),
-        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated),
+        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated, ("rotary_dim",)),
     ),
     tensors=decoder(_block, needs_output=True),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",), rows_are_heads=True),

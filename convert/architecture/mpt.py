@@ -8,14 +8,15 @@ from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import fused_block, norm
 from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.metadata import F32, U32, Row, Value, computed, only, u32
+from convert.architecture.metadata import BLOCK_COUNT, F32, U32, Row, Value, computed, only, u32
 from convert.errors import UnsupportedError
 from convert.fields import Fields
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
 
 # What of `attn_config` llama.cpp computes in one way only.
@@ -53,6 +54,16 @@ def _tensors(h: Hyperparameters, n_tokens: int) -> Iterator[Rule]:
     yield Rule("output.weight", (h.size("vocab_size"), hidden), required=False)
 
 
+def _expansion(given: Given) -> Mapping[str, Any]:
+    return {"expansion_ratio": given.get(Keys.LLM.FEED_FORWARD_LENGTH) // given.said("d_model")}
+
+
+def _of_attention(given: Given) -> Mapping[str, Any]:
+    bias = given.get(Keys.Attention.MAX_ALIBI_BIAS) or 0.0
+    stated = {"alibi": bool(bias), "clip_qkv": given.get(Keys.Attention.CLAMP_KQV)}
+    return {"attn_config": stated | ({"alibi_bias_max": int(bias) if bias == int(bias) else bias} if bias else {})}
+
+
 MPT: Final = Family(
     hf_names=("MPTForCausalLM", "MptForCausalLM"),
     arch=MODEL_ARCH.MPT,
@@ -61,15 +72,18 @@ MPT: Final = Family(
         Row(_check_attention),
         u32(Keys.LLM.CONTEXT_LENGTH, "max_seq_len"),
         u32(Keys.LLM.EMBEDDING_LENGTH, "d_model"),
-        computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
-        computed(Keys.LLM.FEED_FORWARD_LENGTH, U32, _inner),
+        BLOCK_COUNT,
+        computed(Keys.LLM.FEED_FORWARD_LENGTH, U32, _inner, _expansion),
         u32(Keys.Attention.HEAD_COUNT, "n_heads"),
-        computed(Keys.Attention.LAYERNORM_EPS, F32, lambda h: h.number("layer_norm_epsilon") or 1e-5),
-        computed(Keys.Attention.CLAMP_KQV, F32, lambda h: _attention(h).number("clip_qkv")),
+        computed(
+            Keys.Attention.LAYERNORM_EPS, F32, lambda h: h.number("layer_norm_epsilon") or 1e-5, ("layer_norm_epsilon",)
+        ),
+        computed(Keys.Attention.CLAMP_KQV, F32, lambda h: _attention(h).number("clip_qkv"), _of_attention),
         computed(
             Keys.Attention.MAX_ALIBI_BIAS,
             F32,
             lambda h: _attention(h).number("alibi_bias_max") if _attention(h).flag("alibi") else 0.0,
+            _of_attention,
         ),
     ),
     tensors=_tensors,

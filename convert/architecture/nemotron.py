@@ -13,6 +13,7 @@ from convert.architecture.blocks import attention, decoder, norm, ungated
 from convert.architecture.family import Facts, Family
 from convert.architecture.metadata import COMMON, F32, U32, Row, Value, computed, f32, u32
 from convert.architecture.rope import rope_of
+from convert.architecture.rope_back import rope_of_file, rotary_part
 from convert.errors import UnsupportedError
 from convert.tokenizer import NEMOTRON_TOKENIZER
 
@@ -54,8 +55,8 @@ NEMOTRON: Final = Family(
         *COMMON,
         u32(Keys.LLM.VOCAB_SIZE, "vocab_size"),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
-        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated),
-        Row(_scaling),
+        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated, rotary_part()),
+        Row(_scaling, Keys.Rope.SCALING_TYPE, rope_of_file, sure=True),
     ),
     tensors=decoder(_block, bias=True, plus_one=True, needs_output=True),
     facts=Facts(epsilons=("attention.layer_norm_epsilon",), rows_are_heads=True),

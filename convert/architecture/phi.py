@@ -7,23 +7,41 @@ have factors for each rotary frequency, one list below the original length and o
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, check_heads, decoder, experts, linear, norm, tied_output
-from convert.architecture.family import N_EXPERTS, Facts, Family, Parts, Rule, n_layers
+from convert.architecture.family import N_EXPERTS, Facts, Family, Parts, Rule
 from convert.architecture.hyperparameters import MAX_EXPERTS
-from convert.architecture.metadata import BOOL, F32, GELU, U32, Row, computed, f32, head_dim, only, required, u32
-from convert.architecture.rope import rope_base, rope_beyond_defaults, rope_of
+from convert.architecture.metadata import (
+    BLOCK_COUNT,
+    BOOL,
+    F32,
+    GELU,
+    ROPE_BASE,
+    ROPE_BEYOND_DEFAULTS,
+    U32,
+    Row,
+    computed,
+    f32,
+    head_dim,
+    only,
+    required,
+    u32,
+)
+from convert.architecture.rope import rope_of
+from convert.architecture.rope_back import in_scaling, rotary_part
 from convert.checkpoint.views import Constant
 from convert.errors import ConfigError, UnsupportedError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER, PHI_TOKENIZER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
 
 _CONTEXT: Final = ("n_positions", "max_position_embeddings")
@@ -140,21 +158,27 @@ def _metadata(*, context: Row) -> tuple[Row, ...]:
         context,
         u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size", "n_embd"),
         u32(Keys.LLM.FEED_FORWARD_LENGTH, "intermediate_size"),
-        computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
+        BLOCK_COUNT,
         u32(Keys.Attention.HEAD_COUNT, "num_attention_heads", "n_head"),
-        computed(Keys.Attention.HEAD_COUNT_KV, U32, _n_kv_heads),
+        computed(Keys.Attention.HEAD_COUNT_KV, U32, _n_kv_heads, ("num_key_value_heads",)),
     )
 
 
+def _window_of_file(given: Given) -> Mapping[str, Any]:
+    return {"sliding_window": given.get(Keys.Attention.SLIDING_WINDOW) or None}
+
+
+_ATTENTION_FACTOR: Final = in_scaling(Keys.Rope.SCALING_ATTN_FACTOR, "attention_factor")
+_FACTORS_OF_MIXTURE: Final = in_scaling(Keys.Rope.SCALING_ATTN_FACTOR, "long_mscale", also=("short_mscale",))
 _PHI3_METADATA: Final = (
     u32(Keys.LLM.CONTEXT_LENGTH, *_CONTEXT),
     *_metadata(context=computed(Keys.Rope.SCALING_ORIG_CTX_LEN, U32, _original_length)),
     required(f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps"), "rms_norm_eps"),
-    computed(Keys.Rope.DIMENSION_COUNT, U32, _rotary_size),
-    required(computed(Keys.Rope.FREQ_BASE, F32, rope_base), "rope_theta"),
+    computed(Keys.Rope.DIMENSION_COUNT, U32, _rotary_size, rotary_part()),
+    required(ROPE_BASE, "rope_theta"),
     computed(Keys.General.FILE_TYPE, U32, lambda _: 0),
     # 0 tells Phi-4 from the others
-    computed(Keys.Attention.SLIDING_WINDOW, U32, lambda h: h.optional_size("sliding_window") or 0),
+    computed(Keys.Attention.SLIDING_WINDOW, U32, lambda h: h.optional_size("sliding_window") or 0, _window_of_file),
 )
 
 PHI2: Final = Family(
@@ -165,10 +189,10 @@ PHI2: Final = Family(
         only(("qk_layernorm",), (False,)),
         *_metadata(context=u32(Keys.LLM.CONTEXT_LENGTH, *_CONTEXT)),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_epsilon", "layer_norm_eps"),
-        computed(Keys.Rope.DIMENSION_COUNT, U32, _rotary_size),
+        computed(Keys.Rope.DIMENSION_COUNT, U32, _rotary_size, rotary_part()),
         computed(Keys.General.FILE_TYPE, U32, lambda _: 0),
         computed(Keys.Tokenizer.ADD_BOS, BOOL, lambda _: False),
-        Row(rope_beyond_defaults),
+        ROPE_BEYOND_DEFAULTS,
     ),
     tensors=_with_factors(_phi2, biases=True),
     facts=Facts(epsilons=("attention.layer_norm_epsilon",), rows_are_heads=True),
@@ -178,7 +202,7 @@ PHI2: Final = Family(
 PHI3: Final = Family(
     hf_names=("Phi3ForCausalLM",),
     arch=MODEL_ARCH.PHI3,
-    first=(computed(Keys.Rope.SCALING_ATTN_FACTOR, F32, _scale),),
+    first=(computed(Keys.Rope.SCALING_ATTN_FACTOR, F32, _scale, _ATTENTION_FACTOR),),
     metadata=_PHI3_METADATA,
     tensors=_with_factors(_phi3),
     facts=Facts(epsilons=("attention.layer_norm_rms_epsilon",)),
@@ -187,7 +211,7 @@ PHI3: Final = Family(
 PHI_MOE: Final = Family(
     hf_names=("PhiMoEForCausalLM", "PhimoeForCausalLM"),
     arch=MODEL_ARCH.PHIMOE,
-    first=(computed(Keys.Rope.SCALING_ATTN_FACTOR, F32, _scale_of_mixture),),
+    first=(replace(computed(Keys.Rope.SCALING_ATTN_FACTOR, F32, _scale_of_mixture, _FACTORS_OF_MIXTURE), sure=True),),
     metadata=(
         *_PHI3_METADATA,
         u32(Keys.LLM.EXPERT_USED_COUNT, "num_experts_per_tok", "num_experts_per_token", limit=MAX_EXPERTS),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gguf import MODEL_ARCH, GGUFValueType, Keys
 
@@ -35,6 +35,7 @@ from convert.architecture.blocks import (
 from convert.architecture.family import Counted, Facts, Family, Parts, Rule, n_layers
 from convert.architecture.metadata import COMMON, U32, Row, Value, computed, head_dim, only, required, u32
 from convert.architecture.rope import rope_of
+from convert.architecture.rope_back import rotary_part
 from convert.checkpoint.columns import SwappedColumns
 from convert.checkpoint.decay import Decay
 from convert.checkpoint.views import Rows, concatenated
@@ -42,8 +43,9 @@ from convert.errors import ConfigError, UnsupportedError
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
+    from convert.architecture.given import Given
     from convert.architecture.hyperparameters import Hyperparameters
     from convert.checkpoint import Tensor
 
@@ -125,7 +127,7 @@ def _delta(h: Hyperparameters, block: str, *, is_apart: bool) -> Iterator[Rule]:
         yield Rule(f"{block}.ssm_ba.weight", (2 * n_values, hidden))
     yield Rule(f"{block}.ssm_conv1d.weight", (keys + values, 1, kernel), squeezed)
     yield Rule(f"{block}.ssm_dt.bias", (n_values,), in_turn)
-    yield Rule(f"{block}.ssm_a", (n_values,), lambda tensor: in_turn(Decay(tensor, tensor.name)))
+    yield Rule(f"{block}.ssm_a", (n_values,), lambda tensor: Decay(in_turn(tensor), tensor.name))
     yield from norm(f"{block}.ssm_norm", size)
     yield Rule(f"{block}.ssm_out.weight", (hidden, values), outer)
 
@@ -181,7 +183,19 @@ def _tensors(
 def _kinds_of_layers(h: Hyperparameters) -> Iterator[Value]:
     if h.get("layer_types") is not None:
         recurrent = (*(kind == _DELTA for kind in _kinds(h)), *(False,) * _n_predicting(h))
-        yield "{arch}.attention.recurrent_layers", recurrent, GGUFValueType.ARRAY
+        yield _RECURRENT, recurrent, GGUFValueType.ARRAY
+
+
+def _kinds_of_file(given: Given) -> Mapping[str, Any]:
+    recurrent = given.get(_RECURRENT)
+    n = given.get(Keys.LLM.BLOCK_COUNT) - given.get(Keys.LLM.NEXTN_PREDICT_LAYERS, 0)
+    kinds = [] if recurrent is None else [_DELTA if kind else "full_attention" for kind in recurrent[:n]]
+    return {"layer_types": kinds} if kinds else {}
+
+
+def _layers_of_file(given: Given) -> Mapping[str, Any]:
+    n, n_predicting = given.get(Keys.LLM.BLOCK_COUNT), given.get(Keys.LLM.NEXTN_PREDICT_LAYERS, 0)
+    return {"num_hidden_layers": n - n_predicting} | ({_PREDICTING: n_predicting} if n_predicting else {})
 
 
 def _n_rotated(h: Hyperparameters) -> int:
@@ -190,10 +204,11 @@ def _n_rotated(h: Hyperparameters) -> int:
 
 
 _KERNEL: Final = "linear_conv_kernel_dim"
+_RECURRENT: Final = "{arch}.attention.recurrent_layers"
 _METADATA: Final = (
     only(("attn_output_gate",), (True,)),
     *COMMON,
-    computed(Keys.LLM.BLOCK_COUNT, U32, _n_blocks),
+    replace(computed(Keys.LLM.BLOCK_COUNT, U32, _n_blocks, _layers_of_file), sure=True),
     u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size"),
     u32(Keys.LLM.EXPERT_SHARED_FEED_FORWARD_LENGTH, _SHARED),
     computed(Keys.LLM.NEXTN_PREDICT_LAYERS, U32, lambda h: _n_predicting(h) or None),
@@ -201,10 +216,15 @@ _METADATA: Final = (
     required(u32(Keys.SSM.STATE_SIZE, "linear_key_head_dim"), "linear_key_head_dim"),
     required(u32(Keys.SSM.GROUP_COUNT, "linear_num_key_heads"), "linear_num_key_heads"),
     required(u32(Keys.SSM.TIME_STEP_RANK, "linear_num_value_heads"), "linear_num_value_heads"),
-    computed(Keys.SSM.INNER_SIZE, U32, lambda h: h.size("linear_value_head_dim") * h.size("linear_num_value_heads")),
-    Row(_kinds_of_layers),
+    computed(
+        Keys.SSM.INNER_SIZE,
+        U32,
+        lambda h: h.size("linear_value_head_dim") * h.size("linear_num_value_heads"),
+        lambda given: {"linear_value_head_dim": given.get(Keys.SSM.INNER_SIZE) // given.get(Keys.SSM.TIME_STEP_RANK)},
+    ),
+    Row(_kinds_of_layers, _RECURRENT, _kinds_of_file, sure=True),
     u32(Keys.LLM.FULL_ATTENTION_INTERVAL, "full_attention_interval", default=4),
-    computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated),
+    computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated, rotary_part()),
 )
 QWEN3_NEXT: Final = Family(
     hf_names=("Qwen3NextForCausalLM",),

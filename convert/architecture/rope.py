@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 _F32: Final = GGUFValueType.FLOAT32
 _U32: Final = GGUFValueType.UINT32
-_DEFAULT_BASE: Final = 10000.0  # src/llama-model.cpp, llama_model_base::load_hparams @ 0c1e570
+DEFAULT_BASE: Final = 10000.0  # src/llama-model.cpp, llama_model_base::load_hparams @ 0c1e570
 _POSITIVE: Final = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor")
 # "dynamic" scaling leaves nothing in the file: llama.cpp runs such a model at its original length.
 _TYPES: Final = ("default", "linear", "yarn", "llama3", "dynamic")
 _MOST_PAIRS: Final = 1 << 16
 _LONG: Final = ("longrope", "su")  # by factors, which only the families that have them look at
-_YARN: Final = (
+YARN: Final = (
     (Keys.Rope.SCALING_YARN_EXT_FACTOR, ("extrapolation_factor",)),
     (Keys.Rope.SCALING_YARN_ATTN_FACTOR, ("attention_factor", "attn_factor")),
     (Keys.Rope.SCALING_YARN_BETA_FAST, ("beta_fast",)),
@@ -82,7 +82,7 @@ def rope_scaling(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFValueType]]
     if kind == "yarn":
         length = rope.original_length()
         yield Keys.Rope.SCALING_ORIG_CTX_LEN, length or h.size("max_position_embeddings"), _U32
-        for key, aliases in _YARN:
+        for key, aliases in YARN:
             value = rope.number(*aliases)
             if value is not None:
                 yield key, value, _F32
@@ -107,7 +107,7 @@ def rope_beyond_defaults(h: Hyperparameters) -> Iterator[tuple[str, Any, GGUFVal
     """Yield scaling, and a base frequency that is not llama.cpp's own, where the reference forgets both."""
     yield from rope_scaling(h)
     base = rope_base(h)
-    if base is not None and base != _DEFAULT_BASE:
+    if base is not None and base != DEFAULT_BASE:
         yield Keys.Rope.FREQ_BASE, base, _F32
 
 

@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Final
 from gguf import MODEL_ARCH, Keys
 
 from convert.architecture.blocks import attention, decoder, feed_forward, norm
-from convert.architecture.family import Facts, Family, Rule, n_layers
-from convert.architecture.metadata import BOOL, U32, Row, computed, f32, head_dim, u32
-from convert.architecture.rope import rope_beyond_defaults, rope_of
+from convert.architecture.family import Facts, Family, Rule
+from convert.architecture.metadata import (
+    BLOCK_COUNT,
+    BOOL,
+    ROPE_BEYOND_DEFAULTS,
+    U32,
+    computed,
+    f32,
+    head_dim,
+    u32,
+)
+from convert.architecture.rope import rope_of
+from convert.architecture.rope_back import rotary_part
 from convert.tokenizer import BYTE_LEVEL_TOKENIZER
 
 if TYPE_CHECKING:
@@ -44,15 +54,20 @@ STABLELM: Final = Family(
     metadata=(
         u32(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings"),
         u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size"),
-        computed(Keys.LLM.BLOCK_COUNT, U32, n_layers),
+        BLOCK_COUNT,
         u32(Keys.LLM.FEED_FORWARD_LENGTH, "intermediate_size"),
-        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated),
+        computed(Keys.Rope.DIMENSION_COUNT, U32, _n_rotated, rotary_part()),
         u32(Keys.Attention.HEAD_COUNT, "num_attention_heads"),
         u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads"),
-        computed(Keys.LLM.USE_PARALLEL_RESIDUAL, BOOL, lambda h: h.get("use_parallel_residual") is not False),
+        computed(
+            Keys.LLM.USE_PARALLEL_RESIDUAL,
+            BOOL,
+            lambda h: h.get("use_parallel_residual") is not False,
+            ("use_parallel_residual",),
+        ),
         f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_eps", "norm_eps"),
         computed(Keys.General.FILE_TYPE, U32, lambda _: 0),
-        Row(rope_beyond_defaults),
+        ROPE_BEYOND_DEFAULTS,
     ),
     tensors=decoder(_block, bias=True, needs_output=True),
     facts=Facts(epsilons=("attention.layer_norm_epsilon",), rows_are_heads=True),

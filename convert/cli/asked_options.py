@@ -124,9 +124,14 @@ def _listed(value: Any) -> list[str]:
     return [str(each) for each in value] if isinstance(value, (list, tuple)) else [str(value)]
 
 
-def with_lock_note(plan: Plan) -> Plan:
-    """Say in a plan what the lock costs."""
-    return replace(plan, notes=(*plan.notes, "for the lock every input and output is read once more, for its SHA-256"))
+def with_lock_note(plan: Plan, *, are_uploaded: bool = False) -> Plan:
+    """Say in a plan what the lock costs: of weights on the Hub, and of what goes there, the digests are known."""
+    from convert.remote import said  # noqa: PLC0415
+
+    is_elsewhere = said(str(plan.source)) != str(plan.source)
+    read = [word for word, is_known in (("input", is_elsewhere), ("output", are_uploaded)) if not is_known]
+    note = f"for the lock every {' and '.join(read)} is read once more, for its SHA-256"
+    return replace(plan, notes=(*plan.notes, note)) if read else plan
 
 
 def write_lock(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convert.cli.options import MERGE, PATH, program_name, stated_of, stating, writing_options
+from convert.cli.options import MERGE, PATH, operand, program_name, stated_of, stating, writing_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from convert.hub import HubRepository
 
 
-@click.command("dequantize", short_help="A packed checkpoint to a plain Hugging Face directory.")
+@click.command("dequantize", short_help="A packed checkpoint, or a GGUF file, to a plain Hugging Face directory.")
 @click.argument("model", type=PATH)
 @click.argument("outdir", type=PATH)
-@click.option("--dtype", metavar="f16|bf16|f32", help="Of every floating tensor; by default the checkpoint's own.")
+@click.option(
+    "--dtype",
+    metavar="f16|bf16|f32",
+    help="Of every floating tensor; by default the checkpoint's own, of a GGUF file what is exact.",
+)
 @click.option(
     "--through",
     metavar="TYPE",
@@ -43,7 +47,11 @@ def dequantize(
     as_json: bool,
     **wanted: Any,
 ) -> None:
-    """Write the checkpoint MODEL, of any architecture, to OUTDIR as `from_pretrained` loads it: unpacked.
+    """Write the checkpoint or GGUF file MODEL to OUTDIR as `from_pretrained` loads it: unpacked, decoded.
+
+    A checkpoint may be of any architecture; a GGUF file of one that `convert inspect --architectures` calls native.
+    Each of its tensors keeps its exact values unless --dtype says otherwise; what a directory cannot say again is
+    listed as lost.
 
     MODEL may be elsewhere, as hf://USER/MODEL[@REVISION].
 
@@ -59,6 +67,7 @@ def dequantize(
 
     \b
       convert dequantize ./llama-nf4 ./llama-f16
+      convert dequantize llama-Q4_K_M.gguf ./llama-back
       convert dequantize ./llama ./llama-nf4-upscaled --through nf4 --dtype f16
       convert dequantize ./llama ./merged --through nf4-dq --merge ./my-qlora --push-to-hub me/merged --private
     """  # noqa: D301 - Click's mark for "do not wrap"
@@ -90,7 +99,7 @@ def dequantize(
         kernel_level()
     with look.warnings_shown(), look.byte_progress(plan.nbytes, received_nbytes) as progress:
         report = carry_out_dequantize(plan, Writing(force, jobs, allow_nonfinite), progress=progress)
-    show_report(report, then=[*program_name().split(), "all", str(outdir), "quantized/"])
+    show_report(report, then=[*program_name().split(), "all", operand(outdir), "quantized/"])
     if repository is not None:
         _upload(plan, repository)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -66,6 +67,13 @@ _DEQUANTIZE: Final[Mapping[Remedy, str]] = {
     Remedy.MORE_ROOM: "make room, or choose another directory",
 }
 _IMATRIX: Final[Mapping[Remedy, str]] = {**GGUF_WORDS, Remedy.OTHER_PLACE: "choose another file with -o"}
+_GGUF: Final[Mapping[Remedy, str]] = {
+    **GGUF_WORDS,
+    Remedy.WIDER_FLOAT: "keep the range with --type bf16",
+    Remedy.OTHER_PLACE: "choose another OUT.gguf",
+    Remedy.MORE_ROOM: "make room, or choose another disk",
+    Remedy.OTHER_TYPES: "choose another --type",
+}
 _SPLIT: Final[Mapping[Remedy, str]] = {
     **GGUF_WORDS,
     Remedy.OTHER_PLACE: "choose another OUT",
@@ -95,8 +103,20 @@ RECIPE_WORDS: Final[Mapping[Remedy, str]] = {
     Remedy.OTHER_SOURCE: "a newer llama.cpp may have it: `ref`",
     Remedy.TRUST_CODE: "where you trust it, `trust-remote-code = true` lets it run, without a network",
     Remedy.MORE_MEMORY: "allow more with `max-memory`",
+    Remedy.NAME_DIRECTORY: "name a directory: its files are called NAME-TYPE.gguf (`name`)",
+    Remedy.NAME_TYPES: "give another type to it with `tensor-type`, `output-tensor-type` or `token-embedding-type`",
+    Remedy.ALLOW_INEXACT: '`lossless = "possible"` quantizes it as usual',
 }
+# Of a command that lacks the option that would be named.
+_WITHOUT_OPTIONS: Final[Mapping[Remedy, str]] = {
+    Remedy.OTHER_PLACE: "choose another directory",
+    Remedy.MORE_ROOM: "make room, or choose another directory",
+    Remedy.NAME_DIRECTORY: "name a directory",
+}
+_OPTION: Final = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+_COMMAND_LINE: Final = re.compile(r"`convert [^`]*`")
 _OF_COMMAND: Final = {
+    "gguf": _GGUF,
     "dequantize": _DEQUANTIZE,
     "imatrix": _IMATRIX,
     "split": _SPLIT,
@@ -124,5 +144,20 @@ class HintingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ConvertError as error:
-            error.words = _OF_COMMAND.get(ctx.invoked_subcommand or "", GGUF_WORDS)
+            error.words = words_of(self.commands[ctx.invoked_subcommand or ""])
             raise
+
+
+def words_of(command: click.Command) -> Mapping[Remedy, str]:
+    """Say what each remedy is called where a command runs: options that it lacks are not named."""
+    words = _OF_COMMAND.get(command.name or "", GGUF_WORDS)
+    known = {option for parameter in command.params for option in parameter.opts}
+    return {
+        remedy: said if options_in(said) <= known else _WITHOUT_OPTIONS.get(remedy, "")
+        for remedy, said in words.items()
+    }
+
+
+def options_in(words: str) -> set[str]:
+    """Give the options that words name, those of whole command lines aside."""
+    return set(_OPTION.findall(_COMMAND_LINE.sub("", words)))

@@ -95,6 +95,11 @@ def program_name() -> str:
     return "python -m convert" if name == "__main__.py" else name
 
 
+def operand(path: Path) -> str:
+    """Write a path so that a command line does not take it for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what every command that reads a checkpoint has."""
     for option in reversed(_DEFINITION):

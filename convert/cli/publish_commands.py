@@ -67,7 +67,8 @@ def push_of(options: dict[str, Any]) -> Push:
         return push
     from convert.hub import check_repository_name  # noqa: PLC0415 - the Hub's client, only when needed
 
-    check_repository_name(push.repository)
+    for name in filter(None, (push.repository, push.base_model)):
+        check_repository_name(name)
     return push
 
 
@@ -87,13 +88,17 @@ def card(directory: Path, model: Path | None, base_model: str | None, repo: str 
       convert card quantized/
       convert card quantized/ --model ./llama --base-model meta-llama/Llama-3.1-8B --repo me/Llama-3.1-8B-GGUF
     """  # noqa: D301 - Click's mark for "do not wrap"
+    from convert.file_system import write_text  # noqa: PLC0415
+    from convert.hub import check_repository_name  # noqa: PLC0415
     from convert.publish.card import CARD, card_text, read_earlier  # noqa: PLC0415 - NumPy and gguf, only when needed
     from convert.publish.checksums import sums_of  # noqa: PLC0415
-    from convert.publish.publication import facts_of, write_text  # noqa: PLC0415
+    from convert.publish.publication import facts_of  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
 
+    for name in filter(None, (base_model, repo)):
+        check_repository_name(name)
     earlier = read_earlier(directory / CARD, force=force)
-    facts = facts_of(directory, model, base_model, repo, earlier)
+    facts = facts_of(directory, _here(model), base_model, repo, earlier)
     names = [name for file in facts.directory.files for name in file.names]
     with look.byte_progress(sum(file.nbytes for file in facts.directory.files), doing="reading") as progress:
         facts = facts.with_sums(sums_of(directory, names, progress=progress))
@@ -113,14 +118,14 @@ def modelfile(directory: Path, model: Path | None) -> None:
     TEMPLATE is written where the chat template is pieces around messages; one that also writes tools is left to Ollama,
     which reads it in the file.
     """
+    from convert.file_system import write_text  # noqa: PLC0415
     from convert.publish.files import FileRole, describe_directory  # noqa: PLC0415
     from convert.publish.modelfile import modelfile as text_of  # noqa: PLC0415
     from convert.publish.modelfile import modelfile_name  # noqa: PLC0415
-    from convert.publish.publication import write_text  # noqa: PLC0415
     from convert.publish.source import read_source  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
 
-    described, source = describe_directory(directory), read_source(model)
+    described, source = describe_directory(directory), read_source(_here(model))
     projectors = [file.names[0] for file in described.of(FileRole.MMPROJ)][:1]
     for each in described.models:
         write_text(directory / modelfile_name(each), text_of(each, projectors, source.end_ids))
@@ -146,14 +151,22 @@ def publish(
     from convert.publish.publication import facts_of, prepare, publish_files  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
 
-    check_repository_name(repository)
+    for name in filter(None, (repository, base_model)):
+        check_repository_name(name)
     earlier = read_earlier(directory / CARD, force=force)
-    facts = facts_of(directory, model, base_model, repository, earlier)
+    facts = facts_of(directory, _here(model), base_model, repository, earlier)
     prepared = prepare(facts, repository, private=private, force=force)
     look.say(look.stderr(), f"uploading to {prepared.repository.url}")
     with look.warnings_shown():
         publish_files(prepared, told=_tell)
     look.say(look.stderr(), f"published: {prepared.repository.url}")
+
+
+def _here(model: Path | None) -> Path | None:
+    """Give where the small files of a model are, which may be elsewhere."""
+    from convert.remote import located  # noqa: PLC0415
+
+    return None if model is None else Path(located(model))
 
 
 def _tell(file: UploadedFile) -> None:
@@ -226,7 +239,7 @@ def make_and_push(
         raise click.UsageError("--json goes with --dry-run", ctx=click.get_current_context())
     taking = sparing_disk if push.discard else sparing_time
     turns = taking(plan, range(len(plan.outputs)))
-    plan = with_lock_note(replace(plan, notes=(*plan.notes, *([turns.note] if turns.note else []))))
+    plan = with_lock_note(replace(plan, notes=(*plan.notes, *([turns.note] if turns.note else []))), are_uploaded=True)
     at_once = turns.nbytes if turns.deletes else None
     if dry_run:
         click.echo(plan_as_json(plan)) if as_json else show_whole_plan(plan, at_once=at_once)
@@ -251,4 +264,6 @@ def make_and_push(
     with look.warnings_shown():
         report, _ = make_and_publish(plan, prepared, making)
     look.say(err, f"published: {prepared.repository.url}")
+    if push.discard:  # nothing of it is kept here
+        report = replace(report, outputs=tuple(output for output in report.outputs if output.written))
     show_report(report, then=[*program_name().split(), "lint", f"hf://{prepared.repository.name}"])

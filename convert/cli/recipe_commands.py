@@ -16,8 +16,10 @@ from convert.cli.options import PATH
 from convert.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from convert.recipe import Asked
-    from convert.recipe.read import Recipe
+    from convert.recipe.read import Batch, Recipe
 
 
 @click.command("reproduce", short_help="Make again what a lock speaks of, and compare.")
@@ -78,17 +80,32 @@ def recipe() -> None:
     metavar="N",
     help="Try again what failed after 5 s, 10 s, 20 s …",
 )
-def run_recipe(path: Path, retries: int) -> None:
+@click.option(
+    "--keep-free",
+    metavar="SIZE",
+    help="Begin no outputs that would leave less of the disk free, as 50G: they wait as --retries says, then fail.",
+)
+@click.option("--downloads", type=click.IntRange(min=1), metavar="N", help="Requests for a model's bytes at a time.")
+def run_recipe(path: Path, retries: int, keep_free: str | None, downloads: int | None) -> None:
     """Do what FILE.toml says, for one model after the other.
 
-    The outputs' convert.lock.json says how they were made, and what it says was made is not made again. A model that
-    fails does not keep the others from being made; what failed is listed at the end.
+    The outputs' convert.lock.json says how they were made, and what it says was made is not made again; of what is
+    pushed to the Hub, the one that is there. A model that fails, or finds the disk too full, does not keep the others
+    from being made; what failed is listed at the end.
     """
+    from convert.file_system import keeping_free  # noqa: PLC0415
+    from convert.plan import parse_size  # noqa: PLC0415
+    from convert.remote import at_most  # noqa: PLC0415
+
+    with keeping_free(parse_size(keep_free) if keep_free else 0), at_most(downloads):
+        _run_batches(_read(path).batches, retries)
+
+
+def _run_batches(batches: Sequence[Batch], retries: int) -> None:
     from convert.recipe.fleet import carry_out_batches  # noqa: PLC0415
     from convert.terminal import look  # noqa: PLC0415
 
     console = look.stderr()
-    batches = _read(path).batches
     failures = carry_out_batches(
         batches,
         run_asked,

@@ -53,6 +53,7 @@ def report(
     """  # noqa: D301 - Click's mark for lines to keep
     import json  # noqa: PLC0415
 
+    from convert.errors import OutputError  # noqa: PLC0415
     from convert.report.charts import altair, figures, write_pictures  # noqa: PLC0415
     from convert.report.markdown import as_markdown  # noqa: PLC0415
     from convert.report.page import as_page  # noqa: PLC0415
@@ -60,6 +61,9 @@ def report(
 
     if out is not None or png is not None:
         altair()  # said before the work where it is missing
+    for path in filter(None, (out, markdown)):
+        if path.is_dir():
+            raise OutputError(f"`{path}` is a directory, wanted a file")
     found = _measured(models, **options)
     if markdown is not None:
         _write(markdown, as_markdown(found))
@@ -76,14 +80,13 @@ def report(
 def _write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     from convert.errors import OutputError  # noqa: PLC0415
+    from convert.file_system import write_text  # noqa: PLC0415
 
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
     except OSError as error:
         raise OutputError(f"`{path}` cannot be written: {error.strerror}") from error
+    write_text(path, text)
 
 
 def _measured(models: tuple[Path, ...], **options: Any) -> Report:

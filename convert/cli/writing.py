@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convert.cli.asked_options import with_lock_note, write_lock
-from convert.cli.options import program_name
+from convert.cli.options import operand, program_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,4 +62,4 @@ def show_and_write(
 def _try_out(plan: Plan) -> list[str]:
     """Give the command line that tries the smallest of the files."""
     smallest = min(plan.models, key=lambda files: sum(output.nbytes for output in files))
-    return [*program_name().split(), "run", str(smallest[0].path), "-p", "Once upon a time", "-n", "50"]
+    return [*program_name().split(), "run", operand(smallest[0].path), "-p", "Once upon a time", "-n", "50"]

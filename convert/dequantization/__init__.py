@@ -1,12 +1,13 @@
-"""Packed or 16-bit checkpoints to plain Hugging Face directories: `convert dequantize`.
+"""Packed or 16-bit checkpoints, and GGUF files, to plain Hugging Face directories: `convert dequantize`.
 
     MODEL ── open, unpack ──▶ tensors ── --through ──▶ down and up ── --merge ──▶ merged ── plan ──▶ shards, side files
 
 through     weights as bitsandbytes leaves them: four_bit and int8 hold the arithmetic, torch_sum the order of a sum
 shards      safetensors headers and offsets; side_files and model_card the rest of the directory
+from_gguf   a GGUF file in transformers' words: what architecture.back and tokenizer.back make of it
 plan        decides everything, data is what it decides; carry_out makes it, shard by shard
 
-Any architecture: only names, shapes and types are looked at.
+Any architecture: only names, shapes and types are looked at; of a GGUF file, one of the families.
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
 
 from convert.dequantization.side_files import SideFile, read_bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _FRONT_MATTER: Final = re.compile(rb"\A(\xef\xbb\xbf)?---[ \t]*\r?\n.*?^---[ \t]*(\r?\n|\Z)", re.DOTALL | re.MULTILINE)
@@ -30,6 +32,13 @@ def model_card(directory: Path, name: str, statements: Sequence[str]) -> SideFil
     head, rest = (matter.group(), original[matter.end() :]) if matter else (b"", original)
     head = head if head.endswith(b"\n") or not head else head + b"\n"
     return SideFile("README.md", head + f"\n{section}\n\n".encode() + rest.lstrip(b"\r\n"))
+
+
+def new_card(name: str, statements: Sequence[str], front_matter: Mapping[str, Any]) -> SideFile:
+    """Make the card of a model that has none. front_matter: what is known of its makers."""
+    matter = yaml.safe_dump({"library_name": "transformers", **front_matter}, sort_keys=False, allow_unicode=True)
+    section = "\n\n".join(["## How these weights were made", *statements])
+    return SideFile("README.md", f"---\n{matter}---\n\n# {_one_line(name)}\n\n{section}\n".encode())
 
 
 def _one_line(text: str) -> str:

@@ -16,10 +16,12 @@ from convert.checkpoint.packed import CAST_TYPES, CastTensor, ModelTensors, mode
 from convert.checkpoint.packed.values import FLOATS
 from convert.checkpoint.source import TORCH_FLOATS, TORCH_NAMES
 from convert.dequantization.data import DequantizePlan
-from convert.dequantization.model_card import model_card
+from convert.dequantization.from_gguf import open_gguf
+from convert.dequantization.model_card import model_card, new_card
 from convert.dequantization.shards import (
     INDEX_NAME,
     INTEGERS,
+    Shard,
     StoredTensor,
     cut_into_shards,
     index_json,
@@ -29,6 +31,7 @@ from convert.dequantization.shards import (
 from convert.dequantization.side_files import SideFile, copied_files, json_file, mended_config
 from convert.dequantization.through import Through, quantized_weights, refuse_transposed, take_through
 from convert.errors import CheckpointError, Remedy, UsageError
+from convert.gguf_file import is_gguf
 from convert.model import ModelRequest, PathLike, absolute, as_request
 from convert.plan import FileKind, Output, Plan, parse_size, require_directory
 from convert.shown import shown, shown_list
@@ -37,6 +40,8 @@ from convert.tokenizer import TokenizerFiles
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
+
+    from gguf import GGMLQuantizationType
 
 DTYPES: Final = {"f16": StoredType.F16, "bf16": StoredType.BF16, "f32": StoredType.F32}
 
@@ -56,7 +61,7 @@ class DequantizeRequest:
 
 
 def plan_dequantize(model: PathLike | ModelRequest, outputs: PathLike | DequantizeRequest) -> DequantizePlan:
-    """Plan a plain Hugging Face directory of a checkpoint that may be packed, of any architecture.
+    """Plan a plain Hugging Face directory of a checkpoint that may be packed, of any architecture; or of a GGUF file.
 
     Raises UsageError, CheckpointError, UnsupportedError or PlanError; nothing is written.
     """
@@ -65,6 +70,9 @@ def plan_dequantize(model: PathLike | ModelRequest, outputs: PathLike | Dequanti
     limit = parse_size(request.max_shard_size)
     wanted, down = _parse_dtype(request.dtype), _parse_through(request.through)
     asked = as_request(model)
+    if is_gguf(asked.path):
+        _refuse_for_gguf(asked, down)
+        return _plan_gguf(absolute(asked.path), outdir, wanted, limit)
     base = resolve_model(asked.path, asked.adapters)
     checkpoint = open_checkpoint(base.model, asked.stated)
     _check_outdir(checkpoint.directory, outdir)
@@ -105,6 +113,78 @@ def _open_tensors(
     return _Opened(merged, unpacked, dtype, through, reasons, tuple(requests), notes)
 
 
+def _refuse_for_gguf(asked: ModelRequest, through: Through | None) -> None:
+    if through is not None:
+        raise UsageError("a GGUF file does not go through a packed type", remedies=(Remedy.WITHOUT_THROUGH,))
+    if asked.adapters:
+        raise UsageError(
+            "an adapter is merged into a checkpoint, not into a GGUF file",
+            hint="make a directory of the file first, and merge the adapter into that",
+        )
+
+
+def _plan_gguf(path: Path, outdir: Path, wanted: StoredType | None, limit: int) -> DequantizePlan:
+    """Plan the way back of a GGUF file; without a dtype each tensor keeps what holds its values exactly."""
+    require_directory(outdir)
+    opened = open_gguf(path)
+    architecture = _architecture(opened.config)
+    stored = [_stored(tensor, name, wanted or _float_type(tensor.dtype)) for name, tensor in opened.tensors.items()]
+    dtype = wanted or _own_dtype(opened.tensors.values())
+    reasons = {name: f"decoded from {kind}" for name, kind in opened.types.items()}
+    shards = _cut(stored, outdir, path, limit, architecture=architecture, reasons=reasons)
+    statements = (_said_of_gguf(path, dtype, wanted, reasons, n_tensors=len(stored)),)
+    card = new_card(outdir.name, statements, opened.front_matter)
+    index = [json_file(INDEX_NAME, index_json(shards))] if len(shards) > 1 else []
+    config = json_file("config.json", {**opened.config, "torch_dtype": TORCH_NAMES[dtype]})
+    return DequantizePlan(
+        source=path,
+        outdir=outdir,
+        architecture=architecture,
+        dtype=dtype,
+        packing=None,
+        through=None,
+        n_changed=len(reasons),
+        merged=(),
+        shards=shards,
+        side_files=_plan_side_files(path, outdir, architecture, [*opened.files, card, *index, config]),
+        statements=statements,
+        notes=opened.notes,
+    )
+
+
+def _float_type(dtype: StoredType | GGMLQuantizationType) -> StoredType:
+    assert isinstance(dtype, StoredType)  # noqa: S101 - blocks are decoded
+    return dtype
+
+
+def _said_of_gguf(
+    path: Path, dtype: StoredType, wanted: StoredType | None, reasons: Mapping[str, str], *, n_tensors: int
+) -> str:
+    made = f"Made of the GGUF file {shown(path.name)}"
+    if reasons:
+        kinds = ", ".join(sorted({reason.removeprefix("decoded from ") for reason in reasons.values()}))
+        made += f", {len(reasons)} of whose {n_tensors} tensors were quantized: {kinds}"
+    if wanted is None:
+        return f"{made}. Every tensor has the values that the file has, exactly."
+    return f"{made}. All floating-point tensors are {TORCH_NAMES[dtype]}."
+
+
+def _cut(
+    stored: Sequence[StoredTensor],
+    outdir: Path,
+    source: Path,
+    limit: int,
+    *,
+    architecture: str,
+    reasons: Mapping[str, str],
+) -> tuple[Shard, ...]:
+    cut = cut_into_shards(stored, limit)
+    return tuple(
+        plan_shard(outdir / name, tensors, source, architecture=architecture, reasons=reasons)
+        for name, tensors in zip(shard_names(len(cut)), cut, strict=True)
+    )
+
+
 def _lay_out(
     checkpoint: Checkpoint, outdir: Path, opened: _Opened, limit: int, notes: tuple[str, ...]
 ) -> DequantizePlan:
@@ -112,11 +192,7 @@ def _lay_out(
     config_file = mended_config(config, opened.dtype, vocab_size=opened.merged.vocab_size, unties=opened.merged.unties)
     architecture = _architecture(config)
     stored = [_stored(tensor, name, opened.dtype) for name, tensor in opened.merged.tensors.items()]
-    cut = cut_into_shards(stored, limit)
-    shards = tuple(
-        plan_shard(outdir / name, tensors, checkpoint.directory, architecture=architecture, reasons=opened.reasons)
-        for name, tensors in zip(shard_names(len(cut)), cut, strict=True)
-    )
+    shards = _cut(stored, outdir, checkpoint.directory, limit, architecture=architecture, reasons=opened.reasons)
     copied, left = copied_files(checkpoint.directory, opened.merged.tokenizer or checkpoint.stated_tokenizer)
     files = TokenizerFiles(opened.merged.tokenizer or checkpoint.tokenizer, config)
     copied += [json_file(name, value) for name, value in files.made.items()]
@@ -135,16 +211,16 @@ def _lay_out(
         n_changed=len(opened.reasons),
         merged=opened.requests,
         shards=shards,
-        side_files=_plan_side_files(checkpoint, outdir, architecture, [*copied, card, *index, config_file]),
+        side_files=_plan_side_files(checkpoint.directory, outdir, architecture, [*copied, card, *index, config_file]),
         statements=statements,
         notes=notes,
     )
 
 
-def _plan_side_files(checkpoint: Checkpoint, outdir: Path, architecture: str, files: Sequence[SideFile]) -> Plan:
+def _plan_side_files(source: Path, outdir: Path, architecture: str, files: Sequence[SideFile]) -> Plan:
     """Plan the small files as outputs that are header only: they are written, compared and renamed as all outputs."""
     outputs = tuple(Output(outdir / file.name, file.data, (), len(file.data), FileKind.PLAIN) for file in files)
-    return Plan(checkpoint.directory, architecture, 0, 0, outputs, ())
+    return Plan(source, architecture, 0, 0, outputs, ())
 
 
 def _statements(source: Path, opened: _Opened) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from convert.gguf_file.data import ALIGNMENT, Entry, KeyValue, TensorInfo, padde
 from convert.gguf_file.ggml import is_ggml, read_ggml
 from convert.gguf_file.header import layout
 from convert.gguf_file.key_values import encode_key_value, encoded_entry
-from convert.gguf_file.reader import GGUFFile, parse_gguf, read_gguf
+from convert.gguf_file.reader import GGUFFile, is_gguf, parse_gguf, read_gguf
 from convert.gguf_file.split import SPLIT_COUNT, SPLIT_KEYS, Part, as_one, part_of, read_parts
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "encode_key_value",
     "encoded_entry",
     "is_ggml",
+    "is_gguf",
     "layout",
     "padded",
     "parse_gguf",

@@ -50,6 +50,14 @@ class GGUFFile:
         return {entry.key: entry.value for entry, _ in self.entries}
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file calls itself a GGUF file, by its name or its first bytes."""
+    if not path.is_file():
+        return False
+    with open_regular(path) as file:
+        return path.suffix in (".gguf", ".llamafile") or file.read(len(MAGIC)) == MAGIC
+
+
 def read_gguf(path: Path) -> GGUFFile:
     """Read and check the header of a GGUF file (version 2 or 3, little endian).
 

@@ -9,6 +9,7 @@ from convert.hub.commit import HubCommit, UploadedFile
 from convert.hub.repository import (
     HubRepository,
     check_repository_name,
+    owned_name,
     prepare_repository,
     repository_files,
     upload_directory,
@@ -20,6 +21,7 @@ __all__ = [
     "HubRepository",
     "UploadedFile",
     "check_repository_name",
+    "owned_name",
     "prepare_repository",
     "repository_files",
     "upload_directory",

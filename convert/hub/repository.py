@@ -96,6 +96,15 @@ def prepare_repository(name: str, *, private: bool, files: Collection[str], card
     return HubRepository(created.repo_id, str(created))
 
 
+def owned_name(name: str) -> str:
+    """Give a repository's name whole: one without an owner is the user's. Raises OutputError without a token."""
+    if "/" in name:
+        return name
+    with hub_errors(f"whose {shown(name)} is cannot be told"):
+        api = hub_api()
+        return f"{api.whoami()['name']}/{name}"
+
+
 def repository_files(name: str, revision: str | None = None) -> dict[str, int]:
     """List a model repository's files with their lengths; nothing of them is read.
 

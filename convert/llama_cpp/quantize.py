@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from convert.errors import CheckpointError, OutputError, Remedy, UsageError
+from convert.file_system import check_free
 from convert.llama_cpp.environment import environment
 from convert.llama_cpp.reporter import Reporter, Silent
 from convert.process import ask, run
@@ -78,11 +78,7 @@ def _check_room(program: Path, source: Path, wanted: Mapping[str, Path]) -> None
     said = {kind: ask([program, "--dry-run", source, kind], env=environment(program)).text for kind in wanted}
     sizes = {kind: found[1] for kind, text in said.items() if (found := _SIZE.search(text))}
     needed = sum(float(size) for size in sizes.values()) * (1 << 20)
-    directory = existing_parent(next(iter(wanted.values())))
-    if (free := shutil.disk_usage(directory).free) < needed:
-        raise OutputError(
-            f"the outputs need {needed:.0f} bytes, `{directory}` has {free} free", remedies=(Remedy.MORE_ROOM,)
-        )
+    check_free(existing_parent(next(iter(wanted.values()))), round(needed))
 
 
 def _check_types(program: Path, wanted: Mapping[str, Path]) -> None:

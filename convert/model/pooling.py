@@ -6,6 +6,7 @@ The reference asks this of some classes only; llama.cpp reads the key for all, a
 
 from __future__ import annotations
 
+import json
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,6 +52,23 @@ def pooling_entries(directory: Path, arch: str) -> dict[str, KeyValue]:
         )
     key = Keys.LLM.POOLING_TYPE.format(arch=arch)
     return {key: KeyValue(key, int(_pooling(read_json(directory / path / "config.json"))), GGUFValueType.UINT32)}
+
+
+def pooling_files(values: Mapping[str, Any], arch: str, *, n_values: int | None) -> list[tuple[str, bytes]]:
+    """Give the files that say a file's pooling type, as sentence-transformers has them; none where there is none.
+
+    n_values: of an embedding.
+    """
+    kind = values.get(Keys.LLM.POOLING_TYPE.format(arch=arch))
+    flag = next((flag for flag, of in _FLAGS.items() if of == kind), None)
+    if flag is None:
+        return []
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for index, (path, name) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling")))
+    ]
+    pooling = {"word_embedding_dimension": n_values, **{name: name == flag for name in _FLAGS}}
+    return [(_FILE, json.dumps(modules, indent=2).encode()), ("1_Pooling/config.json", json.dumps(pooling).encode())]
 
 
 def _pooling(config: Mapping[str, Any]) -> PoolingType:

@@ -22,6 +22,7 @@ from convert.publish.conversation import prompt_format
 from convert.publish.files import FileRole
 from convert.publish.purposes import purpose
 from convert.publish.source import Source
+from convert.recipe import LOCK_FILE, is_inside, is_place
 from convert.shown import shown
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from convert.publish.files import DescribedDirectory, DescribedFile
+    from convert.recipe import Lock
 
 CARD: Final = "README.md"
 REPORT: Final = "report.md"  # tables of measured figures; shown as they are
@@ -47,7 +49,8 @@ class CardFacts:
     """What a card is written from.
 
     source: what the files were made from. repository: where they will be, `USER/NAME-GGUF`. sums: sha256 by name.
-    made_here: whether the files are known to be ours. measured: a report's tables, as Markdown.
+    made_here: whether the files are known to be ours. measured: a report's tables, as Markdown. lock: how they came to
+    be.
     """
 
     directory: DescribedDirectory
@@ -56,6 +59,7 @@ class CardFacts:
     sums: Mapping[str, str] = field(default_factory=dict)
     made_here: bool = False
     measured: str | None = None
+    lock: Lock | None = None
 
     def with_sums(self, sums: Mapping[str, str]) -> CardFacts:
         """Add the checksums."""
@@ -91,7 +95,10 @@ def read_earlier(path: Path, *, force: bool = False) -> EarlierCard:
     """
     if not path.exists():
         return EarlierCard()
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise OutputError(f"{shown(path)} is there already, and cannot be read: {error.strerror}") from error
     found = _KEPT.search(text)
     if found is None and not force:
         raise OutputError(
@@ -283,16 +290,54 @@ def _checksums(facts: CardFacts) -> list[str]:
 
 
 def _reproduce(facts: CardFacts) -> list[str]:
-    """Say how the files are made again, as far as the directory tells."""
+    """Say how the files are made again: from their lock, or as far as the directory tells."""
+    lines = _from_scratch(facts) if facts.lock is None else _from_lock(facts, facts.lock)
+    return ["## To make them again", "", *lines]
+
+
+def _from_lock(facts: CardFacts, lock: Lock) -> list[str]:
+    """Fetch the lock, an importance matrix beside it, and the model where the lock does not name it by its address."""
+    place = quote(f"{facts.name}-GGUF") if facts.repository else "."
+    matrices = {str(work.asked.options.get("imatrix", "")) for work in lock.works} - {""}
+    beside = [LOCK_FILE, *sorted(name for name in matrices if is_inside(name) and name.isprintable())]
+    names = " ".join(map(quote, beside))
+    fetched = [f"hf download {facts.repository} {names} --local-dir {place}"] if facts.repository else []
+    model, there = _model_of_lock(facts.source, lock)
+    moved = f" --model {there}" if there else ""
+    said = f"`{LOCK_FILE}` says of what, with what and how they were made; each is compared when it is made again:"
+    return [said, "", "```sh", *fetched, *_fetched(model, there), f"convert reproduce {place}{moved}", "```"]
+
+
+def _model_of_lock(source: Source, lock: Lock) -> tuple[Source, str]:
+    """Say where the model of a lock comes from, and what its directory is to be called; empty where it needs none.
+
+    The name goes into most files. What other weights were merged into it, or was made of it before, is no repository's.
+    """
+    inputs = [each for work in lock.works for each in work.inputs if each.role in ("model", "base")]
+    found = next((each for each in inputs if is_place(each.place)), None)
+    if found is None:
+        return Source(), ""
+    if found.repository:
+        return Source(found.repository, found.commit), quote(found.repository.rpartition("/")[2])
+    name = found.place.rpartition("/")[2]
+    is_merged = any(work.asked.options.get("merge") for work in lock.works)
+    if is_merged or not source.repository or name in ("", "..") or not name.isprintable():
+        return Source(), "MODEL"
+    return source, quote(name)
+
+
+def _fetched(source: Source, place: str) -> list[str]:
+    revision = f" --revision {source.commit}" if source.commit else ""
+    return [f"hf download {source.repository}{revision} --local-dir {place}"] if source.repository else []
+
+
+def _from_scratch(facts: CardFacts) -> list[str]:
     types = ",".join(dict.fromkeys(model.label.lower() for model in facts.directory.models))
     source, importance = facts.source, _importance_file(facts)
-    name, fetched = facts.name if source.repository else "MODEL", []
-    if source.repository:
-        revision = f" --revision {source.commit}" if source.commit else ""
-        fetched = [f"hf download {source.repository}{revision} --local-dir {quote(name)}"]
+    name = facts.name if source.repository else "MODEL"
     given = f" --imatrix {quote(importance)}" if importance else ""
     command = f"convert all {quote(name)} {quote(f'{name}-GGUF')} --types {types}{given}"
-    return ["## To make them again", "", "```sh", *fetched, command, "```"]
+    return ["```sh", *_fetched(source, quote(name)), command, "```"]
 
 
 def _importance_file(facts: CardFacts) -> str | None:

@@ -10,9 +10,9 @@ Until then nothing of it is seen.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from convert.errors import OutputError
+from convert.file_system import write_text
 from convert.gguf_file import parse_gguf
 from convert.hub import HubCommit, HubRepository, UploadedFile, prepare_repository
 from convert.publish.card import CARD, REPORT, CardFacts, EarlierCard, card_text, read_earlier
@@ -20,15 +20,13 @@ from convert.publish.checksums import SUMS, sums_text
 from convert.publish.files import describe, describe_directory
 from convert.publish.modelfile import hub_files
 from convert.publish.source import read_source
-from convert.shown import shown
+from convert.recipe import LOCK_FILE, Lock, read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from convert.plan import Plan
-
-_LOCK: Final = "convert.lock.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,8 @@ def facts_of(
     if model is None:
         source = replace(earlier.source, repository=base_model or earlier.source.repository)
     described = describe_directory(directory)
-    return CardFacts(described, source, repository, made_here=earlier.made_here, measured=_measured(directory))
+    measured, lock = _measured(directory), _lock_of(directory)
+    return CardFacts(described, source, repository, made_here=earlier.made_here, measured=measured, lock=lock)
 
 
 def planned_facts(plan: Plan, outdir: Path, model: Path, base_model: str | None, repository: str) -> CardFacts:
@@ -73,6 +72,11 @@ def planned_facts(plan: Plan, outdir: Path, model: Path, base_model: str | None,
     )
     source = read_source(model, base_model)
     return CardFacts(described, source, repository, made_here=True, measured=_measured(outdir))
+
+
+def _lock_of(directory: Path) -> Lock | None:
+    """Read how the files were made, where that is written beside them. Raises RecipeError for a lock that is none."""
+    return read_lock(directory / LOCK_FILE) if (directory / LOCK_FILE).is_file() else None
 
 
 def _measured(directory: Path) -> str | None:
@@ -111,23 +115,13 @@ def finish(prepared: Prepared, commit: HubCommit, uploaded: Sequence[UploadedFil
     The card and the sums are written to the directory too. Raises OutputError.
     """
     sums = {file.name: file.sha256 for file in uploaded}
-    facts = prepared.facts.with_sums(sums)
+    facts = replace(prepared.facts.with_sums(sums), lock=_lock_of(prepared.directory))
     texts = {CARD: card_text(facts, prepared.kept), SUMS: sums_text(sums)}
     for name, text in texts.items():
         write_text(prepared.directory / name, text)
-    if (lock := prepared.directory / _LOCK).is_file():
-        texts[_LOCK] = lock.read_text(encoding="utf-8")
+    if facts.lock is not None:
+        texts[LOCK_FILE] = (prepared.directory / LOCK_FILE).read_text(encoding="utf-8")
     for name, text in (texts | hub_files(facts.model, facts.source.end_ids)).items():
         commit.add(name, text.encode())
     types = ", ".join(dict.fromkeys(model.label for model in facts.directory.models))
     return commit.finish(f"GGUF files: {types}")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is whole or not there. Raises OutputError."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{shown(path)} cannot be written: {error.strerror}") from error

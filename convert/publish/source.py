@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from convert.authorship import read_front_matter
 from convert.checkpoint import read_json
+from convert.errors import CheckpointError
+from convert.shown import nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,10 +37,12 @@ def read_source(directory: Path | None, repository: str | None = None) -> Source
     """Look at a checkpoint's directory. repository: what it is called, where the directory does not say.
 
     A cache of the Hub's says both in its paths, and `hf download --local-dir` leaves the commit beside the files.
-    Raises CheckpointError for a card or a generation_config.json that cannot be read.
+    Raises CheckpointError for a directory that is not there, a card or a generation_config.json that cannot be read.
     """
     if directory is None:
         return Source(repository)
+    if not directory.exists():
+        raise CheckpointError(f"{shown(directory)} does not exist", hint=nearest(directory))
     known = _of_cache(directory)
     return Source(
         repository or known[0],

@@ -6,9 +6,19 @@ lock     what was read, with what it was made, what came out
 reproduce   makes that again, and compares
 """
 
-from convert.recipe.asked import Asked
+from convert.recipe.asked import Asked, is_place
 from convert.recipe.digests import FileDigest, file_digests
-from convert.recipe.lock import LOCK_FILE, Lock, LockedFile, LockedInput, Work, lock_outputs, read_lock, work_of
+from convert.recipe.lock import (
+    LOCK_FILE,
+    Lock,
+    LockedFile,
+    LockedInput,
+    Work,
+    is_inside,
+    lock_outputs,
+    read_lock,
+    work_of,
+)
 from convert.recipe.made_with import MadeWith, made_with
 from convert.recipe.reproduce import MadeAgain, Reproduction, reproduce
 
@@ -24,6 +34,8 @@ __all__ = [
     "Reproduction",
     "Work",
     "file_digests",
+    "is_inside",
+    "is_place",
     "lock_outputs",
     "made_with",
     "read_lock",

@@ -35,7 +35,9 @@ _PARSERS: Final[Mapping[str, Callable[[str], object]]] = {
     "logits-budget": parse_size,
     "max-divergence": parse_limit,
 }
-_INPUTS: Final = (*INPUT_PLACES, "against", "file", "files", "first", "models")
+_INPUTS: Final = (*INPUT_PLACES, "against", "directory", "file", "files", "first", "models")
+
+_REPOSITORIES: Final = ("push-to-hub", "repository", "repo")
 
 
 def check_words(words: Mapping[str, object]) -> None:
@@ -44,6 +46,11 @@ def check_words(words: Mapping[str, object]) -> None:
         if (parse := _PARSERS.get(name)) is not None:
             for word in _listed(value):
                 parse(str(word))
+
+
+def repositories(asked: Asked) -> Iterator[tuple[str, str]]:
+    """Give each option that names a repository of the Hub, and the name."""
+    yield from ((name, str(asked.options[name])) for name in _REPOSITORIES if asked.options.get(name))
 
 
 def missing_inputs(asked: Asked, made: Sequence[Path]) -> Iterator[tuple[str, Path]]:

@@ -18,17 +18,20 @@ from convert.errors import (
     VerificationError,
     WeightsError,
 )
+from convert.hub import owned_name
 from convert.recipe.asked import relative_to
 from convert.recipe.digests import Reading, unseen
 from convert.recipe.lock import LOCK_FILE, read_lock
 from convert.recipe.made_with import made_with
 from convert.recipe.reproduce import changed_inputs
+from convert.remote import located
+from convert.remote.stand_in import read_stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from convert.recipe.asked import Asked
-    from convert.recipe.lock import Work
+    from convert.recipe.lock import LockedFile, Work
     from convert.recipe.read import Batch
 
 
@@ -63,12 +66,16 @@ def carry_out_batches(
     failures: list[Failure] = []
     for number, batch in enumerate(batches, 1):
         tell(f"{number} of {len(batches)}: {batch.name}".removesuffix(": "))
+
+        def make_missing(asked: Asked) -> None:
+            if is_made(asked, reading=reading):
+                tell(f"{asked.command}: made already, as {LOCK_FILE} says")
+            else:
+                make(asked)
+
         try:
             for asked in batch.steps:
-                if is_made(asked, reading=reading):
-                    tell(f"{asked.command}: made already, as {LOCK_FILE} says")
-                else:
-                    _try(asked, make, tell, [_FIRST_WAIT_S * 2**n for n in range(retries)])
+                _try(asked, make_missing, tell, [_FIRST_WAIT_S * 2**n for n in range(retries)])
         except ConvertError as error:
             tell(f"failed: {error.message}")
             failures.append(Failure(batch.name, error))
@@ -92,18 +99,38 @@ def _try(asked: Asked, make: Callable[[Asked], None], tell: Callable[[str], None
 def is_made(asked: Asked, *, reading: Reading = unseen) -> bool:
     """Whether the lock where the outputs go says that the same was made of the same, with the same; and it is there.
 
-    An importance matrix that is to be made of a text is no such thing: what it was made of, a lock does not say.
+    Where they are pushed to the Hub, its lock must say so, and it must have them; where they are deleted here then, it
+    alone is asked. An importance matrix that is to be made of a text is no such thing: what it was made of, a lock does
+    not say.
     """
     directory = _destination(asked)
-    if directory is None or not (directory / LOCK_FILE).is_file() or asked.options.get("imatrix") == "auto":
+    if directory is None or asked.options.get("imatrix") == "auto":
         return False
+    places = _places(asked, directory)
+    if not all(place and (place / LOCK_FILE).is_file() for place in places):
+        return False
+    locked = [read_lock(place / LOCK_FILE).works for place in places if place]
     wanted = _compared(asked.pinned.settled.relocated(relative_to(directory)), asked)
     return any(
         _compared(work.asked, asked) == wanted
-        and _is_there(work, directory)
+        and work.made_with == made_with()
+        and all(_is_there(work, place) for place in places if place)
         and not any(changed_inputs(work, asked, reading=reading))
-        for work in read_lock(directory / LOCK_FILE).works
+        for work in locked[0]
+        if all(work in others for others in locked)
     )
+
+
+def _places(asked: Asked, directory: Path) -> list[Path | None]:
+    """Say where outputs and their lock are to be; None for a repository that is not reached, or is not there yet."""
+    repository = asked.options.get("push-to-hub")
+    if not repository:
+        return [directory]
+    here = [] if asked.options.get("discard-uploaded") else [directory]
+    try:
+        return [Path(located(f"hf://{owned_name(str(repository))}")), *here]
+    except ConvertError:  # the push tells what is wrong, if anything is
+        return [None]
 
 
 def _destination(asked: Asked) -> Path | None:
@@ -121,7 +148,11 @@ def _compared(settled: Asked, asked: Asked) -> Asked:
 
 
 def _is_there(work: Work, directory: Path) -> bool:
-    places = [(directory / output.name, output.nbytes) for output in work.outputs]
-    return work.made_with == made_with() and all(
-        path.is_file() and path.stat().st_size == nbytes for path, nbytes in places
-    )
+    return all(_is_output(directory / output.name, output) for output in work.outputs)
+
+
+def _is_output(path: Path, output: LockedFile) -> bool:
+    """Whether an output is there: by its length, on the Hub by what that calls its content."""
+    if (elsewhere := read_stand_in(path)) is not None:
+        return elsewhere.content == output.sha256
+    return path.is_file() and path.stat().st_size == output.nbytes

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _REVISION: Final = re.compile(r"@[^/]*$")
+_OF_THE_HUB: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.@-]+")
 
 Fault = tuple[int | None, str]  # the place in the list, or None for all of it
 
@@ -74,7 +75,7 @@ def _nothing(word: str, directory: Path) -> str:
     if glob.has_magic(word):
         return f"no model fits {shown(word)}"
     hint = nearest(Path(seen_from(directory.absolute())(word)))
-    elsewhere = f"on the Hub it is {shown(f'hf://{word}')}" if word.count("/") == 1 else None
+    elsewhere = f"on the Hub it is {shown(f'hf://{word}')}" if _OF_THE_HUB.fullmatch(word) else None
     return ": ".join(filter(None, (f"the model {shown(word)} is not there", hint or elsewhere)))
 
 

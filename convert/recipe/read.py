@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from convert.errors import ConvertError, RecipeError
+from convert.hub import check_repository_name
 from convert.recipe.asked import Asked, seen_from
-from convert.recipe.checks import check_words, missing_inputs
+from convert.recipe.checks import check_words, missing_inputs, repositories
 from convert.recipe.lines import line_numbers, read_toml
 from convert.recipe.models import RecipeModel, find_models
 from convert.recipe.schema import Kind
@@ -32,6 +33,7 @@ _MODELS, _JOBS, _COMMAND = "models", "job", "command"
 _OF_CHECKPOINT, _OF_GGUF = "all", "quantize"
 _SOURCES: Final = ("model", "source", "models")  # the argument that is the model, where a job does not say another
 _LOCK: Final = "lock"
+_PUSH: Final = "push-to-hub"
 _PLACES: Final = ("merge", "imatrix")  # paths among other words
 
 
@@ -86,6 +88,7 @@ class _Reading:
     schema: Schema
     faults: dict[tuple[Where, str], None] = field(default_factory=dict)
     made: list[Path] = field(default_factory=list)  # where earlier steps write
+    pushed: set[tuple[Where, str]] = field(default_factory=set)  # a job's repository, of an earlier model
 
     def batches(self) -> Iterator[Batch]:
         models, faults = find_models(self.document.get(_MODELS), self.path.parent)
@@ -184,8 +187,21 @@ class _Reading:
         for name, path in missing_inputs(placed, self.made):
             if name in job or name in self.document:
                 self._fault((*where, name) if name in job else (name,), f"`{name}`: {shown(path)} is not there")
+        self._check_repositories(placed, where, job)
         self.made += [Path(str(placed.options[name])) for name in ("outdir", "out") if placed.options.get(name)]
         return placed
+
+    def _check_repositories(self, asked: Asked, where: Where, job: Mapping[str, Any]) -> None:
+        """See that names are names, and that no two models push to one: the second would be refused."""
+        for name, repository in repositories(asked):
+            place = (*where, name) if name in job else (name,)
+            try:
+                check_repository_name(repository)
+            except ConvertError as error:
+                self._fault(place, error.message)
+            if name == _PUSH and (place, repository) in self.pushed:
+                self._fault(place, f"`{name}` is {shown(repository)} for several models, wanted `{{model}}` in it")
+            self.pushed.add((place, repository))
 
 
 def _as(key: Key, place: str) -> str | list[str]:

@@ -13,7 +13,7 @@ carries it out finds the bytes: through `checkpoint/` there is one door to them.
 
 from convert.remote.ahead import ReadAhead
 from convert.remote.located import located, require_here
-from convert.remote.remote_file import RemoteFile, RemoteStream, StoppedError, in_parallel, received_nbytes
+from convert.remote.remote_file import RemoteFile, RemoteStream, StoppedError, at_most, in_parallel, received_nbytes
 from convert.remote.small import bring_small, brought
 from convert.remote.stand_in import hub_name, is_stand_in, open_remote, said
 
@@ -22,6 +22,7 @@ __all__ = [
     "RemoteFile",
     "RemoteStream",
     "StoppedError",
+    "at_most",
     "bring_small",
     "brought",
     "hub_name",

@@ -6,7 +6,7 @@ import threading
 from typing import Any, Final
 
 from convert.errors import CheckpointError, UnsupportedError
-from convert.remote.remote_file import MAX_TRIES, changed, received, wait
+from convert.remote.remote_file import MAX_TRIES, changed, received, request, wait
 
 # What stores call a version of a content, the first that one has.
 _NAMES: Final = (
@@ -36,7 +36,8 @@ class FsspecFile:
         system, path = self._system()
         for n_failures in range(1, MAX_TRIES + 1):
             try:
-                data = system.cat_file(path, start=position, end=position + len(out))
+                with request(stop):
+                    data = system.cat_file(path, start=position, end=position + len(out))
                 break
             except (FileNotFoundError, PermissionError) as error:
                 raise refused(self.address, error) from error

@@ -27,7 +27,7 @@ from convert.hub.download import (
     transport_errors,
     unreached,
 )
-from convert.remote.remote_file import MAX_TRIES, PassingError, StoppedError, changed, received, wait
+from convert.remote.remote_file import MAX_TRIES, PassingError, StoppedError, changed, received, request, wait
 
 if TYPE_CHECKING:
     import threading
@@ -58,10 +58,11 @@ class HttpFile:
         filled, n_failures = 0, 0
         while filled < len(out):
             try:
-                for count in self._receive(position + filled, out[filled:]):
-                    filled, n_failures = filled + count, 0
-                    if stop is not None and stop.is_set():
-                        raise StoppedError
+                with request(stop):
+                    for count in self._receive(position + filled, out[filled:]):
+                        filled, n_failures = filled + count, 0
+                        if stop is not None and stop.is_set():
+                            raise StoppedError
             except transport_errors() as error:
                 failure: BaseException = error
             except PassingError as error:

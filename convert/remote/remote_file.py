@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from convert.errors import CheckpointError
@@ -95,6 +96,37 @@ def received(nbytes: int) -> None:
 def received_nbytes() -> int:
     """Return how many bytes have come from elsewhere, in this process."""
     return _RECEIVED.nbytes
+
+
+class _Requests:
+    """How many requests for bytes may be under way in this process; None: as many as there are readers."""
+
+    slots: threading.Semaphore | None = None
+
+
+@contextmanager
+def at_most(count: int | None) -> Iterator[None]:
+    """Let no more requests for bytes be under way at a time, in this block. Not for two threads at once."""
+    _Requests.slots = None if count is None else threading.Semaphore(count)
+    try:
+        yield
+    finally:
+        _Requests.slots = None
+
+
+@contextmanager
+def request(stop: threading.Event | None) -> Iterator[None]:
+    """Take a turn for one request. Raises StoppedError if it is not wanted any more."""
+    if (slots := _Requests.slots) is None:
+        yield
+        return
+    while not slots.acquire(timeout=0.2):
+        if stop is not None and stop.is_set():
+            raise StoppedError
+    try:
+        yield
+    finally:
+        slots.release()
 
 
 def in_parallel(work: Callable[[T], R], items: Sequence[T]) -> list[R]:

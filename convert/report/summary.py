@@ -31,7 +31,8 @@ def headline(report: Report) -> str:
     """Answer in one sentence: which file, what it takes, loses, and gives here; and how the next smaller one does."""
     chosen = choice(report.subjects)
     if chosen is None:
-        return f"{len(report.subjects)} files of {report.model}; which to take, no measured answers say."
+        files = "1 file" if len(report.subjects) == 1 else f"{len(report.subjects)} files"
+        return f"{files} of {report.model}; which to take, no measured answers say."
     said = [f"{chosen.type}: {short_size(_nbytes(chosen))}, loses {_nats(_loss(chosen))} nats a token"]
     if chosen.speed is not None:
         said.append(f"{chosen.speed.generation:.3g} tokens/s here")

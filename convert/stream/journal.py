@@ -11,6 +11,7 @@ removed, for good, before its file is touched. Work that is done within `EVERY_S
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -58,7 +59,11 @@ class Journal:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
             self.fd = os.open(self.path, flags, 0o666)
             os.ftruncate(self.fd, self.nbytes)
-        self.nbytes += os.write(self.fd, (text if self.is_begun else f"{key()}\n{text}").encode())
+        data = (text if self.is_begun else f"{key()}\n{text}").encode()
+        if os.write(self.fd, data) != len(data):  # what came after would be read as the torn line's end
+            os.ftruncate(self.fd, self.nbytes)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.nbytes += len(data)
         sync(self.fd)
 
     def remove(self) -> None:

@@ -12,13 +12,12 @@ import errno
 import glob
 import os
 import re
-import shutil
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from convert.errors import OutputError, Remedy
-from convert.file_system import allow_open_files, lock, sync, sync_directory
+from convert.file_system import allow_open_files, check_free, lock, sync, sync_directory
 from convert.gguf_file.split import prefix_of
 from convert.plan.data import FileKind
 from convert.shown import shown_list
@@ -288,12 +287,7 @@ def check_room(outputs: Sequence[Output]) -> None:
         more = max(output.nbytes - _taken(sibling(output.path)), 0)
         needed[device] = directory, needed.get(device, (directory, 0))[1] + more
     for directory, nbytes in needed.values():
-        free = shutil.disk_usage(directory).free
-        if free < nbytes:
-            raise OutputError(
-                f"the outputs need {nbytes} bytes, `{directory}` has {free} free",
-                remedies=(Remedy.MORE_ROOM,),
-            )
+        check_free(directory, nbytes)
 
 
 def _taken(partial: Path) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _OURS: Final = (".*.gguf.partial", ".*.safetensors.partial")
+_JOURNALS: Final = (".*.gguf.journal", ".*.safetensors.journal")
 
 
 def sibling(final: Path) -> Path:
@@ -25,9 +26,13 @@ def sibling(final: Path) -> Path:
 def remove_abandoned(directories: Iterable[Path]) -> None:
     """Remove what killed runs left in these directories.
 
-    What a run is writing, as its lock says, stays, and what has a journal, which the same command goes on with.
+    What a run is writing, as its lock says, stays, and what has a journal, which the same command goes on with. A
+    journal without its sibling is of a run that was killed just when that had become the output.
     """
     for directory in directories:
+        for path in (path for pattern in _JOURNALS for path in directory.glob(pattern)):
+            if not path.with_suffix(".partial").exists():
+                path.unlink(missing_ok=True)
         for path in (path for pattern in _OURS for path in directory.glob(pattern)):
             if path.with_suffix(".journal").exists():
                 continue

@@ -40,7 +40,7 @@ def _lines(plan: Plan, at_once: int | None) -> Iterator[tuple[str, str]]:
     if len(plan.outputs) == 1:
         yield label, f"{plan.outputs[0].path}  {size(plan.nbytes)}"
     else:
-        root = os.path.commonpath([output.path.parent for output in plan.outputs])
+        root = os.path.commonpath([output.path.parent for output in plan.outputs]) or "."
         yield label, f"{root}/"
         for files in plan.models:
             yield "", f"  {os.path.relpath(files[0].path, root)}  {_sizes(files)}"

@@ -6,7 +6,8 @@
                        ──▶ vocab and merges ── byte_level_bpe ───────▶┘
                        ──▶ special_tokens (ids, flags, chat templates)
 
-Which of them serve a family, and in which order, its TokenizerRule says.
+Which of them serve a family, and in which order, its TokenizerRule says. The way back: back, with pieces_back and
+byte_level_back.
 """
 
 from __future__ import annotations
