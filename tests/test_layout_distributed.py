@@ -14,7 +14,9 @@ import torch
 from distributed_checkpoints import WAYS, changed, write_distributed
 from layout_files import hashes, refused
 from peft_adapters import TOKENIZER_FILES, write_base
+from safetensors.torch import load_file
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from convert.checkpoint import Stated, open_checkpoint
 from convert.checkpoint.pieces import Pieced
@@ -56,6 +58,15 @@ def test_what_is_no_models_is_passed_over_and_told(made: Path) -> None:
     assert told.problem is None
     assert any("passes over what is no model's: `optim.state.model.norm.weight.exp_avg`" in note for note in told.notes)
     assert "took the tensors under `model`" in told.notes
+
+
+def test_an_output_that_is_the_embeddings_is_not_written_twice(tmp_path: Path) -> None:
+    twin = write_base(tmp_path / "twin" / "run", tie_word_embeddings=True)
+    state = load_file(twin / "model.safetensors")
+    own = shutil.copytree(twin, tmp_path / "own" / "run", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.warns(UserWarning, match="in a single process"):
+        save({"app": {"model": state | {"lm_head.weight": state["model.embed_tokens.weight"]}}}, checkpoint_id=own)
+    assert hashes(own, tmp_path / "a", "f16") == hashes(twin, tmp_path / "b", "f16")
 
 
 def test_the_folder_itself_is_read_with_a_config_and_a_tokenizer_from_elsewhere(made: Path, tmp_path: Path) -> None:
