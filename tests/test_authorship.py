@@ -108,13 +108,13 @@ LLAVA: dict[str, Any] = {
         (LLAVA, "LlavaForConditionalGeneration", "its text model is a `LlamaForCausalLM`"),
         (LLAVA | {"text_config": {"hidden_size": 64}}, "LlavaForConditionalGeneration", "supported are"),
         (
-            {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"model_type": "mistral"}},
-            "Mistral3ForConditionalGeneration",
+            {"architectures": ["AyaVisionForConditionalGeneration"], "text_config": {"model_type": "mistral"}},
+            "AyaVisionForConditionalGeneration",
             "supported are",
         ),
         (
-            {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": None},
-            "Gemma3ForConditional",
+            {"architectures": ["Emu3ForConditionalGeneration"], "text_config": None},
+            "Emu3ForConditional",
             "supported",
         ),
         ({"architectures": ["XForCausalLM"], "hidden_size": "64"}, "XForCausalLM", "supported are"),
