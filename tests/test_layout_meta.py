@@ -243,7 +243,7 @@ def _change(name: str, change: Any) -> Any:  # noqa: ANN401 - a function of a di
 
 class _Runs:
     def __reduce__(self) -> tuple[Any, ...]:
-        return print, ("was run",)
+        return eval, ("print('was run')",)
 
 
 def _run(directory: Path) -> None:
@@ -257,7 +257,7 @@ def _run(directory: Path) -> None:
         (_change("norm.weight", lambda _: None), {}, "are not parts of one model: only one has `norm.weight`"),
         (_change("layers.0.attention.wq.weight", lambda t: t[:-16].clone()), {}, "have shapes (32, 64) and (16, 64)"),
         (_change("layers.0.attention.wq.weight", lambda t: t.float()), {}, "types BF16 and F32: wanted alike"),
-        (_run, {}, "to load it would run `__builtin__.print`; nothing in it was executed"),
+        (_run, {}, "to load it would run `__builtin__.eval`; nothing in it was executed"),
         (None, {"dim": 128}, "says a width of 128"),
         (None, {"n_kv_heads": 4}, "has shape (16, 64), "),
         (None, {"multiple_of": 128}, "has shape (96, 64), "),
