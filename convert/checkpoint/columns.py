@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convert.checkpoint.source import matrix_shape
-from convert.checkpoint.views import OfOne, OfSeveral, read_rows, row_unit
+from convert.checkpoint.views import OfOne, OfSeveral, OfWhole, read_rows, row_unit
 
 if TYPE_CHECKING:
     from convert.checkpoint.source import Shape, Tensor
@@ -68,7 +68,7 @@ def side_by_side(name: str, parts: tuple[Tensor, ...]) -> SideBySide:
 
 
 @dataclass(frozen=True, slots=True)
-class SwappedColumns(OfOne):
+class SwappedColumns(OfWhole):
     """Columns seen as (a, b, inner) become (b, a, inner).
 
     a 2, b 3, inner 1:    in a0 a1 a2 b0 b1 b2    out a0 b0 a1 b1 a2 b2
@@ -77,16 +77,6 @@ class SwappedColumns(OfOne):
     a: int
     b: int
     inner: int
-
-    @property
-    def shape(self) -> Shape:
-        """As the base's."""
-        return self.base.shape
-
-    @property
-    def nbytes(self) -> int:
-        """As the base's."""
-        return self.base.nbytes
 
     def read_rows(self, files: SourceFiles, first: int, out: U8Array) -> None:
         read = read_rows(self.base, files, range(first, first + len(out)))

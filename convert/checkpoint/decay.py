@@ -11,34 +11,24 @@ import numpy as np
 from convert.checkpoint.packed.values import as_float32, to_bytes
 from convert.checkpoint.source import StoredType, matrix_shape
 from convert.checkpoint.source_files import SourceFiles
-from convert.checkpoint.views import OfOne, read_rows
+from convert.checkpoint.views import OfWhole, read_rows
 from convert.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from convert.checkpoint.source import Shape, Tensor
+    from convert.checkpoint.source import Tensor
     from convert.checkpoint.source_files import U8Array
 
 
 @dataclass(frozen=True, slots=True)
-class Decay(OfOne):
+class Decay(OfWhole):
     """Minus the exponential of every value: in float16 of float16, in float32 of all others.
 
     Correctly rounded. Torch's own, where it has Intel's library compute it, is one unit in the last place off for about
     one value in a hundred.
     Source: conversion/qwen.py, Qwen3NextModel.modify_tensors @ 0c1e570.
     """
-
-    @property
-    def shape(self) -> Shape:
-        """As the base's."""
-        return self.base.shape
-
-    @property
-    def nbytes(self) -> int:
-        """As the base's."""
-        return self.base.nbytes
 
     @property
     def dtype(self) -> StoredType:
@@ -50,20 +40,10 @@ class Decay(OfOne):
 
 
 @dataclass(frozen=True, slots=True)
-class Speed(OfOne):
+class Speed(OfWhole):
     """The logarithm of minus every value, whose decay is that value again. kind: its type. Made by `speed_of`."""
 
     kind: StoredType
-
-    @property
-    def shape(self) -> Shape:
-        """As the base's."""
-        return self.base.shape
-
-    @property
-    def nbytes(self) -> int:
-        """As the base's."""
-        return self.base.nbytes
 
     @property
     def dtype(self) -> StoredType:

@@ -104,7 +104,7 @@ class OfOne:
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole(OfOne):
+class OfWhole(OfOne):
     """A view of all of a tensor."""
 
     @property
@@ -175,7 +175,7 @@ class Blocks(_Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Swapped(_Whole):
+class Swapped(OfWhole):
     """Rows seen as (…, a, b, inner) become (…, b, a, inner).
 
     transformers rotates row j of a head with row j + head_dim / 2, llama.cpp with its neighbour: a = 2, b the half.
@@ -327,7 +327,7 @@ class Transposed(OfOne):
 
 
 @dataclass(frozen=True, slots=True)
-class Shifted(_Whole):
+class Shifted(OfWhole):
     """A number added to every value, as torch adds it: in float16 to float16, in float32 to all others.
 
     Source: conversion/base.py, ModelBase.prepare_tensors: what is not float16 is float32 before that @ 0c1e570.
@@ -347,7 +347,7 @@ class Shifted(_Whole):
 
 
 @dataclass(frozen=True, slots=True)
-class AsFloat32(_Whole):
+class AsFloat32(OfWhole):
     """The same values in float32."""
 
     @property
